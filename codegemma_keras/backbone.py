@@ -1,0 +1,462 @@
+"""The model: CodeGemma's network (Gemma 1), in reading order.
+
+RMSNorm, rotary attention (multi-query or multi-head), GeGLU, the block, the stack.
+
+One forward, `CodeGemmaBackbone.forward`, serves the graph call, prefill, decode and
+scoring; only the presence of a cache tells them apart. Layer, attribute and variable
+names equal those of `keras_hub.models.GemmaBackbone`, so that its `.weights.h5` files
+load as they are: that is why the inner layers are called Gemma here.
+
+Left out, because Gemma 1 has none of it: biases, logit soft caps, sliding windows,
+post-norms.
+
+Shape letters: B batch, T query tokens, S key tokens, D width, F ffn width, V
+vocabulary, L layers, N query heads, K key/value heads, G = N / K, H head size.
+"""
+
+import keras
+from keras import ops
+from keras_hub.models import Backbone
+
+from codegemma_keras import presets
+from codegemma_keras.ops import (
+    apply_rotary,
+    attention_mask,
+    rotary_angles,
+    saturate,
+    write_cache,
+)
+
+ROPE_MAX_WAVELENGTH = 10_000.0
+
+
+@keras.saving.register_keras_serializable(package="codegemma_keras")
+class RMSNormalization(keras.layers.Layer):
+    """`x / rms(x) * (1 + scale)` over the last axis, computed in float32."""
+
+    def __init__(self, epsilon=1e-6, **kwargs):
+        super().__init__(**kwargs)
+        self.epsilon = epsilon
+
+    def build(self, input_shape):
+        # autocast=False: under a mixed policy the scale must not pass through bfloat16.
+        self.scale = self.add_weight(
+            name="scale",
+            shape=(input_shape[-1],),
+            initializer="zeros",
+            autocast=False,
+        )
+        self.built = True
+
+    def call(self, x):
+        x = ops.cast(x, "float32")
+        mean_square = ops.mean(ops.square(x), axis=-1, keepdims=True)
+        normed = x * ops.rsqrt(mean_square + self.epsilon)
+        normed = normed * (1.0 + ops.cast(self.scale, "float32"))
+        return ops.cast(normed, self.compute_dtype)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {**super().get_config(), "epsilon": self.epsilon}
+
+
+@keras.saving.register_keras_serializable(package="codegemma_keras")
+class CachedGemmaAttention(keras.layers.Layer):
+    """Attention with rotary positions; K = 1 is multi-query, K = N multi-head."""
+
+    def __init__(self, num_query_heads, num_key_value_heads, head_dim, **kwargs):
+        super().__init__(**kwargs)
+        self.num_query_heads = num_query_heads
+        self.num_key_value_heads = num_key_value_heads
+        self.head_dim = head_dim
+
+    def build(self, input_shape):
+        width = input_shape[-1]
+        self.query_dense = self._dense("btd,ndh->btnh", self.num_query_heads, "query")
+        self.key_dense = self._dense("bsd,kdh->bskh", self.num_key_value_heads, "key")
+        self.value_dense = self._dense(
+            "bsd,kdh->bskh", self.num_key_value_heads, "value"
+        )
+        self.output_dense = keras.layers.EinsumDense(
+            "btnh,nhd->btd",
+            output_shape=(None, width),
+            dtype=self.dtype_policy,
+            name="attention_output",
+        )
+        for dense in (self.query_dense, self.key_dense, self.value_dense):
+            dense.build(input_shape)
+        self.output_dense.build((None, None, self.num_query_heads, self.head_dim))
+        self.built = True
+
+    def _dense(self, equation, heads, name):
+        return keras.layers.EinsumDense(
+            equation,
+            output_shape=(None, heads, self.head_dim),
+            dtype=self.dtype_policy,
+            name=name,
+        )
+
+    def call(self, x, rotary, mask, cache=None, cache_index=None):
+        """Attend.
+
+        Args:
+            x: `[B, T, D]`.
+            rotary: `(cos, sin)`, each float32 `[B or 1, T, 1, H / 2]`.
+            mask: bool `[B or 1, T, S]`, True where a query may look.
+            cache: None, or `(keys, values)`, each `[B, S, K, H]`.
+            cache_index: slot of the first of the T tokens, scalar or `[B]`.
+
+        Returns:
+            `[B, T, D]`, and the new `(keys, values)` when a cache was given.
+        """
+        query = apply_rotary(self.query_dense(x), *rotary)  # [B, T, N, H]
+        key = apply_rotary(self.key_dense(x), *rotary)  # [B, T, K, H]
+        value = self.value_dense(x)
+        if cache is not None:
+            key = write_cache(cache[0], key, cache_index)  # [B, S, K, H]
+            value = write_cache(cache[1], value, cache_index)
+            cache = (key, value)
+        attended = self._attend(query, key, value, mask)
+        output = self.output_dense(attended)
+        return output if cache is None else (output, cache)
+
+    def _attend(self, query, key, value, mask):
+        groups = self.num_query_heads // self.num_key_value_heads
+        query = query * ops.cast(self.head_dim**-0.5, query.dtype)
+        batch, length = ops.shape(query)[0], ops.shape(query)[1]
+        query = ops.reshape(
+            query, (batch, length, self.num_key_value_heads, groups, self.head_dim)
+        )
+        key, value = ops.cast(key, query.dtype), ops.cast(value, query.dtype)
+        scores = ops.einsum("btkgh,bskh->bkgts", query, key)
+        # Softmax in float32. A row that may look at nothing (padding before the first
+        # token) becomes uniform: finite, and nobody reads it.
+        scores = ops.cast(scores, "float32")
+        scores = ops.where(mask[:, None, None, :, :], scores, -1e30)
+        weights = ops.cast(ops.softmax(scores, axis=-1), query.dtype)
+        attended = ops.einsum("bkgts,bskh->btkgh", weights, value)
+        return ops.reshape(
+            attended, (batch, length, self.num_query_heads, self.head_dim)
+        )
+
+    def compute_output_shape(self, input_shape, *args, **kwargs):
+        return input_shape
+
+
+@keras.saving.register_keras_serializable(package="codegemma_keras")
+class GemmaDecoderBlock(keras.layers.Layer):
+    """Pre-norm attention and GeGLU feed-forward, each added to the residual."""
+
+    def __init__(
+        self,
+        hidden_dim,
+        intermediate_dim,
+        head_dim,
+        num_query_heads,
+        num_key_value_heads,
+        layer_norm_epsilon=1e-6,
+        dropout=0.0,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        policy = self.dtype_policy
+        ffn_dim = intermediate_dim // 2  # presets store 2F
+        self.pre_attention_norm = RMSNormalization(
+            layer_norm_epsilon, dtype=policy, name="pre_attention_norm"
+        )
+        self.attention = CachedGemmaAttention(
+            num_query_heads,
+            num_key_value_heads,
+            head_dim,
+            dtype=policy,
+            name="attention",
+        )
+        self.pre_ffw_norm = RMSNormalization(
+            layer_norm_epsilon, dtype=policy, name="pre_ffw_norm"
+        )
+        self.gating_ffw = keras.layers.EinsumDense(
+            "btd,df->btf", (None, ffn_dim), dtype=policy, name="ffw_gating"
+        )
+        self.gating_ffw_2 = keras.layers.EinsumDense(
+            "btd,df->btf", (None, ffn_dim), dtype=policy, name="ffw_gating_2"
+        )
+        self.ffw_linear = keras.layers.EinsumDense(
+            "btf,fd->btd", (None, hidden_dim), dtype=policy, name="ffw_linear"
+        )
+        self.dropout = dropout
+        if dropout:
+            self.attention_dropout = keras.layers.Dropout(dropout, dtype=policy)
+            self.feedforward_dropout = keras.layers.Dropout(dropout, dtype=policy)
+
+    def build(self, input_shape):
+        self.pre_attention_norm.build(input_shape)
+        self.attention.build(input_shape)
+        self.pre_ffw_norm.build(input_shape)
+        self.gating_ffw.build(input_shape)
+        self.gating_ffw_2.build(input_shape)
+        self.ffw_linear.build(self.gating_ffw.compute_output_shape(input_shape))
+        self.built = True
+
+    def call(self, x, rotary, mask, cache=None, cache_index=None, training=None):
+        """One block; arguments and returns as `CachedGemmaAttention.call`."""
+        attended = self.attention(
+            self.pre_attention_norm(x), rotary, mask, cache, cache_index
+        )
+        if cache is not None:
+            attended, cache = attended
+        if self.dropout:
+            attended = self.attention_dropout(attended, training=training)
+        x = saturate(x + attended)
+
+        normed = self.pre_ffw_norm(x)
+        gate = keras.activations.gelu(self.gating_ffw(normed), approximate=True)
+        hidden = saturate(gate * self.gating_ffw_2(normed))  # [B, T, F]
+        hidden = self.ffw_linear(hidden)
+        if self.dropout:
+            hidden = self.feedforward_dropout(hidden, training=training)
+        x = saturate(x + hidden)
+        return x if cache is None else (x, cache)
+
+    def compute_output_shape(self, input_shape, *args, **kwargs):
+        return input_shape
+
+
+@keras.saving.register_keras_serializable(package="codegemma_keras")
+class CodeGemmaBackbone(Backbone):
+    """CodeGemma's network without the head: token ids in, hidden states out.
+
+    Args:
+        vocabulary_size: int. V, the number of token ids.
+        num_layers: int. L.
+        num_query_heads: int. N.
+        num_key_value_heads: int. K; must divide N. 1 is multi-query attention (2B), N
+            is multi-head attention (7B).
+        hidden_dim: int. D, the width of the residual stream.
+        intermediate_dim: int. 2F: both branches of the gated feed-forward, as Keras
+            presets store it.
+        head_dim: int. H; even.
+        layer_norm_epsilon: float.
+        dropout: float. Rate on both residual branches, in training only.
+        dtype: string or `keras.DTypePolicy`. `"float32"`, `"bfloat16"`, `"float16"` and
+            the mixed policies. Norms, rotary angles and softmax are float32 always.
+
+    Call arguments: a dictionary of int tensors `[B, T]`
+        token_ids: the tokens, right-padded.
+        padding_mask: nonzero where there is a token.
+        positions: optional; rotary position of each token. Defaults to 0..T-1.
+        segment_ids: optional; the document of each token in packed rows, 0 for
+            padding. Tokens attend within their own document only.
+
+    Returns of a call: hidden states `[B, T, D]` after the final norm, at the compute
+    dtype.
+
+    Example:
+    ```python
+    import numpy as np
+    from codegemma_keras import CodeGemmaBackbone
+
+    backbone = CodeGemmaBackbone(
+        vocabulary_size=53,
+        num_layers=3,
+        num_query_heads=4,
+        num_key_value_heads=2,
+        hidden_dim=24,
+        intermediate_dim=80,
+        head_dim=8,
+    )
+    token_ids = np.array([[2, 5, 7, 11, 0]])
+    hidden = backbone({"token_ids": token_ids, "padding_mask": token_ids != 0})
+    assert hidden.shape == (1, 5, 24)
+    ```
+    """
+
+    def __init__(
+        self,
+        vocabulary_size,
+        num_layers,
+        num_query_heads,
+        num_key_value_heads,
+        hidden_dim,
+        intermediate_dim,
+        head_dim,
+        layer_norm_epsilon=1e-6,
+        dropout=0.0,
+        dtype=None,
+        **kwargs,
+    ):
+        _check_sizes(num_query_heads, num_key_value_heads, intermediate_dim, head_dim)
+        self.token_embedding = keras.layers.ReversibleEmbedding(
+            vocabulary_size,
+            hidden_dim,
+            tie_weights=True,
+            embeddings_initializer=keras.initializers.VarianceScaling(
+                scale=1.0, mode="fan_in", distribution="untruncated_normal"
+            ),
+            dtype=dtype,
+            name="token_embedding",
+        )
+        self.transformer_layers = [
+            GemmaDecoderBlock(
+                hidden_dim=hidden_dim,
+                intermediate_dim=intermediate_dim,
+                head_dim=head_dim,
+                num_query_heads=num_query_heads,
+                num_key_value_heads=num_key_value_heads,
+                layer_norm_epsilon=layer_norm_epsilon,
+                dropout=dropout,
+                dtype=dtype,
+                name=f"decoder_block_{i}",
+            )
+            for i in range(num_layers)
+        ]
+        self.layer_norm = RMSNormalization(
+            layer_norm_epsilon, dtype=dtype, name="final_normalization"
+        )
+        self.vocabulary_size = vocabulary_size
+        self.num_layers = num_layers
+        self.num_query_heads = num_query_heads
+        self.num_key_value_heads = num_key_value_heads
+        self.hidden_dim = hidden_dim
+        self.intermediate_dim = intermediate_dim
+        self.head_dim = head_dim
+        self.layer_norm_epsilon = layer_norm_epsilon
+        self.dropout = dropout
+
+        inputs = {
+            name: keras.Input(shape=(None,), dtype="int32", name=name)
+            for name in ("token_ids", "padding_mask")
+        }
+        outputs = self.forward(**inputs)
+        super().__init__(inputs=inputs, outputs=outputs, dtype=dtype, **kwargs)
+
+    def call(self, inputs, training=None, mask=None):
+        # Not the recorded graph but the code itself: so the two optional inputs need
+        # not be given, and there is one forward.
+        del mask  # Keras's implicit masks; ours is `padding_mask`.
+        return self.forward(**inputs, training=training)
+
+    @property
+    def input_spec(self):
+        # The recorded graph knows two inputs; `forward` checks the rest by its names.
+        return None
+
+    def forward(
+        self,
+        token_ids,
+        padding_mask=None,
+        positions=None,
+        segment_ids=None,
+        cache=None,
+        cache_index=None,
+        training=None,
+    ):
+        """The one forward of training, prefill, decode and scoring.
+
+        Args:
+            token_ids: int `[B, T]`.
+            padding_mask: `[B, T]`, or with a cache `[B, S]` or None; nonzero where a
+                key slot holds a token.
+            positions: int `[B, T]`; default: the slot of each token.
+            segment_ids: int `[B, T]`, without a cache only.
+            cache: None, or a list of L pairs `(keys, values)`, each `[B, S, K, H]`,
+                left-aligned: row b holds its tokens in slots 0..length[b]-1.
+            cache_index: int scalar or `[B]`, the slot that the first of the T tokens
+                goes to. Slots above a query's own are never attended to, so what they
+                hold does not matter.
+
+        Returns:
+            Hidden states `[B, T, D]`; with a cache, `(hidden states, new cache)`.
+        """
+        slots = ops.arange(ops.shape(token_ids)[1], dtype="int32")[None, :]  # [1, T]
+        key_length = ops.shape(token_ids)[1]
+        if cache is not None:
+            slots = slots + ops.reshape(ops.cast(cache_index, "int32"), (-1, 1))
+            key_length = ops.shape(cache[0][0])[1]
+        mask = attention_mask(slots, key_length, padding_mask, segment_ids)
+        rotary = rotary_angles(
+            slots if positions is None else positions,
+            self.head_dim,
+            ROPE_MAX_WAVELENGTH,
+        )
+        x = self.embed(token_ids)
+        new_cache = []
+        for i, block in enumerate(self.transformer_layers):
+            if cache is None:
+                x = block(x, rotary, mask, training=training)
+            else:
+                x, pair = block(x, rotary, mask, cache[i], cache_index)
+                new_cache.append(pair)
+        x = self.layer_norm(x)
+        return x if cache is None else (x, new_cache)
+
+    def embed(self, token_ids):
+        """Token ids `[B, T]` -> scaled embeddings `[B, T, D]`."""
+        x = self.token_embedding(token_ids)
+        # The factor itself is rounded to the compute dtype, as in training of Gemma.
+        return x * ops.cast(self.hidden_dim**0.5, x.dtype)
+
+    def logits(self, hidden_states):
+        """Hidden states `[..., D]` -> logits `[..., V]` over the tied embedding."""
+        return self.token_embedding(hidden_states, reverse=True)
+
+    def empty_cache(self, batch_size, length):
+        """A zeroed cache of `length` slots: L pairs of `[B, S, K, H]`."""
+        shape = (batch_size, length, self.num_key_value_heads, self.head_dim)
+        dtype = self.compute_dtype
+        return [
+            (ops.zeros(shape, dtype), ops.zeros(shape, dtype))
+            for _ in range(self.num_layers)
+        ]
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "vocabulary_size": self.vocabulary_size,
+            "num_layers": self.num_layers,
+            "num_query_heads": self.num_query_heads,
+            "num_key_value_heads": self.num_key_value_heads,
+            "hidden_dim": self.hidden_dim,
+            "intermediate_dim": self.intermediate_dim,
+            "head_dim": self.head_dim,
+            "layer_norm_epsilon": self.layer_norm_epsilon,
+            "dropout": self.dropout,
+        }
+
+    @classmethod
+    def from_preset(cls, preset, load_weights=True, dtype=None, **kwargs):
+        """Build the network of a preset and load its weights.
+
+        Args:
+            preset: see `codegemma_keras.presets`.
+            load_weights: bool. False gives random weights.
+            dtype: dtype or policy of the variables; default Keras's own.
+
+        Raises:
+            ValueError, OSError: one clear error that says what to do.
+        """
+        return presets.load_backbone(cls, preset, load_weights, dtype, **kwargs)
+
+    def save_to_preset(self, preset_dir, max_shard_size=10):
+        """Save as a KerasHub preset folder (shards of `max_shard_size` GB)."""
+        presets.save_backbone(self, preset_dir, max_shard_size)
+
+
+def _check_sizes(num_query_heads, num_key_value_heads, intermediate_dim, head_dim):
+    if num_query_heads % num_key_value_heads:
+        raise ValueError(
+            f"num_key_value_heads={num_key_value_heads} must divide "
+            f"num_query_heads={num_query_heads}: each key/value head serves an equal "
+            "group of query heads."
+        )
+    if intermediate_dim % 2:
+        raise ValueError(
+            f"intermediate_dim={intermediate_dim} must be even: it counts both branches "
+            "of the gated feed-forward (2F)."
+        )
+    if head_dim % 2:
+        raise ValueError(
+            f"head_dim={head_dim} must be even: rotary positions turn the two halves "
+            "of a head."
+        )

@@ -1,0 +1,132 @@
+"""The mathematics that more than one place uses, once.
+
+Everything is `keras.ops`, so it runs on JAX and TensorFlow, eagerly or compiled.
+Shape letters as in docs/design.md: B batch, T query tokens, S key tokens, D width,
+K key/value heads, H head size.
+"""
+
+import keras
+import numpy as np
+from keras import ops
+
+
+def rotary_turns(
+    head_dim: int, max_wavelength: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rotary frequencies in turns per token, each as a sum of two float32.
+
+    A float32 angle `position * frequency` loses 4e-4 radians at position 5,000. Here
+    the frequency (in whole turns, computed in float64) is split into `high + low`.
+    `high` keeps 11 significant bits, so that `position * high` is exact in float32
+    for positions below 2**13, and whole turns can be dropped from it without error;
+    `low` carries the rest.
+
+    Returns:
+        `(high, low)`, each float32 `[H / 2]`.
+    """
+    exponent = np.arange(0, head_dim, 2, dtype="float64") / head_dim
+    turns = max_wavelength**-exponent / (2 * np.pi)
+    mantissa, power = np.frexp(turns)
+    high = np.ldexp(np.floor(mantissa * 2**11) / 2**11, power)
+    return high.astype("float32"), (turns - high).astype("float32")
+
+
+def rotary_angles(positions, head_dim: int, max_wavelength: float = 10_000.0):
+    """Cosine and sine of the rotary angles, accurate to about 1e-7.
+
+    Args:
+        positions: int tensor `[B, T]` (or `[1, T]`).
+        head_dim: head size H, even.
+        max_wavelength: base of the geometric series of wavelengths.
+
+    Returns:
+        `(cos, sin)`, float32 `[B, T, 1, H / 2]`.
+    """
+    high, low = rotary_turns(head_dim, max_wavelength)
+    p = ops.cast(positions, "float32")[..., None, None]  # [B, T, 1, 1]
+    turns = p * high
+    turns = turns - ops.round(turns)  # exact: in [-1/2, 1/2]
+    angle = (turns + p * low) * (2 * np.pi)
+    return ops.cos(angle), ops.sin(angle)
+
+
+def apply_rotary(x, cos, sin):
+    """Rotate the two halves of each head (Gemma's half-split layout) in float32.
+
+    Args:
+        x: `[B, T, N, H]`.
+        cos, sin: float32 `[B, T, 1, H / 2]` from `rotary_angles`.
+
+    Returns:
+        The same shape and dtype as `x`.
+    """
+    first, second = ops.split(ops.cast(x, "float32"), 2, axis=-1)
+    rotated = ops.concatenate(
+        [first * cos - second * sin, second * cos + first * sin], axis=-1
+    )
+    return ops.cast(rotated, x.dtype)
+
+
+def attention_mask(query_slots, key_length, padding_mask=None, segment_ids=None):
+    """The one mask builder: what each query may attend to.
+
+    A query in slot t sees key slots 0..t, only those that hold a token, and only those
+    of its own document.
+
+    Args:
+        query_slots: int `[B, T]` or `[1, T]`, the slot of each query among the keys
+            (not its rotary position, which restarts at 0 in each packed document).
+        key_length: S, the number of key slots.
+        padding_mask: `[B, S]`, nonzero where a key slot holds a token. None: all do.
+        segment_ids: int `[B, S]`, the document of each slot, for packed rows with
+            T == S. None: one document a row.
+
+    Returns:
+        bool `[B or 1, T, S]`.
+    """
+    keys = ops.arange(key_length, dtype="int32")
+    allowed = keys[None, None, :] <= ops.cast(query_slots, "int32")[:, :, None]
+    if padding_mask is not None:
+        allowed = ops.logical_and(allowed, ops.cast(padding_mask, "bool")[:, None, :])
+    if segment_ids is not None:
+        same = segment_ids[:, :, None] == segment_ids[:, None, :]
+        allowed = ops.logical_and(allowed, same)
+    return allowed
+
+
+def write_cache(cache, update, index):
+    """Write `update` into `cache` from slot `index` on.
+
+    Args:
+        cache: `[B, S, K, H]`.
+        update: `[B, T, K, H]`, cast to the cache's dtype.
+        index: int scalar (every row starts at the same slot) or `[B]` (ragged rows).
+            `index + T <= S` is the caller's duty: it cannot be checked in a compiled
+            program.
+
+    Returns:
+        The new cache; inside a compiled program the old one's memory is reused.
+    """
+    update = ops.cast(update, cache.dtype)
+    if len(ops.shape(index)) == 0:
+        return ops.slice_update(cache, [0, index, 0, 0], update)
+    rows, length = ops.shape(update)[0], ops.shape(update)[1]
+    row = ops.broadcast_to(ops.arange(rows, dtype="int32")[:, None], (rows, length))
+    slot = ops.cast(index, "int32")[:, None] + ops.arange(length, dtype="int32")
+    indices = ops.stack([row, slot], axis=-1)  # [B, T, 2]
+    return ops.scatter_update(
+        cache,
+        ops.reshape(indices, (-1, 2)),
+        ops.reshape(update, (-1, *cache.shape[2:])),
+    )
+
+
+def saturate(x):
+    """Keep float16 activations finite; the identity at every other dtype.
+
+    float16 ends at 65,504. Gemma's residual stream comes near it, and one infinity
+    turns the whole row into NaN at the next norm.
+    """
+    if keras.backend.standardize_dtype(x.dtype) != "float16":
+        return x
+    return ops.clip(x, -65504.0, 65504.0)
