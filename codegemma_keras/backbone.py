@@ -24,6 +24,7 @@ from codegemma_keras.ops import (
     attention_mask,
     rotary_angles,
     saturate,
+    slots_of,
     write_cache,
 )
 
@@ -67,7 +68,8 @@ class CachedGemmaAttention(keras.layers.Layer):
     """Attention with rotary positions; K = 1 is multi-query, K = N multi-head."""
 
     def __init__(self, num_query_heads, num_key_value_heads, head_dim, **kwargs):
-        super().__init__(**kwargs)
+        # autocast=False: Keras would round the float32 rotary angles on the way in.
+        super().__init__(autocast=False, **kwargs)
         self.num_query_heads = num_query_heads
         self.num_key_value_heads = num_key_value_heads
         self.head_dim = head_dim
@@ -160,7 +162,7 @@ class GemmaDecoderBlock(keras.layers.Layer):
         dropout=0.0,
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)  # as in the attention layer
         policy = self.dtype_policy
         ffn_dim = intermediate_dim // 2  # presets store 2F
         self.pre_attention_norm = RMSNormalization(
@@ -369,12 +371,12 @@ class CodeGemmaBackbone(Backbone):
         Returns:
             Hidden states `[B, T, D]`; with a cache, `(hidden states, new cache)`.
         """
-        slots = ops.arange(ops.shape(token_ids)[1], dtype="int32")[None, :]  # [1, T]
-        key_length = ops.shape(token_ids)[1]
+        slots = key_slots = slots_of(token_ids)  # [1, T]
         if cache is not None:
-            slots = slots + ops.reshape(ops.cast(cache_index, "int32"), (-1, 1))
-            key_length = ops.shape(cache[0][0])[1]
-        mask = attention_mask(slots, key_length, padding_mask, segment_ids)
+            cache_index = ops.convert_to_tensor(cache_index, dtype="int32")
+            slots = slots + ops.reshape(cache_index, (-1, 1))  # [B or 1, T]
+            key_slots = slots_of(cache[0][0][:, :, 0, 0])  # [1, S]
+        mask = attention_mask(slots, key_slots, padding_mask, segment_ids)
         rotary = rotary_angles(
             slots if positions is None else positions,
             self.head_dim,

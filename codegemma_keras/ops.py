@@ -67,7 +67,13 @@ def apply_rotary(x, cos, sin):
     return ops.cast(rotated, x.dtype)
 
 
-def attention_mask(query_slots, key_length, padding_mask=None, segment_ids=None):
+def slots_of(token_ids):
+    """Slots 0..T-1 as int32 `[1, T]`; works on symbolic tensors of unknown length."""
+    first_row = ops.take(token_ids, [0], axis=0)
+    return ops.cumsum(ops.ones_like(first_row, dtype="int32"), axis=1) - 1
+
+
+def attention_mask(query_slots, key_slots, padding_mask=None, segment_ids=None):
     """The one mask builder: what each query may attend to.
 
     A query in slot t sees key slots 0..t, only those that hold a token, and only those
@@ -76,7 +82,7 @@ def attention_mask(query_slots, key_length, padding_mask=None, segment_ids=None)
     Args:
         query_slots: int `[B, T]` or `[1, T]`, the slot of each query among the keys
             (not its rotary position, which restarts at 0 in each packed document).
-        key_length: S, the number of key slots.
+        key_slots: int `[1, S]`, 0..S-1.
         padding_mask: `[B, S]`, nonzero where a key slot holds a token. None: all do.
         segment_ids: int `[B, S]`, the document of each slot, for packed rows with
             T == S. None: one document a row.
@@ -84,8 +90,7 @@ def attention_mask(query_slots, key_length, padding_mask=None, segment_ids=None)
     Returns:
         bool `[B or 1, T, S]`.
     """
-    keys = ops.arange(key_length, dtype="int32")
-    allowed = keys[None, None, :] <= ops.cast(query_slots, "int32")[:, :, None]
+    allowed = key_slots[:, None, :] <= query_slots[:, :, None]
     if padding_mask is not None:
         allowed = ops.logical_and(allowed, ops.cast(padding_mask, "bool")[:, None, :])
     if segment_ids is not None:
