@@ -1,0 +1,60 @@
+# Everything runs from a fresh clone with Python 3.11 or later and pip; `make help` lists.
+# An environment is installed once and again when pyproject.toml changes.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3.11)
+VENV ?= .venv
+# Processes for pytest. Each may hold JAX, TensorFlow and PyTorch: about 2 GB.
+JOBS ?= 2
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint contracts test-jax test-tensorflow wheel format clean
+
+help:  ## Show this list.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.installed  ## Set up, then complete code in a real file.
+	$(BIN)/codegemma complete examples/inventory.py --line 24
+
+test: lint contracts test-jax test-tensorflow wheel  ## Set up, then run every check that CI runs.
+
+lint: $(VENV)/.installed-dev  ## Style and formatting.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+contracts: $(VENV)/.installed-dev  ## Imports go one way.
+	$(BIN)/lint-imports
+
+test-jax: $(VENV)/.installed-dev  ## The tests on JAX.
+	KERAS_BACKEND=jax $(PYTEST)
+
+test-tensorflow: $(VENV)/.installed-dev  ## The tests on TensorFlow.
+	KERAS_BACKEND=tensorflow $(PYTEST)
+
+wheel: $(VENV)/.installed-dev  ## Build the wheel, install it in a clean environment, use it.
+	$(BIN)/python tools/check_wheel.py
+
+format: $(VENV)/.installed-dev  ## Format the code and mend what can be mended.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## Remove environments and caches.
+	rm -rf $(VENV) .make dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Python 3.11 or later is needed, and $(PYTHON) is not. Try: make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	@echo "Installing into $(VENV): a few minutes and 3 GB the first time."
+	$(PIP) install --quiet --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
+	@echo "Installing into $(VENV), with the tools and the peers that tests compare to."
+	$(PIP) install --quiet --editable '.[dev]'
+	@touch $@ $(VENV)/.installed
