@@ -271,3 +271,7 @@ def _positive(text):
 
 def _one_line(error):
     return " ".join(str(error).split()) or type(error).__name__
+
+
+if __name__ == "__main__":
+    sys.exit(main())
