@@ -1,0 +1,91 @@
+"""Every Python example in the documentation runs.
+
+Examples are the fenced `python` blocks of the Markdown files and of docstrings, and the
+`>>>` prompts of docstrings. Each runs by itself, in an empty folder, as a reader would
+paste it.
+"""
+
+import ast
+import doctest
+import pathlib
+import re
+import textwrap
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+MARKDOWN = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md")]
+SOURCES = sorted(ROOT.glob("codegemma_keras/**/*.py"))
+FENCE = re.compile(r"^(?P<indent> *)```python\n(?P<code>.*?)^ *```", re.M | re.S)
+
+
+def fenced(text):
+    """`(line of the first line of code, code)` of each fenced Python block."""
+    for match in FENCE.finditer(text):
+        line = text.count("\n", 0, match.start("code")) + 1
+        yield line, textwrap.dedent(match["code"])
+
+
+def docstrings(source):
+    """`(line, name, text)` of each docstring of a module."""
+    tree = ast.parse(source)
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    for node in ast.walk(tree):
+        if isinstance(node, kinds) and ast.get_docstring(node, clean=False):
+            yield node.body[0].lineno, getattr(node, "name", ""), node.body[0].value
+
+
+def markdown_examples():
+    for path in MARKDOWN:
+        for line, code in fenced(path.read_text(encoding="utf-8")):
+            yield pytest.param(path, line, code, id=f"{path.name}:{line}")
+
+
+def docstring_examples():
+    for path in SOURCES:
+        for start, _, node in docstrings(path.read_text(encoding="utf-8")):
+            for line, code in fenced(node.value):
+                line += start - 1
+                name = path.relative_to(ROOT).as_posix()
+                yield pytest.param(path, line, code, id=f"{name}:{line}")
+
+
+def prompt_examples():
+    parser = doctest.DocTestParser()
+    for path in SOURCES:
+        for start, _, node in docstrings(path.read_text(encoding="utf-8")):
+            name = path.relative_to(ROOT).as_posix()
+            test = parser.get_doctest(node.value, {}, name, str(path), start - 1)
+            if test.examples:
+                yield pytest.param(test, id=f"{name}:{start}")
+
+
+@pytest.mark.parametrize(
+    ("path", "line", "code"), [*markdown_examples(), *docstring_examples()]
+)
+def test_fenced_example_runs(path, line, code, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    # Line numbers as in the file, so that a failure points into it.
+    program = compile("\n" * (line - 1) + code, str(path), "exec")
+    exec(program, {"__name__": "__main__"})
+
+
+@pytest.mark.parametrize("test", prompt_examples())
+def test_prompt_example_prints_what_it_says(test, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    report = []
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
+    runner.run(test, out=report.append)
+    assert runner.failures == 0, "".join(report)
+
+
+def test_examples_are_found():
+    found = {path.name for path, _, _ in (p.values for p in markdown_examples())}
+    assert "README.md" in found
+    assert any(docstring_examples())
+
+
+def test_fences_are_found_where_they_stand():
+    text = "a\n\n```python\nx = 1\n```\n\n    ```python\n    if x:\n        y = 2\n    ```"
+    assert list(fenced(text)) == [(4, "x = 1\n"), (8, "if x:\n    y = 2\n")]
+    assert not list(fenced("```text\nx = \n```\n```pythonic\n```"))
