@@ -160,16 +160,21 @@ def _print_in_place(prefix, middle, suffix):
     from rich.console import Console
     from rich.text import Text
 
-    before = split_lines(prefix)
-    after = split_lines(suffix)
-    shown = Text("".join(before[-SURROUNDINGS - 1 :]))
-    shown.append(middle, style="bold green")
-    shown.append("".join(after[: SURROUNDINGS + 1]))
-    if shown.plain.endswith("\n"):
-        shown.right_crop(1)
-    # No wrapping and no markup: what is printed is what the file would hold.
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(shown, overflow="ignore", no_wrap=True, crop=False)
+    before = "".join(split_lines(prefix)[-SURROUNDINGS - 1 :])
+    after = "".join(split_lines(suffix)[: SURROUNDINGS + 1])
+    if not after.endswith("\n"):
+        after += "\n"
+    console = Console(highlight=False)
+    if not console.is_terminal:  # exactly what the file would hold
+        sys.stdout.write(before + middle + after)
+        return
+    shown = Text(_visible(before)).append(_visible(middle), style="bold green")
+    console.print(shown.append(_visible(after)), end="", soft_wrap=True)
+
+
+def _visible(text):
+    # Neither a file nor a model may drive the terminal by escape sequences.
+    return text.replace("\x1b", "\N{SYMBOL FOR ESCAPE}")
 
 
 # --- The user's files ---------------------------------------------------------------
@@ -198,7 +203,7 @@ def split_lines(text: str) -> list[str]:
 
     A text that ends in a line end has an empty last line, where a cursor can stand.
     """
-    return re.findall(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]*\Z", text)
+    return re.split(r"(?<=\n)|(?<=\r)(?!\n)", text)
 
 
 def find_cursor(text: str, line: int, column: int | None, name: str) -> int:
@@ -263,10 +268,9 @@ def _configured_backend() -> str:
 
 
 def _positive(text):
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is less than 1")
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
 
 
 def _one_line(error):

@@ -86,6 +86,8 @@ def test_examples_are_found():
 
 
 def test_fences_are_found_where_they_stand():
-    text = "a\n\n```python\nx = 1\n```\n\n    ```python\n    if x:\n        y = 2\n    ```"
+    text = (
+        "a\n\n```python\nx = 1\n```\n\n    ```python\n    if x:\n        y = 2\n    ```"
+    )
     assert list(fenced(text)) == [(4, "x = 1\n"), (8, "if x:\n    y = 2\n")]
     assert not list(fenced("```text\nx = \n```\n```pythonic\n```"))

@@ -1,0 +1,23 @@
+"""The public names."""
+
+import importlib.metadata
+
+import pytest
+
+import codegemma_keras
+
+
+@pytest.mark.parametrize("name", codegemma_keras.__all__)
+def test_public_name(name):
+    assert getattr(codegemma_keras, name) is not None
+    assert name in dir(codegemma_keras)
+
+
+def test_unknown_name():
+    with pytest.raises(AttributeError, match="no attribute 'CodeGemma'"):
+        codegemma_keras.CodeGemma  # noqa: B018
+
+
+def test_version_is_the_distribution_s():
+    installed = importlib.metadata.version("codegemma-keras")
+    assert installed == codegemma_keras.__version__
