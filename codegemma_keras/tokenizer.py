@@ -19,15 +19,16 @@ Left out: sampling of segmentations and the unigram model, which Gemma does not 
 import codecs
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import keras
 import keras_hub
 import numpy as np
 import sentencepiece
 
-from codegemma_keras import chat, fim, presets
+from codegemma_keras import chat, fim, presets, sentencepiece_model
 from codegemma_keras.fim import Control
+from codegemma_keras.sentencepiece_model import SPACE
 
 # Attribute of the tokenizer -> the piece; `<attribute>_id` is its id.
 SPECIAL_TOKENS = {
@@ -43,14 +44,12 @@ SPECIAL_TOKENS = {
 }
 # What some checkpoints still call the sentinels, ids 67 to 70.
 OLD_NAMES = {
-    "<unused60>": fim.PREFIX,
-    "<unused61>": fim.MIDDLE,
-    "<unused62>": fim.SUFFIX,
-    "<unused63>": fim.FILE_SEPARATOR,
+    "<unused60>": str(fim.PREFIX),
+    "<unused61>": str(fim.MIDDLE),
+    "<unused62>": str(fim.SUFFIX),
+    "<unused63>": str(fim.FILE_SEPARATOR),
 }
-SPACE = "▁"  # U+2581, how SentencePiece spells a space inside pieces.
 _BY_BYTES = re.compile(f"[{SPACE}\ud800-\udfff]+")
-_CONTROL_TYPE = 3  # SentencePiece.Type.CONTROL in sentencepiece_model.proto
 
 
 class PlainCodec:
@@ -86,10 +85,10 @@ class PlainCodec:
                 self.control_ids[Control(pieces[i])] = i
         self.controls = {i: name for name, i in self.control_ids.items()}
         self._read_pieces(model, pieces)
-        types = dict.fromkeys(self.controls, _CONTROL_TYPE)
+        types = dict.fromkeys(self.controls, sentencepiece_model.CONTROL)
         types.pop(unknown)  # Never found in text as it is.
         self._model = sentencepiece.SentencePieceProcessor(
-            model_proto=_rewrite_pieces(proto, types=types)
+            model_proto=sentencepiece_model.rewrite(proto, types=types)
         )
         probe = " \t  x\u00a0ﬁ①\r\n\n\0  "
         if self.decode_bytes(self.encode(probe)) != probe.encode():
@@ -264,7 +263,7 @@ class CodeGemmaTokenizer(keras_hub.tokenizers.SentencePieceTokenizer):
     ```
     """
 
-    backbone_cls = None  # Set by `backbone.py`'s user, `causal_lm.py`.
+    backbone_cls = None  # set where the backbone is known
 
     def __init__(self, proto=None, **kwargs):
         self._codec = None
@@ -279,12 +278,16 @@ class CodeGemmaTokenizer(keras_hub.tokenizers.SentencePieceTokenizer):
             proto = os.fspath(proto)
         super().set_proto(proto)
 
+    # KerasHub's `set_proto` calls these three in turn, with the bytes of the model.
+
+    def _set_proto_tf(self, proto):
+        super()._set_proto_tf(with_sentinel_names(proto))
+
+    def _set_proto_spm(self, proto):
+        super()._set_proto_spm(with_sentinel_names(proto))
+
     def _update_special_token_ids(self):
-        # KerasHub calls this last in `set_proto`, when `self.proto` are the bytes.
-        named = with_sentinel_names(self.proto)
-        if named != self.proto:
-            super().set_proto(named)
-            return
+        self.proto = with_sentinel_names(self.proto)
         self._codec = PlainCodec(self.proto)
         super()._update_special_token_ids()
 
@@ -372,90 +375,17 @@ class CodeGemmaTokenizer(keras_hub.tokenizers.SentencePieceTokenizer):
         presets.save_tokenizer(self, preset_dir)
 
 
-# The SentencePiece file: protobuf, of which only the first pieces are rewritten here.
-# `sentencepiece_model_pb2` would do, but other libraries register a message of the same
-# name, and two versions of it in one process fail at import.
-
-
 def with_sentinel_names(proto: bytes) -> bytes:
     """A SentencePiece model in which ids 67 to 70 have the sentinels' names.
 
     Models that have the names already come back as they are.
     """
-    old = {}
-    for place, (_, _, fields) in enumerate(_pieces(proto)):
-        name = fields[1].decode("utf-8", "replace")
+    names = {}
+    for place, (name, _, _) in enumerate(sentencepiece_model.pieces(proto)):
         if name == str(fim.PREFIX):
             return proto
         if name in OLD_NAMES:
-            old[place] = str(OLD_NAMES[name])
-        if len(old) == len(OLD_NAMES):
+            names[place] = OLD_NAMES[name]
+        if len(names) == len(OLD_NAMES):
             break
-    return _rewrite_pieces(proto, names=old)
-
-
-def _rewrite_pieces(proto, names=None, types=None):
-    """`proto` with other names and types for some pieces, by id."""
-    names, types = names or {}, types or {}
-    last = max([*names, *types], default=-1)
-    out, done = [], 0
-    for place, (start, end, fields) in enumerate(_pieces(proto)):
-        if place > last:
-            break
-        if place not in names and place not in types:
-            continue
-        if place in names:
-            fields[1] = names[place].encode()
-        if place in types:
-            fields[3] = types[place]
-        piece = b"\x0a" + _varint(len(fields[1])) + fields[1]
-        piece += b"\x15" + fields.get(2, bytes(4))
-        piece += b"\x18" + _varint(fields.get(3, 1))
-        out += [proto[done:start], b"\x0a" + _varint(len(piece)) + piece]
-        done = end
-    return b"".join([*out, proto[done:]])
-
-
-def _pieces(proto) -> Iterator[tuple[int, int, dict]]:
-    """Each piece as `(start, end, {field number: value})`, bytes `proto[start:end]`."""
-    for number, value, start, end in _fields(proto):
-        if number == 1:
-            yield start, end, {field: value for field, value, *_ in _fields(value)}
-
-
-def _fields(message):
-    """Each field of a protobuf message as `(number, value, start, end)`."""
-    place = 0
-    while place < len(message):
-        start = place
-        key, place = _read_varint(message, place)
-        number, wire = key >> 3, key & 7
-        if wire == 0:
-            value, place = _read_varint(message, place)
-        else:
-            if wire == 2:
-                size, place = _read_varint(message, place)
-            else:
-                size = {1: 8, 5: 4}[wire]
-            value = message[place : place + size]
-            place += size
-        yield number, value, start, place
-
-
-def _read_varint(message, place):
-    value = shift = 0
-    while True:
-        byte = message[place]
-        place += 1
-        value |= (byte & 127) << shift
-        shift += 7
-        if byte < 128:
-            return value, place
-
-
-def _varint(value):
-    out = bytearray()
-    while value > 127:
-        out.append(value & 127 | 128)
-        value >>= 7
-    return bytes([*out, value])
+    return sentencepiece_model.rewrite(proto, names=names)

@@ -15,7 +15,8 @@ from collections.abc import Iterable, Iterator
 
 import sentencepiece
 
-from codegemma_keras.tokenizer import SPACE, SPECIAL_TOKENS
+from codegemma_keras.sentencepiece_model import SPACE
+from codegemma_keras.tokenizer import SPECIAL_TOKENS
 
 _UNUSED = 99  # <unused0> is id 7, <unused98> id 105, as in the official vocabulary.
 # Runs of one character that are one piece. Code is indented, and an indent of 24 spaces

@@ -1,0 +1,124 @@
+"""The file of a SentencePiece model, as far as this package changes it: its pieces.
+
+The file is a protobuf message: one field per piece, in the order of ids, then the
+settings of the trainer and the normaliser, which are copied as they are. Read and
+written here by hand, since SentencePiece's generated module does not load beside older
+versions of protobuf, nor beside another library's copy of the same message.
+
+    message ModelProto { repeated SentencePiece pieces = 1; ... }
+    message SentencePiece { string piece = 1; float score = 2; Type type = 3; }
+"""
+
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+
+SPACE = "▁"  # U+2581, how pieces spell a space
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
+_VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5  # wire types
+
+Piece = tuple[str, float, int]
+
+
+def pieces(proto: bytes) -> Iterator[Piece]:
+    """Each piece as `(name, score, type)`, in the order of ids.
+
+    Raises:
+        ValueError: not a SentencePiece model, or a truncated one.
+    """
+    for _, _, piece in _spans(proto):
+        yield piece
+
+
+def rewrite(
+    proto: bytes,
+    names: Mapping[int, str] | None = None,
+    types: Mapping[int, int] | None = None,
+) -> bytes:
+    """The model with other names and types for the pieces of some ids."""
+    names, types = names or {}, types or {}
+    last = max([*names, *types], default=-1)
+    out, done = [], 0
+    for place, (start, end, (name, score, kind)) in enumerate(_spans(proto)):
+        if place > last:
+            break
+        if place in names or place in types:
+            piece = names.get(place, name), score, types.get(place, kind)
+            out += [proto[done:start], _piece_field(piece)]
+            done = end
+    return b"".join([*out, proto[done:]])
+
+
+def replace(proto: bytes, new: Iterable[Piece]) -> bytes:
+    """The model with all its pieces exchanged for `new`, its settings kept."""
+    out, done = [_piece_field(piece) for piece in new], 0
+    for start, end, _ in _spans(proto):
+        out.append(proto[done:start])
+        done = end
+    return b"".join([*out, proto[done:]])
+
+
+def _piece_field(piece):
+    name, score, kind = piece
+    name = name.encode()
+    message = _key(1, _LENGTH) + _varint(len(name)) + name
+    message += _key(2, _FIXED32) + struct.pack("<f", score)
+    message += _key(3, _VARINT) + _varint(kind)
+    return _key(1, _LENGTH) + _varint(len(message)) + message
+
+
+def _spans(proto):
+    """Each piece as `(start, end, piece)`: its field is `proto[start:end]`."""
+    try:
+        for number, value, start, end in _fields(proto):
+            if number == 1:
+                piece = {field: value for field, value, _, _ in _fields(value)}
+                (score,) = struct.unpack("<f", piece.get(2, bytes(4)))
+                yield start, end, (piece[1].decode(), score, piece.get(3, NORMAL))
+    except (AttributeError, IndexError, KeyError, TypeError, struct.error) as error:
+        raise ValueError(
+            f"These {len(proto)} bytes are no SentencePiece model, or a truncated one."
+        ) from error
+
+
+def _fields(message):
+    """Each field of a message as `(number, value, start, end)`."""
+    place = 0
+    while place < len(message):
+        start = place
+        key, place = _read_varint(message, place)
+        number, wire = key >> 3, key & 7
+        if wire == _VARINT:
+            value, place = _read_varint(message, place)
+        else:
+            if wire == _LENGTH:
+                size, place = _read_varint(message, place)
+            else:
+                size = {_FIXED64: 8, _FIXED32: 4}[wire]
+            if place + size > len(message):
+                raise IndexError(place + size)
+            value = message[place : place + size]
+            place += size
+        yield number, value, start, place
+
+
+def _read_varint(message, place):
+    value = shift = 0
+    while True:
+        byte = message[place]
+        place += 1
+        value |= (byte & 127) << shift
+        shift += 7
+        if byte < 128:
+            return value, place
+
+
+def _varint(value):
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*out, value])
+
+
+def _key(number, wire):
+    return _varint(number << 3 | wire)
