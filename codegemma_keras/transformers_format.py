@@ -113,6 +113,17 @@ def from_backbone(backbone, dtype: str) -> dict:
     }
 
 
+def tensor_shapes(backbone) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor of a backbone in Transformers' format."""
+    variables = {variable.path: variable for variable in backbone.variables}
+    return {
+        row.transformers: weights.transformers_shape(
+            row.layout, tuple(variables[row.keras].shape)
+        )
+        for row in weights.table(backbone.num_layers)
+    }
+
+
 def save_transformers(backbone, tokenizer, folder, max_shard_size=5.0, dtype=None):
     """Write a folder that Transformers, vLLM and llama.cpp's converter read.
 
@@ -129,7 +140,6 @@ def save_transformers(backbone, tokenizer, folder, max_shard_size=5.0, dtype=Non
         ValueError: the backbone is quantized.
     """
     rows = weights.table(backbone.num_layers)
-    variables = {variable.path: variable for variable in backbone.variables}
     layers = {row.transformers: weights.layer_of(backbone, row) for row in rows}
     modes = {layer.quantization_mode for layer in layers.values()} - {None}
     if modes:
@@ -139,10 +149,6 @@ def save_transformers(backbone, tokenizer, folder, max_shard_size=5.0, dtype=Non
         )
     dtype = dtype or backbone.dtype_policy.variable_dtype
     by_name = {row.transformers: row for row in rows}
-    shapes = {
-        name: weights.transformers_shape(row.layout, variables[row.keras].shape)
-        for name, row in by_name.items()
-    }
 
     def read(name):
         row = by_name[name]
@@ -150,7 +156,8 @@ def save_transformers(backbone, tokenizer, folder, max_shard_size=5.0, dtype=Non
         value = getattr(layers[name], row.keras.rsplit("/", 1)[1])
         return weights.to_transformers(ops.convert_to_numpy(value), row.layout)
 
-    write_folder(folder, from_backbone(backbone, dtype), shapes, read, max_shard_size)
+    config, shapes = from_backbone(backbone, dtype), tensor_shapes(backbone)
+    write_folder(folder, config, shapes, read, max_shard_size)
     if tokenizer is not None:
         _write_tokenizer(tokenizer, folder)
 
