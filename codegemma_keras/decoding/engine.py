@@ -59,7 +59,7 @@ class Engine:
     def __init__(self, model):
         self._model = model
         self._backbone = model.backbone
-        self._prefill = compile_program(model, self._prefill_step)
+        self._prefill = compile_program(model, self._prefill_step, donate=(2,))
         self._decoders: dict[Sampling, Callable] = {}
 
     def generate(
@@ -96,7 +96,7 @@ class Engine:
         new = bucket(max_new_tokens, 32)
         cache = self._backbone.empty_cache(rows, bucket(token_ids.shape[1] + new))
         logits, cache = self._prefill(token_ids, lengths, cache)
-        tokens, counts, stopped = self._decoder(sampling)(
+        tokens, counts, stopped, _ = self._decoder(sampling)(
             logits,
             cache,
             lengths,
@@ -164,7 +164,7 @@ class Engine:
         """Decode until every row has stopped or has `max_new` tokens.
 
         Returns:
-            tokens `[B, M]`, counts `[B]` (the stop token counted), stopped `[B]`.
+            tokens `[B, M]`, counts `[B]` (the stop token counted), stopped `[B]`, cache.
         """
 
         def choose_and_store(step, logits, output, counts, stopped):
@@ -195,5 +195,6 @@ class Engine:
             step, logits, output, counts, stopped
         )
         state = (step + 1, token, cache, output, counts, stopped)
-        _, _, _, output, counts, stopped = ops.while_loop(running, body, state)
-        return output, counts, stopped
+        _, _, cache, output, counts, stopped = ops.while_loop(running, body, state)
+        # The cache goes out as well: that is what lets the loop work in its memory.
+        return output, counts, stopped, cache

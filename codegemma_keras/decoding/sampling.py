@@ -10,6 +10,7 @@ search); `CodeGemmaCausalLM.generate` hands those to KerasHub.
 """
 
 import dataclasses
+import math
 
 import keras_hub
 from keras import ops
@@ -78,7 +79,7 @@ def hash_noise(seeds, steps, vocabulary_size):
         float32 `[B, V]`, independent standard Gumbel variables.
     """
     key = _mix(_mix(seeds) + ops.cast(steps, "uint32"))  # [B]
-    token = ops.arange(vocabulary_size, dtype="uint32")
+    token = ops.cast(ops.arange(vocabulary_size, dtype="int32"), "uint32")
     bits = _mix(_mix(key[:, None] + token[None, :]) ^ key[:, None])  # [B, V]
     # 23 bits, at the middle of their interval: never 0 or 1.
     high = ops.cast(ops.right_shift(bits, ops.cast(9, "uint32")), "float32")
@@ -102,7 +103,7 @@ def filter_logits(logits, sampling: Sampling):
     logits = ops.cast(logits, "float32") / sampling.temperature
     if sampling.min_p:
         best = ops.max(logits, axis=-1, keepdims=True)
-        keep = logits >= best + float(ops.log(sampling.min_p))
+        keep = logits >= best + math.log(sampling.min_p)
         logits = ops.where(keep, logits, -1e30)
     if sampling.top_k and sampling.top_k < logits.shape[-1]:
         kth = ops.top_k(logits, sampling.top_k)[0][:, -1:]
