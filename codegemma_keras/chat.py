@@ -18,7 +18,6 @@ from codegemma_keras.fim import END, PAD, START, Control
 START_OF_TURN = Control("<start_of_turn>")
 END_OF_TURN = Control("<end_of_turn>")
 USER, MODEL, SYSTEM = "user", "model", "system"
-_ALIASES = {"assistant": MODEL}  # what other libraries call the model
 
 Message = Mapping[str, str]
 
@@ -97,7 +96,8 @@ def _turn(message, place):
             f"{message!r:.80}."
         )
     role, content = message["role"], message["content"]
-    role = _ALIASES.get(role, role)
+    if role == "assistant":  # what other libraries call it
+        role = MODEL
     if role not in (USER, MODEL, SYSTEM):
         raise ValueError(
             f"Message {place} has role {role!r}; known are 'user', 'model' (or "
@@ -123,24 +123,24 @@ def parse(parts: Iterable[str | Control]) -> list[dict[str, str]]:
     Raises:
         ValueError: the parts are no rendered conversation.
     """
-    messages, role, text = [], None, ""
+    messages, text, in_turn, place = [], "", False, 0
     for place, part in enumerate(parts):
         if not isinstance(part, Control):
             text += part
         elif part in (START, END, PAD):
             continue
-        elif part == START_OF_TURN and role is None:
+        elif part == START_OF_TURN and not in_turn:
             _check_between(text, bool(messages), place)
-            role, text = True, ""
-        elif part == END_OF_TURN and role is not None:
+            text, in_turn = "", True
+        elif part == END_OF_TURN and in_turn:
             messages.append(_message(text, place))
-            role, text = None, ""
+            text, in_turn = "", False
         else:
             raise ValueError(f"Part {place}, {part!r}, is out of place in a chat.")
-    if role is not None:
-        messages.append(_message(text, len(messages)))
+    if in_turn:
+        messages.append(_message(text, place))
     else:
-        _check_between(text, bool(messages), "at the end")
+        _check_between(text, bool(messages), place)
     return messages
 
 

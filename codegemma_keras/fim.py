@@ -229,14 +229,14 @@ def _parse_body(cursor, bavarian):
         cursor.take(PREFIX)
         suffix = cursor.after(SUFFIX)
         cursor.take(MIDDLE)
-        strings = cursor.strings()
-        middle = "".join(strings[1:]) if len(strings) > 1 or cursor.end() else None
+        strings, ended = cursor.strings(), cursor.end()
+        middle = "".join(strings[1:]) if len(strings) > 1 or ended else None
         return "".join(strings[:1]), middle, suffix, "spm"
     else:
         prefix, suffix = cursor.after(PREFIX), cursor.after(SUFFIX)
     cursor.take(MIDDLE)
-    strings = cursor.strings()
-    middle = "".join(strings) if strings or cursor.end() else None
+    strings, ended = cursor.strings(), cursor.end()
+    middle = "".join(strings) if strings or ended else None
     return prefix, middle, suffix, mode
 
 
@@ -390,9 +390,8 @@ def shrink(
         )
     room = limit - len(encode(render("", "", path=path)))
     for_suffix = _tokens(_head(suffix, room // 4, encode), encode)
-    prefix_kept = _tail(prefix, room - for_suffix, encode)
-    suffix = _head(suffix, room - _tokens(prefix_kept, encode), encode)
-    prefix = _tail(prefix, room - _tokens(suffix, encode), encode)
+    prefix = _tail(prefix, room - for_suffix, encode)
+    suffix = _head(suffix, room - _tokens(prefix, encode), encode)
     if not fits(prefix, suffix):
         # An encoder that joins parts; ours does not, so the sums above are exact.
         raise ValueError("encode() must encode each part by itself.")

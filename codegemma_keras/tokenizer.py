@@ -17,6 +17,7 @@ Left out: sampling of segmentations and the unigram model, which Gemma does not 
 """
 
 import codecs
+import contextlib
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -281,10 +282,12 @@ class CodeGemmaTokenizer(keras_hub.tokenizers.SentencePieceTokenizer):
     # KerasHub's `set_proto` calls these three in turn, with the bytes of the model.
 
     def _set_proto_tf(self, proto):
-        super()._set_proto_tf(with_sentinel_names(proto))
+        with _loading(proto):
+            super()._set_proto_tf(with_sentinel_names(proto))
 
     def _set_proto_spm(self, proto):
-        super()._set_proto_spm(with_sentinel_names(proto))
+        with _loading(proto):
+            super()._set_proto_spm(with_sentinel_names(proto))
 
     def _update_special_token_ids(self):
         self.proto = with_sentinel_names(self.proto)
@@ -373,6 +376,19 @@ class CodeGemmaTokenizer(keras_hub.tokenizers.SentencePieceTokenizer):
     def save_to_preset(self, preset_dir):
         """Save configuration and vocabulary into a preset folder."""
         presets.save_tokenizer(self, preset_dir)
+
+
+@contextlib.contextmanager
+def _loading(proto):
+    try:
+        yield
+    except (ImportError, ValueError):
+        raise  # No TensorFlow, which KerasHub catches; or said clearly already.
+    except Exception as error:  # TensorFlow's classes cannot be named without it.
+        raise ValueError(
+            f"These {len(proto)} bytes are no SentencePiece model, or a truncated one. "
+            "Fetch the file again."
+        ) from error
 
 
 def with_sentinel_names(proto: bytes) -> bytes:
