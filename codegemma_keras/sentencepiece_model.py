@@ -76,8 +76,8 @@ def _spans(proto):
                 yield start, end, (piece[1].decode(), score, piece.get(3, NORMAL))
     except (AttributeError, IndexError, KeyError, TypeError, struct.error) as error:
         raise ValueError(
-            f"These {len(proto)} bytes are no SentencePiece model, or a truncated one. "
-            "Fetch the file again."
+            f"These {len(proto)} bytes are no valid SentencePiece model; they may be "
+            "truncated. Fetch the file again."
         ) from error
 
 

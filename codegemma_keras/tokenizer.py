@@ -26,6 +26,7 @@ import keras
 import keras_hub
 import numpy as np
 import sentencepiece
+from keras.src.saving import serialization_lib
 
 from codegemma_keras import chat, fim, presets, sentencepiece_model
 from codegemma_keras.fim import Control
@@ -178,7 +179,7 @@ class PlainCodec:
         if not isinstance(ids, (list, tuple, np.ndarray)) and hasattr(ids, "__array__"):
             ids = np.asarray(ids)
         ids = ids.tolist() if isinstance(ids, np.ndarray) else ids
-        if isinstance(ids, (str, bytes, int, float)):
+        if isinstance(ids, (str, bytes)) or not isinstance(ids, Iterable):
             raise TypeError(
                 f"Token ids must be a list of integers, but are {ids!r:.60}. "
                 "For one id write [id]."
@@ -275,8 +276,15 @@ class CodeGemmaTokenizer(keras_hub.tokenizers.SentencePieceTokenizer):
     def set_proto(self, proto):
         """Set the vocabulary: a path, bytes, or None."""
         self._codec = None
-        if isinstance(proto, os.PathLike):
+        # KerasHub would leave the file open. In safe mode it refuses paths: let it.
+        if (
+            isinstance(proto, (str, os.PathLike))
+            and not serialization_lib.in_safe_mode()
+        ):
             proto = os.fspath(proto)
+            if os.path.isfile(proto):
+                with open(proto, "rb") as file:
+                    proto = file.read()
         super().set_proto(proto)
 
     # KerasHub's `set_proto` calls these three in turn, with the bytes of the model.
@@ -386,8 +394,8 @@ def _loading(proto):
         raise  # No TensorFlow, which KerasHub catches; or said clearly already.
     except Exception as error:  # TensorFlow's classes cannot be named without it.
         raise ValueError(
-            f"These {len(proto)} bytes are no SentencePiece model, or a truncated one. "
-            "Fetch the file again."
+            f"These {len(proto)} bytes are no valid SentencePiece model; they may be "
+            "truncated. Fetch the file again."
         ) from error
 
 

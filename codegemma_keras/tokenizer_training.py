@@ -15,10 +15,9 @@ from collections.abc import Iterable, Iterator
 
 import sentencepiece
 
+from codegemma_keras import chat, fim
 from codegemma_keras.sentencepiece_model import SPACE
-from codegemma_keras.tokenizer import SPECIAL_TOKENS
 
-_UNUSED = 99  # <unused0> is id 7, <unused98> id 105, as in the official vocabulary.
 # Runs of one character that are one piece. Code is indented, and an indent of 24 spaces
 # should not take six tokens; longer runs are made of these.
 RUNS = {"\n": range(1, 13), " ": range(2, 32), "\t": range(2, 9)}
@@ -26,18 +25,14 @@ RUNS = {"\n": range(1, 13), " ": range(2, 32), "\t": range(2, 9)}
 
 def symbols() -> list[str]:
     """Pieces of fixed ids, from id 4 on, in order."""
-    names = ["<mask>", "<2mass>", "[@BOS@]"]
-    names += [f"<unused{i}>" for i in range(_UNUSED)]
-    for sentinel, place in zip(
-        ("fim_prefix", "fim_middle", "fim_suffix", "file_separator"),
-        range(60, 64),
-        strict=True,
-    ):
-        names[3 + place] = str(SPECIAL_TOKENS[sentinel])
-    names += [str(SPECIAL_TOKENS["start_of_turn"]), str(SPECIAL_TOKENS["end_of_turn"])]
+    names = ["<mask>", "<2mass>", "[@BOS@]"]  # as the official vocabulary begins
+    names += [f"<unused{i}>" for i in range(60)]
+    names += [fim.PREFIX, fim.MIDDLE, fim.SUFFIX, fim.FILE_SEPARATOR]
+    names += [f"<unused{i}>" for i in range(64, 99)]
+    names += [chat.START_OF_TURN, chat.END_OF_TURN]
     for character, lengths in RUNS.items():
         names += [character.replace(" ", SPACE) * length for length in lengths]
-    return names
+    return [str(name) for name in names]
 
 
 def train_tokenizer(
