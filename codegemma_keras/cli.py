@@ -6,6 +6,9 @@ one line on stderr and exit code 2.
 """
 
 import argparse
+import contextlib
+import faulthandler
+import functools
 import importlib.util
 import json
 import logging
@@ -13,11 +16,14 @@ import os
 import pathlib
 import re
 import sys
+import tempfile
 import time
 
 from codegemma_keras import __version__
 
 DEFAULT_PRESET = "code_gemma_tiny_py"
+# What the library raises about a request says what to do; no traceback is needed.
+REQUEST_ERRORS = (ValueError, OSError, ImportError)
 # Lines shown on each side of a completion.
 SURROUNDINGS = 8
 
@@ -39,8 +45,7 @@ def main(argv=None) -> int:
     args = _parser().parse_args(argv)
     try:
         return args.run(args) or 0
-    # What the library raises about a request says what to do; no traceback is needed.
-    except (ValueError, OSError, ImportError) as error:
+    except REQUEST_ERRORS as error:
         if isinstance(error, BrokenPipeError):  # `codegemma ... | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
@@ -119,10 +124,11 @@ def complete(args):
 
     start = time.perf_counter()
     choose_backend()
-    from codegemma_keras import CodeGemmaCausalLM, Sampling
+    with quiet_libraries():
+        from codegemma_keras import CodeGemmaCausalLM, Sampling
 
-    sampling = Sampling(temperature=args.temperature)
-    lm = CodeGemmaCausalLM.from_preset(args.preset)
+        sampling = Sampling(temperature=args.temperature)
+        lm = CodeGemmaCausalLM.from_preset(args.preset)
     loaded = time.perf_counter()
     completion = lm.complete(
         prefix,
@@ -244,13 +250,10 @@ def _repository_path(path: str) -> str:
 
 
 def choose_backend():
-    """Prefer JAX where nobody chose, and keep the backends' start-up chatter down.
+    """Prefer JAX where nobody chose; `BACKEND_HELP` states the rule.
 
-    Must run before Keras is imported. See `BACKEND_HELP` for the rule.
+    Must run before Keras is imported.
     """
-    # TensorFlow's and XLA's C++ logs: errors only. A user's own setting wins.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    logging.getLogger("absl").setLevel(logging.ERROR)
     if os.environ.get("KERAS_BACKEND") or _configured_backend() != "tensorflow":
         return
     if importlib.util.find_spec("jax") is not None:
@@ -265,6 +268,55 @@ def _configured_backend() -> str:
         return json.loads(path.read_text(encoding="utf-8")).get("backend", "tensorflow")
     except (OSError, ValueError, AttributeError):
         return "tensorflow"
+
+
+@contextlib.contextmanager
+def quiet_libraries():
+    """Hide what C++ libraries print on stderr while they start up.
+
+    TensorFlow writes a dozen lines before it reads any setting of what to log. Python's
+    own stderr (warnings, the progress of a download) stays as it is, and what was
+    hidden is printed after an error that is not the user's.
+    """
+    # Once they have started: errors only. A user's own setting wins.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    try:
+        before = os.dup(2)
+    except OSError:  # closed: nothing to hide
+        yield
+        return
+    with tempfile.TemporaryFile() as hidden, contextlib.redirect_stderr(_stderr()):
+        if sys.stderr is not None:
+            sys.stderr.flush()
+        os.dup2(hidden.fileno(), 2)
+        try:
+            yield
+        except REQUEST_ERRORS:
+            raise
+        except Exception:
+            hidden.seek(0)
+            os.write(before, hidden.read())
+            raise
+        finally:
+            os.dup2(before, 2)
+            os.close(before)
+
+
+def _stderr():
+    """Python's stderr, on a descriptor of its own if it was on 2."""
+    try:
+        return _second_stderr() if sys.stderr.fileno() == 2 else sys.stderr
+    except (AttributeError, OSError):  # none at all, or not a file
+        return sys.stderr
+
+
+@functools.cache
+def _second_stderr():
+    # Kept open: a logger that is made meanwhile keeps writing to it.
+    stderr = open(os.dup(2), "w", buffering=1, errors="backslashreplace")  # noqa: SIM115
+    faulthandler.enable(stderr)  # so that a crash of a library is seen
+    return stderr
 
 
 def _positive(text):
