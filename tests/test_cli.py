@@ -2,13 +2,13 @@
 
 import json
 import os
-import pathlib
 import subprocess
 import sys
 
 import pytest
 
 from codegemma_keras import cli
+from tests.small_vocabulary import small_vocabulary
 
 FILE = "def mean(values):\n    total = \n    return total / len(values)\n"
 
@@ -30,12 +30,9 @@ def preset(tmp_path_factory):
         CodeGemmaCausalLMPreprocessor,
         CodeGemmaTokenizer,
     )
-    from codegemma_keras.tokenizer_training import train_tokenizer
 
     folder = tmp_path_factory.mktemp("preset")
-    source = pathlib.Path(cli.__file__).read_text()
-    proto = train_tokenizer([FILE, source], vocabulary_size=512)
-    tokenizer = CodeGemmaTokenizer(proto=proto)
+    tokenizer = CodeGemmaTokenizer(proto=small_vocabulary())
     backbone = CodeGemmaBackbone(
         vocabulary_size=tokenizer.vocabulary_size(),
         num_layers=1,
@@ -269,6 +266,7 @@ def test_help_imports_nothing_heavy():
     program = """
 import sys
 from codegemma_keras import cli
+from tests.small_vocabulary import small_vocabulary
 try:
     cli.main(["--help"])
 except SystemExit:
@@ -313,6 +311,7 @@ def test_backend_without_jax_is_left_to_keras(tmp_path):
 NOISY = """
 import logging, os, sys
 from codegemma_keras import cli
+from tests.small_vocabulary import small_vocabulary
 os.environ.pop("TF_CPP_MIN_LOG_LEVEL", None)
 with cli.quiet_libraries():
     logging.getLogger("lib").addHandler(logging.StreamHandler())
