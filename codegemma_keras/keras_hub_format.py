@@ -38,10 +38,12 @@ def our_name(saved: dict) -> str:
 
 
 def plain(config: dict) -> dict:
-    """A saved config with its dtype policy built, the one object it may hold."""
+    """A saved config whose dtype is a name, or a policy where a name cannot say it."""
     config = dict(config)
     if isinstance(config.get("dtype"), dict):
-        config["dtype"] = keras.dtype_policies.get(config["dtype"])
+        policy = keras.dtype_policies.get(config["dtype"])
+        # Tokenizers take names only; quantized policies are more than theirs.
+        config["dtype"] = policy.name if type(policy) is keras.DTypePolicy else policy
     return config
 
 

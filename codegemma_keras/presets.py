@@ -162,7 +162,7 @@ def load_tokenizer(cls, preset, **kwargs):
             "It is the SentencePiece vocabulary, which this package reads instead of "
             "tokenizer.json: copy it from the original model.",
         )
-        return cls(**{"proto": proto, **kwargs})
+        return _make_tokenizer(cls, {"proto": proto, **kwargs}, files.name)
     mend = (
         "The preset holds no tokenizer: save one there with "
         "`tokenizer.save_to_preset(...)`, or pass `preprocessor=None` to load the "
@@ -170,7 +170,17 @@ def load_tokenizer(cls, preset, **kwargs):
     )
     config = _keras_config(files, TOKENIZER, "CodeGemmaTokenizer", mend)
     config["proto"] = files.get(VOCABULARY, mend)
-    return cls(**{**config, **kwargs})
+    return _make_tokenizer(cls, {**config, **kwargs}, files.name)
+
+
+def _make_tokenizer(cls, config, name):
+    if isinstance(config["proto"], str):  # KerasHub would leave the file open.
+        with open(config["proto"], "rb") as file:
+            config["proto"] = file.read()
+    try:
+        return cls(**config)
+    except ValueError as error:  # A damaged vocabulary, or not CodeGemma's: say whose.
+        raise ValueError(f"Vocabulary of {name}: {error}") from None
 
 
 def load_preprocessor(cls, preset, **kwargs):
