@@ -1,12 +1,13 @@
 """Every Python example in the documentation runs.
 
-Examples are the fenced `python` blocks of the Markdown files and of docstrings, and the
-`>>>` prompts of docstrings. Each runs by itself, in an empty folder, as a reader would
-paste it.
+Fenced `python` blocks of the Markdown files and of docstrings run each by itself, in an
+empty folder, as a reader would paste them; `>>>` prompts in docstrings run as `doctest`
+runs them, with the names of their module.
 """
 
 import ast
 import doctest
+import importlib
 import pathlib
 import re
 import textwrap
@@ -27,12 +28,12 @@ def fenced(text):
 
 
 def docstrings(source):
-    """`(line, name, text)` of each docstring of a module."""
+    """`(line, text)` of each docstring of a module."""
     tree = ast.parse(source)
     kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     for node in ast.walk(tree):
         if isinstance(node, kinds) and ast.get_docstring(node, clean=False):
-            yield node.body[0].lineno, getattr(node, "name", ""), node.body[0].value
+            yield node.body[0].lineno, node.body[0].value.value
 
 
 def markdown_examples():
@@ -43,8 +44,8 @@ def markdown_examples():
 
 def docstring_examples():
     for path in SOURCES:
-        for start, _, node in docstrings(path.read_text(encoding="utf-8")):
-            for line, code in fenced(node.value):
+        for start, text in docstrings(path.read_text(encoding="utf-8")):
+            for line, code in fenced(text):
                 line += start - 1
                 name = path.relative_to(ROOT).as_posix()
                 yield pytest.param(path, line, code, id=f"{name}:{line}")
@@ -53,9 +54,9 @@ def docstring_examples():
 def prompt_examples():
     parser = doctest.DocTestParser()
     for path in SOURCES:
-        for start, _, node in docstrings(path.read_text(encoding="utf-8")):
+        for start, text in docstrings(path.read_text(encoding="utf-8")):
             name = path.relative_to(ROOT).as_posix()
-            test = parser.get_doctest(node.value, {}, name, str(path), start - 1)
+            test = parser.get_doctest(text, {}, name, str(path), start - 1)
             if test.examples:
                 yield pytest.param(test, id=f"{name}:{start}")
 
@@ -70,9 +71,12 @@ def test_fenced_example_runs(path, line, code, tmp_path, monkeypatch):
     exec(program, {"__name__": "__main__"})
 
 
-@pytest.mark.parametrize("test", prompt_examples())
+@pytest.mark.parametrize("test", [*prompt_examples()])
 def test_prompt_example_prints_what_it_says(test, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    # As `doctest` does: the names of the module are there.
+    module = test.name.removesuffix(".py").replace("/", ".")
+    test.globs.update(vars(importlib.import_module(module)))
     report = []
     runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
     runner.run(test, out=report.append)

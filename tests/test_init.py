@@ -1,7 +1,5 @@
 """The public names."""
 
-import importlib.metadata
-
 import pytest
 
 import codegemma_keras
@@ -16,8 +14,3 @@ def test_public_name(name):
 def test_unknown_name():
     with pytest.raises(AttributeError, match="no attribute 'CodeGemma'"):
         codegemma_keras.CodeGemma  # noqa: B018
-
-
-def test_version_is_the_distribution_s():
-    installed = importlib.metadata.version("codegemma-keras")
-    assert installed == codegemma_keras.__version__

@@ -41,7 +41,7 @@ def main():
         python = install(wheel)
         workplace = folder / "empty"
         workplace.mkdir()
-        check_import(python, workplace)
+        check_import(python, workplace, wheel)
         for backend in ("jax", "tensorflow"):
             check_completion(python, workplace, backend)
         run(python, "-m", "pip", "uninstall", "-qy", "tensorflow", "tensorflow-text")
@@ -104,7 +104,7 @@ def dependencies(wheel):
     return hashlib.sha256(required.encode()).hexdigest()
 
 
-def check_import(python, workplace):
+def check_import(python, workplace, wheel):
     """It is the installed package, every public name is there, the command answers."""
     program = (
         f"import {PACKAGE} as p; print(p.__file__);"
@@ -113,8 +113,8 @@ def check_import(python, workplace):
     printed = run(python, "-c", program, cwd=workplace, capture=True, env=quiet())
     require(str(ENVIRONMENT) in printed, f"imported {printed}, not the wheel")
     codegemma = python.with_name("codegemma")
-    printed = run(codegemma, "--help", cwd=workplace, capture=True)
-    require("complete" in printed, f"codegemma --help printed {printed!r}")
+    version = run(codegemma, "--version", cwd=workplace, capture=True).strip()
+    require(f"-{version}-" in wheel.name, f"{wheel.name} says it is {version}")
 
 
 def check_completion(python, workplace, backend, without=None):
