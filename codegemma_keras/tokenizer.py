@@ -119,7 +119,7 @@ class PlainCodec:
 
     def encode(self, parts: str | Iterable[str | Control]) -> list[int]:
         """See `CodeGemmaTokenizer.encode`."""
-        if isinstance(parts, str):
+        if isinstance(parts, (str, bytes)) or not isinstance(parts, Iterable):
             parts = [parts]
         ids = []
         for part in parts:

@@ -41,7 +41,6 @@ def train_tokenizer(
     *,
     max_lines: int = 1_000_000,
     seed: int = 0,
-    num_threads: int = 2,
 ) -> bytes:
     """Train a vocabulary and return it as a SentencePiece model.
 
@@ -51,7 +50,6 @@ def train_tokenizer(
         max_lines: a uniform sample of so many lines is learnt from; memory grows with
             it, about 100 bytes a line.
         seed: of the sample.
-        num_threads: of SentencePiece.
 
     Returns:
         Bytes for `CodeGemmaTokenizer(proto=...)`.
@@ -91,7 +89,7 @@ def train_tokenizer(
             remove_extra_whitespaces=False,
             character_coverage=0.9995,  # rarer characters: byte tokens
             max_sentence_length=1 << 16,
-            num_threads=num_threads,
+            num_threads=2,  # written into the file, so no argument
             minloglevel=2,
         )
     except RuntimeError as error:

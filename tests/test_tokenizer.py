@@ -182,8 +182,11 @@ def test_parts(tokenizer):
         tokenizer.encode([fim.Control("<|fim|>")])
     with pytest.raises(TypeError, match="must be text or a Control, not int"):
         tokenizer.encode([5])
-    with pytest.raises(TypeError, match="must be text or a Control, not bytes"):
-        tokenizer.encode([b"a"])
+    for wrong in (b"a", [b"a"]):
+        with pytest.raises(TypeError, match="must be text or a Control, not bytes"):
+            tokenizer.encode(wrong)
+    with pytest.raises(TypeError, match="must be text or a Control, not NoneType"):
+        tokenizer.encode(None)
 
 
 def test_batches(tokenizer):

