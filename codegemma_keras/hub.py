@@ -133,7 +133,7 @@ class Files:
         raise FileNotFoundError(
             f"There is no model {self.location} on {hub}, or it has no config.json. "
             "Check the spelling, the variant and the version."
-        )
+        ) from None
 
     def _gated_on_kaggle(self, handle):
         page = "/".join(handle.split("/")[:2])
@@ -161,5 +161,8 @@ class Files:
         )
 
     def _failed(self, path, error):
-        reason = " ".join(str(error).split()) or type(error).__name__
-        return OSError(f"{self.name}: {path} could not be downloaded: {reason}")
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        return OSError(
+            f"{self.name}: {path} could not be downloaded: {reason}. Try again later, or "
+            "download the model by other means and pass the path of its folder."
+        )
