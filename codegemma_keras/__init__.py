@@ -20,10 +20,10 @@ _CLASSES = {
     "CodeGemmaTokenizer": "tokenizer",
     "Sampling": "decoding",
 }
-_MODULES = ("chat", "decoding", "fim", "presets")
+_MODULES = ("chat", "data", "decoding", "fim", "presets")
 
 if TYPE_CHECKING:  # What editors and type checkers see.
-    from codegemma_keras import chat, decoding, fim, presets
+    from codegemma_keras import chat, data, decoding, fim, presets
     from codegemma_keras.backbone import CodeGemmaBackbone
     from codegemma_keras.causal_lm import CodeGemmaCausalLM
     from codegemma_keras.decoding import Sampling
@@ -44,6 +44,7 @@ __all__ = [
     "Sampling",
     "__version__",
     "chat",
+    "data",
     "decoding",
     "fim",
     "presets",

@@ -75,7 +75,7 @@ def test_fenced_example_runs(path, line, code, tmp_path, monkeypatch):
 def test_prompt_example_prints_what_it_says(test, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     # As `doctest` does: the names of the module are there.
-    module = test.name.removesuffix(".py").replace("/", ".")
+    module = test.name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
     test.globs.update(vars(importlib.import_module(module)))
     report = []
     runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
