@@ -70,12 +70,11 @@ _PRIVATE_KEY = re.compile(
     re.S,
 )
 _ASSIGNED = re.compile(
-    r"""[\w.\[\]'"-]*(?:api_?key|apikey|secret|token|passw(?:or)?d|pwd|auth_?key"""
-    r"""|access_?key|private_?key|client_?key|credential)[\w.\[\]-]*['"]?\s*"""
-    r"""(?::\s*\w+\s*)?(?:=|:|=>|,)\s*(?:[rbuf]{0,2})(["'])([^"'\s]{8,200})\1""",
+    r"""(?:api_?key|secret|token|passw(?:or)?d|pwd|auth_?key|access_?key|private_?key"""
+    r"""|client_?key|credential)[\w.\[\]-]{0,40}['"]?\]?\s{0,4}(?::\s{0,4}\w+\s{0,4})?"""
+    r"""(?:=>?|:|,)\s{0,4}[rbuf]{0,2}(["'])([^"'\s]{8,200})\1""",
     re.I,
 )
-_ASSIGNED_HINT = re.compile(r"secret|token|key|passw|pwd|credential", re.I)
 _URL_PASSWORD = re.compile(r"\b[a-z][a-z0-9+.-]{2,20}://[^\s:/@'\"<>]{1,64}:([^\s:/@'\"<>{}$%*]{3,128})@")
 _EMAIL = re.compile(
     r"(?<![\w.+/=-])([A-Za-z0-9][A-Za-z0-9._%+-]{0,63})@"
@@ -168,7 +167,7 @@ def find(text: str) -> list[Finding]:
 
 
 def _assigned(text):
-    for match in _ASSIGNED.finditer(text) if _ASSIGNED_HINT.search(text) else ():
+    for match in _ASSIGNED.finditer(text):
         value = match[2]
         if len(value) < MIN_SECRET_LENGTH or _PLACEHOLDER.search(value):
             continue
