@@ -16,6 +16,7 @@ import argparse
 import dataclasses
 import json
 import pathlib
+import time
 
 import keras
 import numpy as np
@@ -27,6 +28,10 @@ from codegemma_keras.preprocessor import (
 )
 from codegemma_keras.recipes import corpus
 from codegemma_keras.tokenizer_training import train_tokenizer
+
+SAVE_EVERY = 100  # steps
+LOG_EVERY = 20  # steps; divides SAVE_EVERY
+HEADER = "step,tokens,loss,tokens_per_second"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,10 +65,10 @@ class PretrainConfig:
     head_dim: int = 64
     # Training
     sequence_length: int = 512  # tokens a row; attention is a fifth of the work here
-    batch_size: int = 8  # rows
-    train_tokens: int = 6_000_000  # about 45 minutes on two cores
-    learning_rate: float = 3e-3  # peak
-    warmup: float = 0.02  # share of the steps
+    batch_size: int = 4  # rows; small, as the run is short of steps
+    steps: int = 1600  # of batch_size rows; about 25 minutes on two cores
+    learning_rate: float = 2e-3  # peak
+    warmup_steps: int = 48
     decay: float = 0.3  # share of the steps, at the end, linear to 0
     weight_decay: float = 0.1
     clip_norm: float = 1.0
@@ -76,12 +81,13 @@ class PretrainConfig:
 class WarmupStableDecay(keras.optimizers.schedules.LearningRateSchedule):
     """Linear warm-up, constant, linear decay to zero, by step."""
 
-    def __init__(self, peak, steps, warmup, decay):
-        self.peak, self.steps, self.warmup, self.decay = peak, steps, warmup, decay
+    def __init__(self, peak, steps, warmup_steps, decay):
+        self.peak, self.steps = peak, steps
+        self.warmup_steps, self.decay = warmup_steps, decay
 
     def __call__(self, step):
         step = keras.ops.cast(step, "float32")
-        rise = (step + 1.0) / max(1.0, self.warmup * self.steps)
+        rise = (step + 1.0) / max(1.0, self.warmup_steps)
         fall = (self.steps - step) / max(1.0, self.decay * self.steps)
         share = keras.ops.minimum(1.0, keras.ops.minimum(rise, fall))
         return self.peak * keras.ops.maximum(share, 0.0)
@@ -90,7 +96,7 @@ class WarmupStableDecay(keras.optimizers.schedules.LearningRateSchedule):
         return {
             "peak": self.peak,
             "steps": self.steps,
-            "warmup": self.warmup,
+            "warmup_steps": self.warmup_steps,
             "decay": self.decay,
         }
 
@@ -169,13 +175,15 @@ def prepare(config: PretrainConfig):
     stored = out / "rows.npz"
     if not stored.exists():
         rows, total = [], 0
+        # A tenth more than the steps need: rows are not full to the last token.
+        wanted = 1.1 * config.steps * config.batch_size * config.sequence_length
         for path, text in files:
             # 24 tokens: the path line, the sentinels, bos and eos.
             for piece in pieces(text, tokenizer, config.sequence_length - 24):
                 ids, _ = fim.row(piece, path)
                 rows.append(ids)
                 total += len(ids)
-            if total >= config.train_tokens:
+            if total >= wanted:
                 break
         order = np.random.default_rng(config.seed + 1).permutation(len(rows))
         x, y, weight = pack((rows[i] for i in order), config.sequence_length)
@@ -210,11 +218,11 @@ def train(config: PretrainConfig) -> CodeGemmaCausalLM:
     tokenizer, (x, y, weight) = prepare(config)
     (out / "config.json").write_text(json.dumps(dataclasses.asdict(config), indent=2))
     lm = build(config, tokenizer)
-    steps = len(y) // config.batch_size
+    steps = min(config.steps, len(y) // config.batch_size)
     lm.compile(
         optimizer=keras.optimizers.AdamW(
             WarmupStableDecay(
-                config.learning_rate, steps, config.warmup, config.decay
+                config.learning_rate, steps, config.warmup_steps, config.decay
             ),
             beta_2=0.95,
             weight_decay=config.weight_decay,
@@ -226,64 +234,66 @@ def train(config: PretrainConfig) -> CodeGemmaCausalLM:
         weighted_metrics=[],
         jit_compile=True,
     )
+    lm.optimizer.build(lm.trainable_variables)
+    state = out / "state.weights.h5"  # weights, optimizer, and with it the step
+    if state.exists():
+        lm.load_weights(state)
+    done = int(lm.optimizer.iterations)
     lm.preprocessor, preprocessor = None, lm.preprocessor  # rows are tokens already
-    rows = steps * config.batch_size
-    lm.fit(
-        {name: values[:rows] for name, values in x.items()},
-        y[:rows],
-        sample_weight=weight[:rows],
-        batch_size=config.batch_size,
-        shuffle=False,  # shuffled once above; so a resumed run sees the same order
-        callbacks=[
-            keras.callbacks.BackupAndRestore(str(out / "backup"), save_freq=100),
-            StepLog(out / "curve.csv", config.batch_size * config.sequence_length),
-        ],
-        verbose=0,
-    )
+    log = StepLog(out / "curve.csv", done, steps, config)
+    while done < steps:
+        chunk = min(SAVE_EVERY - done % SAVE_EVERY, steps - done)
+        rows = slice(done * config.batch_size, (done + chunk) * config.batch_size)
+        lm.fit(
+            {name: values[rows] for name, values in x.items()},
+            y[rows],
+            sample_weight=weight[rows],
+            batch_size=config.batch_size,
+            shuffle=False,  # shuffled once, so a resumed run sees the same order
+            callbacks=[log],
+            verbose=0,
+        )
+        done += chunk
+        lm.save_weights(out / "new.weights.h5")
+        (out / "new.weights.h5").replace(state)  # at no moment half a file
     lm.preprocessor = preprocessor
     lm.save_to_preset(str(out / "preset"))
     return lm
 
 
 class StepLog(keras.callbacks.Callback):
-    """Mean loss of every 20 steps into a CSV file and on the terminal."""
+    """Mean loss of every `LOG_EVERY` steps into a CSV file and on the terminal."""
 
-    def __init__(self, file, tokens_per_step, every=20):
+    def __init__(self, file, done, steps, config):
         super().__init__()
-        self._file, self._every = file, every
-        self._tokens_per_step = tokens_per_step
+        self._file, self._step, self._steps = file, done, steps
+        self._tokens = config.batch_size * config.sequence_length
+        self._last = time.monotonic()
+        lines = file.read_text().splitlines() if file.exists() else [HEADER]
+        # What was logged after the state that we go on from will be logged again.
+        kept = [line for line in lines[1:] if int(line.split(",")[0]) <= done]
+        file.write_text("\n".join([HEADER, *kept]) + "\n")
 
-    def on_train_begin(self, logs=None):
-        import time
-
-        self._clock = time.monotonic
-        self._start = self._last = self._clock()
-        self._first = None
-        if not self._file.exists():
-            self._file.write_text("step,tokens,loss,tokens_per_second\n")
+    def on_epoch_begin(self, epoch, logs=None):
+        self._sum = self._count = 0
 
     def on_train_batch_end(self, batch, logs=None):
-        # Keras reports the running mean over the epoch; undo it between log lines.
-        if self._first is None:
-            self._first = self._previous = batch
-            self._total = logs["loss"]
+        self._step += 1
+        if self._step % LOG_EVERY and self._step != self._steps:
             return
-        if (batch + 1) % self._every:
-            return
-        seen = batch - self._first + 1
-        mean = logs["loss"]
-        before = self._previous - self._first + 1
-        loss = (mean * seen - self._total * before) / (seen - before)
-        now = self._clock()
-        rate = (batch - self._previous) * self._tokens_per_step / (now - self._last)
-        self._total, self._previous, self._last = mean, batch, now
-        tokens = (batch + 1) * self._tokens_per_step
+        # Keras reports the mean since the start of this call of fit.
+        total, count = logs["loss"] * (batch + 1), batch + 1
+        loss = (total - self._sum) / (count - self._count)
+        now = time.monotonic()
+        rate = (count - self._count) * self._tokens / (now - self._last)
+        self._sum, self._count, self._last = total, count, now
+        tokens = self._step * self._tokens
         with self._file.open("a") as file:
-            file.write(f"{batch + 1},{tokens},{loss:.4f},{rate:.0f}\n")
-        left = (self.params["steps"] - batch - 1) * self._tokens_per_step / rate / 60
+            file.write(f"{self._step},{tokens},{loss:.4f},{rate:.0f}\n")
+        minutes = (self._steps - self._step) * self._tokens / rate / 60
         print(
-            f"step {batch + 1}/{self.params['steps']} loss {loss:.3f} "
-            f"{rate:.0f} tokens/s, {left:.0f} min left",
+            f"step {self._step}/{self._steps}, loss {loss:.3f}, {rate:.0f} tokens/s, "
+            f"{minutes:.0f} min left",
             flush=True,
         )
 
