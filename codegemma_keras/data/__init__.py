@@ -1,0 +1,74 @@
+"""From repositories to training tokens: CodeGemma's data pipeline as a library.
+
+    sources -> filters -> decontaminate -> secrets -> dedup -> repository order
+            -> FIM in context -> packed rows -> ArrayRecord shards -> `load`
+
+Each step is a generator or a pure function that is useful alone, and counts in a
+`Report` what it drops and why. `build` runs them all, resumably; `codegemma data build` is
+its command line, `beam` the same on Apache Beam. See docs/data.md.
+
+    from codegemma_keras import data
+
+    data.build(["path/to/repo", "lib-1.0.tar.gz"], "out", "code_gemma_tiny_py")
+    model.fit(data.load("out", batch_size=8), steps_per_epoch=100)
+
+Needs the extra: pip install "codegemma-keras[data]". Nothing here imports the model.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+# Public name -> the module that holds it.
+_NAMES = {
+    "Document": "document",
+    "FimSettings": "examples",
+    "Report": "document",
+    "SavePosition": "position",
+    "Settings": "stages",
+    "build": "pipeline",
+    "deduplicate": "dedup",
+    "filter_documents": "filters",
+    "load": "storage",
+    "load_tf": "storage",
+    "order_files": "order",
+    "read_source": "sources",
+}
+
+if TYPE_CHECKING:  # What editors and type checkers see.
+    from codegemma_keras.data.pipeline import build
+    from codegemma_keras.data.dedup import deduplicate
+    from codegemma_keras.data.document import Document, Report
+    from codegemma_keras.data.examples import FimSettings
+    from codegemma_keras.data.filters import filter_documents
+    from codegemma_keras.data.order import order_files
+    from codegemma_keras.data.position import SavePosition
+    from codegemma_keras.data.sources import read_source
+    from codegemma_keras.data.stages import Settings
+    from codegemma_keras.data.storage import load, load_tf
+
+__all__ = [
+    "Document",
+    "FimSettings",
+    "Report",
+    "SavePosition",
+    "Settings",
+    "build",
+    "deduplicate",
+    "filter_documents",
+    "load",
+    "load_tf",
+    "order_files",
+    "read_source",
+]
+
+
+def __getattr__(name):
+    if name in _NAMES:
+        module = importlib.import_module(f"{__name__}.{_NAMES[name]}")
+        value = globals()[name] = getattr(module, name)
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})

@@ -131,17 +131,21 @@ def group_pairs(members: Sequence[int]) -> Iterator[tuple[int, int]]:
             yield i, j
 
 
-def similar_pairs(sketches: np.ndarray, threshold: float = THRESHOLD) -> set:
+def similar_pairs(
+    sketches: np.ndarray, threshold: float = THRESHOLD, members: np.ndarray | None = None
+) -> set:
     """Pairs `(i, j)`, i < j, of documents at least `threshold` similar.
 
     Args:
-        sketches: `[n, P]` uint32; may be a memory map.
+        sketches: `[n, P]` uint32; may be a memory map, read one band at a time.
         threshold: of the estimated similarity.
+        members: rows to compare, in order of rank; the pairs index this. Default: all.
     """
+    members = np.arange(len(sketches)) if members is None else np.asarray(members)
     number, rows = bands(threshold, sketches.shape[1])
     found, refused = set(), set()
     for band in range(number):
-        keys = band_key(sketches, band, rows)
+        keys = band_key(sketches[members, band * rows : (band + 1) * rows], 0, rows)
         order = np.argsort(keys, kind="stable")
         edges = np.flatnonzero(np.diff(keys[order])) + 1
         starts = np.concatenate(([0], edges))
@@ -153,7 +157,8 @@ def similar_pairs(sketches: np.ndarray, threshold: float = THRESHOLD) -> set:
                 if pair not in found and pair not in refused
             ]
             for pair in fresh:
-                alike = similarity(sketches[pair[0]], sketches[pair[1]]) >= threshold
+                one, other = members[pair[0]], members[pair[1]]
+                alike = similarity(sketches[one], sketches[other]) >= threshold
                 (found if alike else refused).add(pair)
     return found
 
@@ -204,8 +209,7 @@ def decide(
         elif has_sketch[index]:
             unique.append(index)
     if len(unique) > 1:
-        rows = sketches[np.array(unique)]
-        for j, i in keep_one(similar_pairs(rows, threshold)).items():
+        for j, i in keep_one(similar_pairs(sketches, threshold, unique)).items():
             verdicts[unique[j]] = Verdict("near duplicate", unique[i])
     return verdicts
 

@@ -62,15 +62,14 @@ def write_shard(path, rows: Iterable[dict], length: int):
     return count, size
 
 
-def write_metadata(folder, shard_rows: list[int], size: int, length: int, about: dict):
-    """Make a folder of shards a TFDS dataset, and note what it holds in `data.json`."""
+def write_metadata(folder, shard_rows: list[int], size: int, length: int):
+    """Make a folder of shards a TFDS dataset: `dataset_info.json`, `features.json`."""
     tfds = require("tensorflow_datasets")
     info = tfds.core.SplitInfo(
         name=SPLIT, shard_lengths=list(shard_rows), num_bytes=size
     )
-    folder = pathlib.Path(folder)
     tfds.folder_dataset.write_metadata(
-        data_dir=folder,
+        data_dir=os.fspath(folder),
         features=_features(length),
         split_infos=[info],
         filename_template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
@@ -78,7 +77,6 @@ def write_metadata(folder, shard_rows: list[int], size: int, length: int, about:
         check_data=False,  # It would read the rows with TensorFlow.
 
     )
-    (folder / "data.json").write_text(json.dumps(about, indent=1, sort_keys=True) + "\n")
 
 
 class Rows:
