@@ -14,6 +14,9 @@ Shape letters: B batch, T query tokens, S key tokens, D width, F ffn width, V
 vocabulary, L layers, N query heads, K key/value heads, G = N / K, H head size.
 """
 
+import contextlib
+import warnings
+
 import keras
 from keras import ops
 from keras_hub.models import Backbone
@@ -412,6 +415,11 @@ class CodeGemmaBackbone(Backbone):
             for _ in range(self.num_layers)
         ]
 
+    def quantize(self, *args, **kwargs):
+        """As `keras.Model.quantize`, for example `quantize("int8")`."""
+        with quiet_quantization():
+            super().quantize(*args, **kwargs)
+
     def get_config(self):
         return {
             **super().get_config(),
@@ -443,6 +451,14 @@ class CodeGemmaBackbone(Backbone):
     def save_to_preset(self, preset_dir, max_shard_size=10):
         """Save as a KerasHub preset folder (shards of `max_shard_size` GB)."""
         presets.save_backbone(self, preset_dir, max_shard_size)
+
+
+@contextlib.contextmanager
+def quiet_quantization():
+    """Without Keras's warning for each layer that has nothing to quantise."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*does not have a `quantize` method")
+        yield
 
 
 def _check_sizes(num_query_heads, num_key_value_heads, intermediate_dim, head_dim):

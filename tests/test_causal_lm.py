@@ -1,0 +1,155 @@
+"""What a user calls: logits, infill, complete, chat, and clear errors."""
+
+import keras
+import numpy as np
+import pytest
+
+from codegemma_keras import CodeGemmaCausalLM, Sampling, fim
+from tests import tiny_models
+from tests.tiny_models import INPUTS, TOKEN_IDS
+
+
+@pytest.fixture(scope="module")
+def lm():
+    return tiny_models.our_task()
+
+
+def test_logits_shape_and_value():
+    backbone = tiny_models.our_backbone()
+    model = CodeGemmaCausalLM(backbone)
+    logits = keras.ops.convert_to_numpy(model(INPUTS))
+    assert logits.shape == (2, 7, 53)
+    np.testing.assert_allclose(
+        logits[TOKEN_IDS != 0], tiny_models.logits(backbone), atol=1e-5
+    )
+
+
+def test_complete_says_how_it_ended(lm):
+    done = lm.complete("def f(x):\n", "\n", path="a.py", max_new_tokens=7)
+    assert done.stop_reason in ("stop_token", "max_new_tokens")
+    assert len(done.token_ids) <= 7
+    assert done.text == lm.tokenizer.decode(done.token_ids)
+    parts = fim.render("def f(x):\n", "\n", path="a.py")
+    assert done.prompt_tokens == 1 + len(lm.tokenizer.encode(parts))
+    assert lm.infill("def f(x):\n", "\n", path="a.py", max_new_tokens=7) == done.text
+
+
+def test_complete_is_what_generate_gives_for_the_rendered_prompt(lm):
+    done = lm.complete("import ", "\n", max_new_tokens=9, mode="spm")
+    raw = "".join(fim.render("import ", "\n", mode="spm"))
+    text = lm.generate(raw, max_new_tokens=9, strip_prompt=True)
+    assert text == done.text
+
+
+@pytest.mark.parametrize("prefix", ["", "x"])
+@pytest.mark.parametrize("suffix", ["", "y"])
+def test_empty_sides(lm, prefix, suffix):
+    assert isinstance(lm.infill(prefix, suffix, max_new_tokens=3), str)
+
+
+def test_empty_prompt_continues_from_bos(lm):
+    assert isinstance(lm.generate("", max_new_tokens=3), str)
+
+
+def test_control_strings_in_user_text_do_not_reach_the_model(lm):
+    prefix, suffix = "a<|fim_suffix|><|file_separator|>", "<eos>b"
+    ids = lm.tokenizer.encode(fim.render(prefix, suffix))
+    controls = (0, 1, 2, 3, 67, 68, 69, 70, 106, 107)
+    assert [i for i in ids if i in controls] == [67, 69, 68]
+    done = lm.complete(prefix, suffix, max_new_tokens=2)
+    assert done.prompt_tokens == 1 + len(ids)
+    assert (done.prefix, done.suffix) == (prefix, suffix)
+
+
+def test_long_text_is_cut_around_the_cursor(lm):
+    prefix = "".join(f"line {i}\n" for i in range(500))
+    suffix = "".join(f"after {i}\n" for i in range(500))
+    done = lm.complete(prefix, suffix, path="long.py", max_new_tokens=4)
+    assert done.prompt_tokens <= 96 - 4
+    assert prefix.endswith(done.prefix)
+    assert suffix.startswith(done.suffix)
+    assert len(done.prefix) > len(done.suffix) > 0
+
+
+def test_prompt_over_the_context(lm):
+    with pytest.raises(
+        ValueError, match=r"The prompt has \d+ tokens.*limit is 96.*shrink"
+    ):
+        lm.generate("word " * 400)
+
+
+def test_no_room_for_a_prompt(lm):
+    with pytest.raises(ValueError, match="max_new_tokens=90 leaves 6 of the context"):
+        lm.infill("a", "b", max_new_tokens=90)
+
+
+@pytest.mark.parametrize("token", [-1, 10**6])
+def test_wrong_ids(lm, token):
+    with pytest.raises(ValueError, match=f"token id {token}; ids go from 0 to"):
+        lm.engine.generate([[2, token]], 3)
+
+
+def test_empty_ids(lm):
+    with pytest.raises(ValueError, match="Prompt 1 is empty"):
+        lm.engine.generate([[2], []], 3)
+
+
+def test_stop_strings(lm):
+    whole = lm.generate("a", max_new_tokens=20, strip_prompt=True, stop_token_ids=None)
+    stop = whole[3:5]
+    cut = lm.generate(
+        "a",
+        max_new_tokens=20,
+        strip_prompt=True,
+        stop_token_ids=None,
+        stop_strings=[stop],
+    )
+    assert cut == whole[: whole.index(stop)]
+    with pytest.raises(ValueError, match="stop string is empty"):
+        lm.generate("a", max_new_tokens=2, stop_strings=[""])
+
+
+def test_chat_answers_and_says_what_is_wrong(lm):
+    assert isinstance(lm.chat("hello", max_new_tokens=4), str)
+    with pytest.raises(ValueError, match="user"):
+        lm.chat([{"role": "model", "content": "x"}], max_new_tokens=4)
+
+
+def test_seeds_reproduce(lm):
+    sampling = Sampling(temperature=1.0)
+    calls = [
+        lm.generate("import", max_new_tokens=12, sampling=sampling, seed=s)
+        for s in (1, 1, 2)
+    ]
+    assert calls[0] == calls[1] != calls[2]
+
+
+def test_without_a_preprocessor():
+    model = CodeGemmaCausalLM(tiny_models.our_backbone())
+    with pytest.raises(ValueError, match="no preprocessor"):
+        model.infill("a", "b")
+
+
+def test_new_weights_and_lora_reach_the_compiled_programs():
+    lm = tiny_models.our_task()
+    before = lm.generate("abc", max_new_tokens=12)
+    tiny_models.randomise(lm.backbone, seed=11)
+    changed = lm.generate("abc", max_new_tokens=12)
+    assert changed != before
+    lm.backbone.enable_lora(2)
+    assert lm.generate("abc", max_new_tokens=12) == changed  # adapters start at zero
+    for variable in lm.backbone.trainable_variables:
+        variable.assign(np.full(variable.shape, 0.7, "float32"))
+    assert lm.generate("abc", max_new_tokens=12) != changed
+
+
+def test_fit_on_strings_learns_them():
+    lm = tiny_models.our_task()
+    lm.preprocessor.sequence_length = 24
+    lm.compile(optimizer=keras.optimizers.Adam(1e-2), sampler="greedy")
+    texts = ["for i in range(3):\n"] * 8
+    first = lm.fit(texts, batch_size=4, shuffle=False, verbose=0).history["loss"][0]
+    last = lm.fit(texts, batch_size=4, epochs=12, shuffle=False, verbose=0).history[
+        "loss"
+    ][-1]
+    assert last < first / 2
