@@ -292,7 +292,7 @@ def _go(found):
 
 def _rust(found):
     for node in found.get("child", ()):
-        inside = _inline_modules(node)
+        inside = _inline_modules(node.parent)
         yield Import("::".join((*inside, _text(node))), kind="child")
     for node in found.get("import", ()):
         text = re.sub(r"//[^\n]*|/\*.*?\*/", "", _text(node), flags=re.S)

@@ -104,7 +104,11 @@ def _run(units, out, settings, workers, progress):
     timings = {}
     with _pool(workers) as pool:
         with _timed(timings, "read"):
-            jobs = [(_read_task, read, n, units[n], settings) for n in names]
+            jobs = [
+                (_read_task, read, n, units[n], settings)
+                for n in names
+                if not (read / n).exists()
+            ]
             _all(pool, jobs, lambda done, total: progress("read", done, total))
         with _timed(timings, "dedup"):
             _dedup_task(work, names, settings)
@@ -115,6 +119,7 @@ def _run(units, out, settings, workers, progress):
                 (_tokens_task, tokens, n, read / n, verdicts.get(n, {}), settings,
                  str(out / "tokenizer.model"))
                 for n in names
+                if not (tokens / n).exists()
             ]
             _all(pool, jobs, lambda done, total: progress("tokens", done, total))
     with _timed(timings, "shards"):

@@ -385,7 +385,7 @@ def _rust_file(repository, parts, least):
 
 
 def _other_crate(repository, facts, parts, here):
-    """A crate of the same workspace by its folder's name, or a 2015-style sibling."""
+    """A crate of the same workspace by its folder's name, or a sibling module."""
     if found := _rust_file(repository, [*here, *parts], len(here) + 1):
         return found
     for name in (parts[0], parts[0].replace("_", "-")):
@@ -397,6 +397,12 @@ def _other_crate(repository, facts, parts, here):
         if roots:
             base = nearest(roots, facts.path)[0].split("/")
             return _rust_file(repository, [*base, *parts[1:]], len(base))
+    # The package's own library, by the name in its Cargo.toml, from main.rs or tests/:
+    # only if it has that module, for the name may be any other crate's.
+    roots = [posixpath.dirname(p) for p in repository._by_stem["rust", "lib"]]
+    if len(parts) > 1 and len(roots) == 1:
+        base = roots[0].split("/") if roots[0] else []
+        return _rust_file(repository, [*base, *parts[1:]], len(base) + 1)
     return []
 
 

@@ -74,11 +74,24 @@ def source_name(source: str | os.PathLike) -> str:
     return name
 
 
+def _unwanted(path, languages):
+    """Why a file need not be read: its name says that it is of no wanted language."""
+    language = language_of(path)
+    if languages is None or language in languages:
+        return ""
+    return f"language {language or 'unknown'}"
+
+
 # Folders
 
 
 def read_folder(
-    folder, report: Report, *, repo=None, max_file_bytes: int = MAX_FILE_BYTES
+    folder,
+    report: Report,
+    *,
+    repo=None,
+    max_file_bytes: int = MAX_FILE_BYTES,
+    languages=None,
 ) -> Iterator[Document]:
     """Files of a folder or git checkout in the order of their paths.
 
@@ -90,6 +103,7 @@ def read_folder(
         report: counts links, what is ignored, unreadable or too large.
         repo: the repository's name. Default: the folder's.
         max_file_bytes: larger files are counted and not read.
+        languages: files of others are counted and not read; None reads all.
     """
     root = pathlib.Path(folder)
     repo = repo or source_name(root)
@@ -101,6 +115,9 @@ def read_folder(
         name = f"{repo}:{path}"
         try:
             size = os.stat(full).st_size
+            if reason := _unwanted(path, languages):
+                report.drop("filter", reason, name, size)
+                continue
             if size > max_file_bytes:
                 report.drop(STEP, "file too large", name, size)
                 continue
@@ -180,6 +197,7 @@ def read_archive(
     repo=None,
     max_file_bytes: int = MAX_FILE_BYTES,
     max_archive_bytes: int = MAX_ARCHIVE_BYTES,
+    languages=None,
 ) -> Iterator[Document]:
     """Files of a PyPI sdist, a wheel, a zip or a tar, in the order of the archive.
 
@@ -189,7 +207,7 @@ def read_archive(
 
     Args:
         archive: path of the file.
-        report, repo, max_file_bytes: as for `read_folder`.
+        report, repo, max_file_bytes, languages: as for `read_folder`.
         max_archive_bytes: after so many unpacked bytes the rest is left out.
     """
     path = pathlib.Path(archive)
@@ -207,6 +225,9 @@ def read_archive(
                 return
             if kind:
                 report.drop(STEP, kind, f"{repo}:{name}", size)
+                continue
+            if reason := _unwanted(name, languages):
+                report.drop("filter", reason, f"{repo}:{name[len(common):]}", size)
                 continue
             if size > max_file_bytes:
                 report.drop(STEP, "file too large", f"{repo}:{name}", size)
@@ -307,7 +328,9 @@ def _survey(path, opener, budget):
 # Rows
 
 
-def read_jsonl(path, report: Report, *, repo=None, text_key=None) -> Iterator[Document]:
+def read_jsonl(
+    path, report: Report, *, repo=None, text_key=None, **_options
+) -> Iterator[Document]:
     """Lines `{"text" or "content": ..., "path", "repo", "licence", ...}`.
 
     Args:

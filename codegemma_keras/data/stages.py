@@ -113,7 +113,11 @@ def read_unit(source: str, unit: str, settings: Settings, folder: pathlib.Path):
 def document_steps(source, unit, settings, report, index=None) -> Iterator[Document]:
     """The steps of one source before deduplication, as one generator."""
     documents = sources.read_source(
-        source, report, repo=unit, max_file_bytes=settings.max_file_bytes
+        source,
+        report,
+        repo=unit,
+        max_file_bytes=settings.max_file_bytes,
+        languages=settings.languages,
     )
     documents = watch(_one_per_path(documents, report), report, "read")
     return steps(documents, settings, report, index)

@@ -1,0 +1,4 @@
+#include "cart.h"
+#include <string.h>
+
+static int unused;

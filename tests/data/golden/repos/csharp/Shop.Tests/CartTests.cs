@@ -1,0 +1,5 @@
+using Shop.Carts;
+
+namespace Shop.Tests {
+  public class CartTests { Cart cart; }
+}

@@ -1,0 +1,1 @@
+namespace Shop.Taxes { public enum Rate { Low, High } }

@@ -1,0 +1,3 @@
+package money
+
+func Format(x float64) string { return "" }

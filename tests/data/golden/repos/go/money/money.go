@@ -1,0 +1,3 @@
+package money
+
+func Round(x float64) float64 { return x }

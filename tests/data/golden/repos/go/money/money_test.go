@@ -1,0 +1,5 @@
+package money
+
+import "testing"
+
+func TestRound(t *testing.T) { Round(1) }

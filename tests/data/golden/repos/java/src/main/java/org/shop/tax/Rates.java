@@ -1,0 +1,3 @@
+package org.shop.tax;
+
+public enum Rates { LOW, HIGH }

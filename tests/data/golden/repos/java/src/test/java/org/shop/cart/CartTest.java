@@ -1,0 +1,5 @@
+package org.shop.cart;
+
+class CartTest {
+  void empty() { new Cart(); }
+}

@@ -1,0 +1,1 @@
+console.log("no imports at all");

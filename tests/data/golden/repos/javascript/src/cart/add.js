@@ -1,0 +1,3 @@
+import { total } from "./cart";
+
+export const add = (xs, x) => total([...xs, x]);

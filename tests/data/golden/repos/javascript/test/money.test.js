@@ -1,0 +1,3 @@
+import { round } from "../src/money";
+
+test("rounds", () => expect(round(1.234)).toBe(1.23));

@@ -1,0 +1,3 @@
+package app.model
+
+object Unused

@@ -1,0 +1,3 @@
+package app.model
+
+data class User(val name: String)

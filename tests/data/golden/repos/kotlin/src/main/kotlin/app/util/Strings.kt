@@ -1,0 +1,5 @@
+package app.util
+
+import app.model.User
+
+fun shout(user: User) = user.name.uppercase()

@@ -1,0 +1,3 @@
+use crate::money::*;
+
+pub fn run() { round(1.0); }

@@ -1,0 +1,3 @@
+pub mod money;
+pub mod cart;
+pub use cart::Cart;

@@ -1,0 +1,3 @@
+pub fn round(x: f64) -> f64 {
+    x
+}

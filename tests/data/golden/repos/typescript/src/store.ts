@@ -1,0 +1,5 @@
+import type { User } from "./types";
+
+export class Store {
+  users: User[] = [];
+}
