@@ -65,6 +65,7 @@ class PretrainConfig:
     head_dim: int = 64
     # Training
     sequence_length: int = 512  # tokens a row; attention is a fifth of the work here
+    pieces: int = 9_698  # of files, each at most a row; drawn file by file
     batch_size: int = 4  # rows; small, as the run is short of steps
     steps: int = 1600  # of batch_size rows; about 25 minutes on two cores
     learning_rate: float = 2e-3  # peak
@@ -175,15 +176,13 @@ def prepare(config: PretrainConfig):
     stored = out / "rows.npz"
     if not stored.exists():
         rows, total = [], 0
-        # A tenth more than the steps need: rows are not full to the last token.
-        wanted = 1.1 * config.steps * config.batch_size * config.sequence_length
         for path, text in files:
             # 24 tokens: the path line, the sentinels, bos and eos.
             for piece in pieces(text, tokenizer, config.sequence_length - 24):
                 ids, _ = fim.row(piece, path)
                 rows.append(ids)
                 total += len(ids)
-            if total >= wanted:
+            if len(rows) >= config.pieces:
                 break
         order = np.random.default_rng(config.seed + 1).permutation(len(rows))
         x, y, weight = pack((rows[i] for i in order), config.sequence_length)
@@ -218,7 +217,13 @@ def train(config: PretrainConfig) -> CodeGemmaCausalLM:
     tokenizer, (x, y, weight) = prepare(config)
     (out / "config.json").write_text(json.dumps(dataclasses.asdict(config), indent=2))
     lm = build(config, tokenizer)
-    steps = min(config.steps, len(y) // config.batch_size)
+    steps = config.steps
+    if len(y) < steps * config.batch_size:
+        raise ValueError(
+            f"{steps} steps of {config.batch_size} rows need "
+            f"{steps * config.batch_size} rows; {config.pieces} pieces gave {len(y)}. "
+            f"Ask for more pieces or fewer steps, and remove {out / 'rows.npz'}."
+        )
     lm.compile(
         optimizer=keras.optimizers.AdamW(
             WarmupStableDecay(
