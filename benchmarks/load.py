@@ -6,7 +6,8 @@
 Each load is a process of its own, the two in turn, after the files were read once so
 that both find them in the page cache. Peak memory is the process's largest resident
 set, libraries and mapped file pages included; `imported_bytes` of it are there before
-loading starts. `cpu_seconds` is what a busy machine disturbs least. The result goes to benchmarks/results/.
+loading starts. `cpu_seconds` is what a busy machine disturbs least. The result goes to
+benchmarks/results/.
 """
 
 import argparse
