@@ -19,6 +19,10 @@ from codegemma_keras import chat, fim, presets
 from codegemma_keras.backbone import CodeGemmaBackbone
 from codegemma_keras.tokenizer import CodeGemmaTokenizer
 
+# KerasHub finds the classes of a preset by their backbone; the tokenizer's own module
+# knows no network.
+CodeGemmaTokenizer.backbone_cls = CodeGemmaBackbone
+
 
 @keras.saving.register_keras_serializable(package="codegemma_keras")
 class CodeGemmaCausalLMPreprocessor(keras_hub.models.CausalLMPreprocessor):
