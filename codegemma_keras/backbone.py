@@ -30,6 +30,7 @@ from codegemma_keras.ops import (
     slots_of,
     write_cache,
 )
+from codegemma_keras.transformers_format import save_transformers
 
 ROPE_MAX_WAVELENGTH = 10_000.0
 
@@ -451,6 +452,10 @@ class CodeGemmaBackbone(Backbone):
     def save_to_preset(self, preset_dir, max_shard_size=10):
         """Save as a KerasHub preset folder (shards of `max_shard_size` GB)."""
         presets.save_backbone(self, preset_dir, max_shard_size)
+
+    def export_to_transformers(self, path):
+        """Write `config.json` and safetensors that Transformers reads, LoRA merged."""
+        save_transformers(self, None, path)
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ import keras_hub
 import numpy as np
 import pytest
 import torch
+import transformers
 
 from codegemma_keras import (
     CodeGemmaBackbone,
@@ -86,6 +87,16 @@ def test_task_of_a_transformers_folder(tmp_path):
     tiny_models.assert_same_weights(loaded.backbone, task.backbone)
     assert loaded.tokenizer.proto == task.tokenizer.proto
     assert loaded.preprocessor.sequence_length == 1024
+
+
+def test_export_opens_in_transformers(tmp_path):
+    backbone = tiny_models.our_backbone()
+    backbone.export_to_transformers(tmp_path)
+    model = transformers.GemmaForCausalLM.from_pretrained(tmp_path).eval()
+    difference = tiny_models.relative_difference(
+        tiny_models.logits(backbone), tiny_models.transformers_logits(model)
+    )
+    assert difference <= 1e-5
 
 
 # KerasHub
