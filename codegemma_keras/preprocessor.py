@@ -86,6 +86,7 @@ class CodeGemmaFIMPreprocessor(CodeGemmaCausalLMPreprocessor):
         sequence_length: int. T.
         fim_rate: share of files that are split; the rest stay left-to-right.
         spm_rate: share of the split files rendered suffix first.
+        span_lengths: `"uniform"` or `"log_uniform"`, see `fim.random_split`.
         middle_only: bool. Loss on the middle and its end only; the default, loss on all
             parts, is what keeps the left-to-right skill.
         seed: int. With the text itself it decides every random choice, so a file is
@@ -100,6 +101,7 @@ class CodeGemmaFIMPreprocessor(CodeGemmaCausalLMPreprocessor):
         sequence_length=1024,
         fim_rate=0.9,
         spm_rate=0.5,
+        span_lengths="uniform",
         middle_only=False,
         seed=0,
         **kwargs,
@@ -110,6 +112,7 @@ class CodeGemmaFIMPreprocessor(CodeGemmaCausalLMPreprocessor):
                 raise ValueError(f"{name}={rate} must be between 0 and 1.")
         self.fim_rate = fim_rate
         self.spm_rate = spm_rate
+        self.span_lengths = span_lengths
         self.middle_only = middle_only
         self.seed = seed
 
@@ -139,7 +142,7 @@ class CodeGemmaFIMPreprocessor(CodeGemmaCausalLMPreprocessor):
         while True:
             piece = text[:keep]
             if split:
-                prefix, middle, suffix = fim.random_split(piece, rng)
+                prefix, middle, suffix = fim.random_split(piece, rng, self.span_lengths)
                 parts = fim.render(prefix, suffix, middle, path=path, mode=mode)
             else:
                 parts = fim.render_plain(piece, path)
@@ -162,6 +165,7 @@ class CodeGemmaFIMPreprocessor(CodeGemmaCausalLMPreprocessor):
             **super().get_config(),
             "fim_rate": self.fim_rate,
             "spm_rate": self.spm_rate,
+            "span_lengths": self.span_lengths,
             "middle_only": self.middle_only,
             "seed": self.seed,
         }

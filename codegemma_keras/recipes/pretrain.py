@@ -65,6 +65,8 @@ class PretrainConfig:
     head_dim: int = 64
     # Training
     sequence_length: int = 512  # tokens a row; attention is a fifth of the work here
+    start_from: str | None = None  # a preset folder; None starts from random weights
+    skip_pieces: int = 0  # that an earlier run has seen
     pieces: int = 9_698  # of files, each at most a row; drawn file by file
     batch_size: int = 4  # rows; small, as the run is short of steps
     steps: int = 1600  # of batch_size rows; about 25 minutes on two cores
@@ -75,6 +77,7 @@ class PretrainConfig:
     clip_norm: float = 1.0
     fim_rate: float = 0.9
     spm_rate: float = 0.5
+    span_lengths: str = "uniform"  # or "log_uniform": short middles, as in an editor
     seed: int = 0
 
 
@@ -171,19 +174,22 @@ def prepare(config: PretrainConfig):
         sequence_length=config.sequence_length,
         fim_rate=config.fim_rate,
         spm_rate=config.spm_rate,
+        span_lengths=config.span_lengths,
         seed=config.seed,
     )
     stored = out / "rows.npz"
     if not stored.exists():
-        rows, total = [], 0
+        rows, total, seen = [], 0, 0
         for path, text in files:
-            # 24 tokens: the path line, the sentinels, bos and eos.
-            for piece in pieces(text, tokenizer, config.sequence_length - 24):
-                ids, _ = fim.row(piece, path)
-                rows.append(ids)
-                total += len(ids)
             if len(rows) >= config.pieces:
                 break
+            # 24 tokens: the path line, the sentinels, bos and eos.
+            for piece in pieces(text, tokenizer, config.sequence_length - 24):
+                seen += 1
+                if seen > config.skip_pieces:
+                    ids, _ = fim.row(piece, path)
+                    rows.append(ids)
+                    total += len(ids)
         order = np.random.default_rng(config.seed + 1).permutation(len(rows))
         x, y, weight = pack((rows[i] for i in order), config.sequence_length)
         np.savez(stored, y=y, weight=weight, **x)
@@ -194,8 +200,10 @@ def prepare(config: PretrainConfig):
 
 
 def build(config: PretrainConfig, tokenizer) -> CodeGemmaCausalLM:
-    """The model, with random weights."""
+    """The model, with random weights or those of an earlier run."""
     keras.utils.set_random_seed(config.seed)
+    if config.start_from:
+        return CodeGemmaCausalLM.from_preset(config.start_from)
     backbone = CodeGemmaBackbone(
         vocabulary_size=tokenizer.vocabulary_size(),
         num_layers=config.num_layers,
