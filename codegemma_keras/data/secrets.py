@@ -151,9 +151,10 @@ def find(text: str) -> list[Finding]:
     for pattern, hints in _shaped():
         if hints is None or any(hint in text for hint in hints):
             for match in pattern.finditer(text):
-                group = next((i for i in range(1, len(match.groups()) + 1)
-                              if match.span(i) != (-1, -1)), 0)
-                start, end = match.span(group if match[group] else 0)
+                # The value alone, where the pattern has a group for it.
+                spans = [match.span(i) for i in range(1, len(match.groups()) + 1)]
+                spans = [s for s in spans if s[1] - s[0] >= 16]
+                start, end = spans[0] if spans else match.span()
                 if end - start >= 8 and not _PLACEHOLDER.search(text, start, end):
                     found.append(Finding(start, end, "secret"))
     found += _assigned(text)
