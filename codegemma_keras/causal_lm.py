@@ -2,40 +2,35 @@
 
 KerasHub's `CausalLM` in its meaning (`fit`, `generate`, `compile(sampler=...)`,
 `from_preset`, `enable_lora` on the backbone, `quantize`), plus what a code model is for:
-`infill`, `complete` and `chat`.
+`infill`, `complete`, `alternatives`, `stream`, `session`, `chat` and `score`. The work
+is done in `decoding`; here is what the arguments mean.
 """
 
-import dataclasses
+import threading
 
 import keras
 import keras_hub
 import numpy as np
 from keras import ops
 
-from codegemma_keras import chat, fim, presets
+from codegemma_keras import chat, losses, presets
 from codegemma_keras.backbone import CodeGemmaBackbone
-from codegemma_keras.decoding import Engine, Sampling, stopping
+from codegemma_keras.decoding import (
+    Completion,
+    Engine,
+    Sampling,
+    Session,
+    keras_hub_samplers,
+    programs,
+    request,
+    scoring,
+)
+from codegemma_keras.decoding.stopping import Stops
+from codegemma_keras.decoding.text import GrowingText, Watch, pieces
 from codegemma_keras.preprocessor import CodeGemmaCausalLMPreprocessor
 
-
-@dataclasses.dataclass(frozen=True)
-class Completion:
-    """A completion and how it ended.
-
-    Attributes:
-        text: the completion, cut before any control token and any stop string.
-        stop_reason: `"stop_token"`, `"stop_string"` or `"max_new_tokens"`.
-        token_ids: the new tokens, before cutting at a stop string.
-        prompt_tokens: how many tokens the prompt took, bos included.
-        prefix, suffix: what of the caller's text fitted into the prompt.
-    """
-
-    text: str
-    stop_reason: str
-    token_ids: list[int]
-    prompt_tokens: int
-    prefix: str = ""
-    suffix: str = ""
+# Threads that share a model must get one engine. Not an attribute: models are copied.
+_making_engines = threading.Lock()
 
 
 @keras.saving.register_keras_serializable(package="codegemma_keras")
@@ -72,6 +67,7 @@ class CodeGemmaCausalLM(keras_hub.models.CausalLM):
         self.backbone = backbone
         self.preprocessor = preprocessor
         self._engine = None
+        self._token_metrics = None
         inputs = backbone.input
         super().__init__(
             inputs=inputs,
@@ -81,7 +77,10 @@ class CodeGemmaCausalLM(keras_hub.models.CausalLM):
 
     def call(self, inputs, training=None, mask=None):
         del mask  # Keras's implicit masks; ours is `padding_mask`.
-        return self.backbone.logits(self.backbone(inputs, training=training))
+        hidden = self.backbone(inputs, training=training)
+        if losses.wants_hidden_states(self):
+            return hidden
+        return self.backbone.logits(hidden)
 
     @property
     def input_spec(self):
@@ -96,7 +95,21 @@ class CodeGemmaCausalLM(keras_hub.models.CausalLM):
         sampler="greedy",
         **kwargs,
     ):
-        """As `keras_hub.models.CausalLM.compile`; the default sampler is greedy."""
+        """As `keras_hub.models.CausalLM.compile`, but for three defaults.
+
+        The sampler is greedy. `loss="auto"` is `losses.NextTokenLoss()`: the mean over
+        the sample weights, computed without logits; give an instance to set its
+        options. With it, `weighted_metrics="auto"` is accuracy and perplexity from the
+        same pass. Any other loss or metric of yours is given logits `[B, T, V]`.
+        """
+        if isinstance(loss, str) and loss == "auto":
+            loss = losses.NextTokenLoss()
+        automatic = isinstance(weighted_metrics, str) and weighted_metrics == "auto"
+        self._token_metrics = None
+        if isinstance(loss, losses.NextTokenLoss) and not kwargs.get("metrics"):
+            if automatic or not weighted_metrics:
+                self._token_metrics = losses.TokenMetrics(shown=automatic)
+                weighted_metrics = []
         super().compile(
             optimizer=optimizer,
             loss=loss,
@@ -125,6 +138,28 @@ class CodeGemmaCausalLM(keras_hub.models.CausalLM):
         """Save as a KerasHub preset folder (shards of `max_shard_size` GB)."""
         presets.save_task(self, preset_dir, max_shard_size)
 
+    # Training without logits: Keras's hooks; the work is done in `losses`.
+
+    def train_step(self, *args):
+        with losses.hidden_states_only(self, self._token_metrics is not None):
+            return super().train_step(*args)
+
+    def test_step(self, *args):
+        with losses.hidden_states_only(self, self._token_metrics is not None):
+            return super().test_step(*args)
+
+    def compute_loss(
+        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
+    ):
+        if not losses.wants_hidden_states(self):
+            return super().compute_loss(x, y, y_pred, sample_weight, training)
+        return losses.model_loss(self, y, y_pred, sample_weight, training)
+
+    @property
+    def metrics(self):
+        ours = self._token_metrics.shown if self._token_metrics else []
+        return super().metrics + ours
+
     # Decoding
 
     @property
@@ -142,9 +177,10 @@ class CodeGemmaCausalLM(keras_hub.models.CausalLM):
         """The decode engine over the present variables."""
         # LoRA and quantisation replace variables, and compiled programs name them.
         key = tuple(id(v) for v in self.variables)
-        if self._engine is None or self._engine[0] != key:
-            self._engine = (key, Engine(self))
-        return self._engine[1]
+        with _making_engines:
+            if self._engine is None or self._engine[0] != key:
+                self._engine = (key, Engine(self))
+            return self._engine[1]
 
     def generate(
         self,
@@ -157,6 +193,7 @@ class CodeGemmaCausalLM(keras_hub.models.CausalLM):
         stop_strings=(),
         sampling=None,
         seed=None,
+        speculate=False,
     ):
         """Continue prompts, as `keras_hub.models.CausalLM.generate`.
 
@@ -177,6 +214,8 @@ class CodeGemmaCausalLM(keras_hub.models.CausalLM):
             stop_strings: the text ends before the first of these.
             sampling: a `Sampling`; default: as the compiled sampler.
             seed: int; each prompt of a batch draws from (seed, its index).
+            speculate: guess tokens that stood in the text before; the same result,
+                sooner where text repeats.
 
         Returns:
             Strings (one if one was given), or a dictionary with the same keys.
@@ -201,15 +240,22 @@ class CodeGemmaCausalLM(keras_hub.models.CausalLM):
         budgets = [
             self._new_tokens(len(p), max_length, max_new_tokens) for p in prompts
         ]
-        results = self.engine.generate(
-            prompts, max(budgets, default=0), stops, sampling, self._seeds(seed, texts)
+        run = self.engine.start(
+            prompts,
+            budgets,
+            stops,
+            sampling,
+            request.seeds(seed, len(texts)),
+            speculate,
         )
-        outputs = []
-        for text, budget, result in zip(texts, budgets, results, strict=True):
-            new, _ = stopping.cut(
-                self.tokenizer.decode(result.token_ids[:budget]), stop_strings
-            )
-            outputs.append(new if strip_prompt else text + new)
+        ends = Stops(stop_strings)
+        grown = [GrowingText(self.tokenizer, ends) for _ in texts]
+        for _ in pieces(run, grown, Watch(), bool(ends)):
+            pass
+        outputs = [
+            new.text if strip_prompt else text + new.text
+            for text, new in zip(texts, grown, strict=True)
+        ]
         return outputs[0] if single else outputs
 
     def infill(self, prefix, suffix="", **kwargs) -> str:
@@ -229,8 +275,13 @@ class CodeGemmaCausalLM(keras_hub.models.CausalLM):
         max_new_tokens=128,
         mode="psm",
         stop_strings=(),
+        until=None,
+        stop_at_suffix=False,
+        time_limit_ms=None,
+        cancelled=None,
         sampling=None,
         seed=None,
+        speculate=False,
     ) -> Completion:
         """Fill in the middle, with how it ended.
 
@@ -245,28 +296,65 @@ class CodeGemmaCausalLM(keras_hub.models.CausalLM):
             max_new_tokens: int.
             mode: `"psm"` or `"spm"`, the order of the prompt.
             stop_strings: the completion ends before the first of these.
+            until: None, `"line"` (end before the first line end) or `"block"` (end where
+                the cursor's block does; see `decoding.stopping.Stops`).
+            stop_at_suffix: end before a line that repeats the suffix's first whole line.
+            time_limit_ms: end after so many milliseconds, with what there is.
+            cancelled: a function that is asked every few tokens; True ends the request,
+                with what there is.
             sampling: a `Sampling`; default: as the compiled sampler.
             seed: int.
+            speculate: guess tokens that stood in the prompt before; the same result,
+                sooner where text repeats.
 
         Returns:
             A `Completion`.
+
+        Raises:
+            ValueError: no room for a prompt; an empty stop string; a sampler that looks
+                at more than one token.
         """
-        sampling = sampling or Sampling.from_keras_hub(self.sampler)
-        if sampling is None:
-            raise ValueError(
-                f"{type(self.sampler).__name__} cannot drive infill(). Pass `sampling="
-                "Sampling(...)` or compile with a greedy, random, top-k or top-p sampler."
-            )
-        encode = self.tokenizer.encode
-        limit = self._prompt_limit(max_new_tokens) - 1  # bos
-        prefix, suffix, context = fim.shrink(
-            prefix, suffix, context, limit, encode, path=path
+        return request.complete(
+            self,
+            prefix,
+            suffix,
+            path=path,
+            context=context,
+            max_new_tokens=max_new_tokens,
+            mode=mode,
+            stop_strings=stop_strings,
+            until=until,
+            stop_at_suffix=stop_at_suffix,
+            time_limit_ms=time_limit_ms,
+            cancelled=cancelled,
+            sampling=sampling,
+            seed=seed,
+            speculate=speculate,
         )
-        parts = fim.render(prefix, suffix, path=path, context=context, mode=mode)
-        ids = [self.tokenizer.start_token_id, *encode(parts)]
-        return self._complete_ids(
-            ids, max_new_tokens, stop_strings, sampling, seed, prefix, suffix
-        )
+
+    def alternatives(self, prefix, suffix="", *, n=3, **kwargs) -> list[Completion]:
+        """Several completions from one prefill; arguments as of `complete`.
+
+        Args:
+            n: int, how many. They differ only if `sampling` is not greedy.
+
+        Returns:
+            n `Completion`s; the first is what `complete` gives with the same seed.
+        """
+        return request.complete(self, prefix, suffix, n=n, **kwargs)
+
+    def stream(self, prefix, suffix="", **kwargs):
+        """The text of `complete`, piece by piece; arguments as of `complete`.
+
+        Yields:
+            Strings: whole characters, as soon as no stop can take them back. Leaving the
+            loop ends the work: at most one visit of the device, a few tokens, is lost.
+        """
+        return request.stream(self, prefix, suffix, **kwargs)
+
+    def session(self, layout="line") -> Session:
+        """A `decoding.Session`: completions that reuse what earlier ones computed."""
+        return Session(self, layout)
 
     def chat(
         self,
@@ -274,6 +362,8 @@ class CodeGemmaCausalLM(keras_hub.models.CausalLM):
         *,
         max_new_tokens=512,
         stop_strings=(),
+        time_limit_ms=None,
+        cancelled=None,
         sampling=None,
         seed=None,
     ) -> str:
@@ -282,7 +372,8 @@ class CodeGemmaCausalLM(keras_hub.models.CausalLM):
         Args:
             messages: `[{"role": "user" | "model", "content": str}, ...]`, ending with
                 the user; or a string, one user message.
-            max_new_tokens, stop_strings, sampling, seed: as in `complete`.
+            max_new_tokens, stop_strings, time_limit_ms, cancelled, sampling, seed: as in
+                `complete`.
 
         Returns:
             The answer, without control tokens.
@@ -295,29 +386,72 @@ class CodeGemmaCausalLM(keras_hub.models.CausalLM):
         sampling = sampling or Sampling.from_keras_hub(self.sampler) or Sampling()
         parts = [part for part, _ in chat.render(messages, add_generation_prompt=True)]
         ids = [self.tokenizer.start_token_id, *self.tokenizer.encode(parts)]
-        self._new_tokens(len(ids), None, max_new_tokens)
-        return self._complete_ids(
-            ids, max_new_tokens, stop_strings, sampling, seed
-        ).text
-
-    def _complete_ids(
-        self, ids, max_new_tokens, stop_strings, sampling, seed, prefix="", suffix=""
-    ):
-        [result] = self.engine.generate(
+        limit = self._new_tokens(len(ids), None, max_new_tokens)
+        run = self.engine.start(
             [ids],
-            max_new_tokens,
+            limit,
             self.tokenizer.stop_token_ids,
             sampling,
-            self._seeds(seed, [0]),
+            request.seeds(seed, 1),
         )
-        text, cut = stopping.cut(self.tokenizer.decode(result.token_ids), stop_strings)
-        return Completion(
-            text=text,
-            stop_reason="stop_string" if cut else result.stop_reason,
-            token_ids=result.token_ids,
-            prompt_tokens=len(ids),
-            prefix=prefix,
-            suffix=suffix,
+        stops = Stops(stop_strings)
+        grown = GrowingText(self.tokenizer, stops)
+        for _ in pieces(run, [grown], Watch.of(time_limit_ms, cancelled), bool(stops)):
+            pass
+        return grown.text
+
+    def score(self, texts, *, batch_size=8):
+        """Log-probability of each token of texts, given those before it.
+
+        Args:
+            texts: strings (raw prompts, as in `generate`), or lists of token ids, bos
+                included.
+            batch_size: int, rows at once. Memory is that of their hidden states, never
+                of logits `[B, T, V]`.
+
+        Returns:
+            For each text a float32 array, as long as its tokens with bos; its first
+            element, which nothing predicts, is 0.
+        """
+        if isinstance(texts, str):
+            raise TypeError("score() takes a list of texts; got one string.")
+        prompts = [self._raw_prompt(t) if isinstance(t, str) else t for t in texts]
+        return scoring.score(self.engine, prompts, batch_size)
+
+    def warm_up(
+        self,
+        max_length=None,
+        *,
+        batch_sizes=(1,),
+        sampling=None,
+        speculate=False,
+        compiled_folder=None,
+    ) -> int:
+        """Compile ahead, so that no request does.
+
+        Args:
+            max_length: tokens of prompt and answer together; default: the
+                preprocessor's `sequence_length`.
+            batch_sizes: prompts at once.
+            sampling: a `Sampling` or several; default: as the compiled sampler.
+            speculate: bool, also for `speculate=True`.
+            compiled_folder: keep compiled programs there, for every later process that
+                names the same folder (JAX only).
+
+        Returns:
+            How many programs were compiled.
+        """
+        if compiled_folder is not None:
+            programs.keep_compiled(compiled_folder)
+        if sampling is None:
+            sampling = Sampling.from_keras_hub(self.sampler) or Sampling()
+        if isinstance(sampling, Sampling):
+            sampling = (sampling,)
+        return self.engine.warm_up(
+            max_length or self.preprocessor.sequence_length,
+            batch_sizes,
+            tuple(sampling),
+            speculate,
         )
 
     def _raw_prompt(self, text):
@@ -336,23 +470,6 @@ class CodeGemmaCausalLM(keras_hub.models.CausalLM):
                 )
             return self.tokenizer.stop_token_ids
         return tuple(int(t) for t in stop_token_ids)
-
-    @staticmethod
-    def _seeds(seed, rows):
-        if seed is None:
-            seed = int(np.random.default_rng().integers(2**32))
-        # Far apart, so that (seed, row 1) is not (seed + 1, row 0).
-        return [(seed + 0x9E3779B9 * i) % 2**32 for i in range(len(rows))]
-
-    def _prompt_limit(self, max_new_tokens):
-        limit = self.preprocessor.sequence_length - max_new_tokens
-        if limit < 16:
-            raise ValueError(
-                f"max_new_tokens={max_new_tokens} leaves {limit} of the context of "
-                f"{self.preprocessor.sequence_length} tokens for the prompt; at least 16 "
-                "are needed. Ask for fewer new tokens."
-            )
-        return limit
 
     def _new_tokens(self, prompt_length, max_length, max_new_tokens):
         """How many tokens a prompt of `prompt_length` may grow by."""
@@ -375,9 +492,8 @@ class CodeGemmaCausalLM(keras_hub.models.CausalLM):
         lengths = mask.sum(axis=1)
         prompts = [row[:n].tolist() for row, n in zip(token_ids, lengths, strict=True)]
         width = token_ids.shape[1]
-        budget = int(width - lengths.min(initial=width))
         results = self.engine.generate(
-            prompts, budget, stops, sampling, self._seeds(seed, prompts)
+            prompts, width - lengths, stops, sampling, request.seeds(seed, len(prompts))
         )
         out_ids = np.zeros_like(token_ids)
         out_mask = np.zeros_like(mask)
@@ -411,31 +527,4 @@ class CodeGemmaCausalLM(keras_hub.models.CausalLM):
 
     def generate_step(self, inputs, stop_token_ids=None):
         """KerasHub's contract for samplers that drive the loop themselves."""
-        token_ids, padding_mask = inputs["token_ids"], inputs["padding_mask"]
-        lengths = ops.sum(ops.cast(padding_mask, "int32"), axis=-1)
-        cache = self.backbone.empty_cache(*ops.shape(token_ids))
-        hidden, cache = self.backbone.forward(token_ids, cache=cache, cache_index=0)
-
-        def next_token(prompt, cache, index):
-            token = ops.slice(prompt, [0, index - 1], [ops.shape(prompt)[0], 1])
-            hidden, cache = self.backbone.forward(
-                token, cache=cache, cache_index=index - 1
-            )
-            return self.backbone.logits(hidden)[:, 0], hidden[:, 0], cache
-
-        token_ids = self.sampler(
-            next=next_token,
-            prompt=token_ids,
-            cache=cache,
-            index=ops.min(lengths),
-            mask=padding_mask,
-            stop_token_ids=stop_token_ids,
-            hidden_states=hidden,
-            model=self,
-        )
-        return {
-            "token_ids": token_ids,
-            "padding_mask": stopping.output_mask(
-                token_ids, padding_mask, stop_token_ids
-            ),
-        }
+        return keras_hub_samplers.generate_step(self, inputs, stop_token_ids)

@@ -1,10 +1,16 @@
-"""Decoding: from token ids to token ids.
+"""Decoding: from token ids to token ids, and from there to text.
 
-`engine` prefills a KV cache with the real prompts and runs the decode loop as one
-compiled program; `sampling` chooses tokens; `stopping` cuts text; `programs` compiles.
+In reading order: `steps` is what runs on the device; `programs` compiles it; `buckets`
+are the sizes it is compiled for; `engine` holds the programs; `run` is a batch of
+requests under way; `stopping` says where text ends; `text` drives a run and gives text;
+`session` keeps the cache between keystrokes. `sampling` chooses tokens, `scoring` rates
+given ones, `keras_hub_samplers` serves KerasHub's own.
 """
 
-from codegemma_keras.decoding.engine import Engine, Generation
+from codegemma_keras.decoding.engine import Engine
+from codegemma_keras.decoding.run import Generation
 from codegemma_keras.decoding.sampling import Sampling
+from codegemma_keras.decoding.session import Session
+from codegemma_keras.decoding.text import Completion
 
-__all__ = ["Engine", "Generation", "Sampling"]
+__all__ = ["Completion", "Engine", "Generation", "Sampling", "Session"]

@@ -1,119 +1,115 @@
-"""The decode engine: prefill, then one compiled loop over a KV cache.
+"""The decode engine: prefill in chunks, then a compiled loop, a chunk of tokens a visit.
 
-Rows are ragged: each prompt is left-aligned in its row of the cache and starts to
-decode at its own end. Lengths are rounded up to buckets, so few programs are compiled.
-Stop ids and the number of new tokens are data, not constants of a program.
+Rows are ragged: each prompt is left-aligned in its row of the cache and starts to decode
+at its own end. Batch, chunk and cache sizes are rounded up to a few buckets, and the
+cache grows from bucket to bucket, so attention reads little more than what is filled and
+`warm_up` can compile every program ahead.
+
+Between visits the host looks at the tokens: that is where text stops, deadlines and
+cancellation act (`Run.stop`), and where other threads get their turn.
 """
 
-import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from keras import ops
 
+from codegemma_keras.decoding import scoring, steps
+from codegemma_keras.decoding.buckets import (
+    DRAFT_WIDTH,
+    MAX_STOP_IDS,
+    PREFILL_CHUNKS,
+    VISIT,
+    bucket,
+    row_bucket,
+)
+from codegemma_keras.decoding.lock import FairLock
 from codegemma_keras.decoding.programs import compile_program
-from codegemma_keras.decoding.sampling import Sampling, choose
-
-# Stop ids travel in an array of this size, padded with -1, which no token equals.
-MAX_STOP_IDS = 16
-
-
-@dataclasses.dataclass(frozen=True)
-class Generation:
-    """What one request gave.
-
-    Attributes:
-        token_ids: the new tokens, without the stop token.
-        stop_reason: `"stop_token"`, `"max_new_tokens"`, or one of the caller's own.
-        stop_token: the id that ended it, or None.
-    """
-
-    token_ids: list[int]
-    stop_reason: str
-    stop_token: int | None = None
-
-
-def bucket(length: int, smallest: int = 64) -> int:
-    """The least bucket that holds `length`: 64, 128, 192, 256, 384, 512, 768, ...
-
-    Two buckets to an octave above 256: at most a third of the work is padding.
-    """
-    size = smallest
-    while size < length:
-        if size < 4 * smallest:
-            size += smallest
-        elif size & (size - 1) == 0:  # a power of two: next is 1.5 times it
-            size += size // 2
-        else:
-            size = size // 3 * 4
-    return size
+from codegemma_keras.decoding.run import Generation, Held, Run
+from codegemma_keras.decoding.sampling import Sampling
 
 
 class Engine:
-    """Generates from token ids with one model.
+    """Generates from token ids with one model. Threads may share it.
 
     Args:
         model: a `CodeGemmaCausalLM`; its current variables are read at each call.
+
+    Attributes:
+        compilations: how many programs were compiled so far.
+        cache_limit_bytes: refuse requests whose cache would be larger; None: no limit.
     """
 
     def __init__(self, model):
         self._model = model
-        self._backbone = model.backbone
-        self._prefill = compile_program(model, self._prefill_step, donate=(2,))
-        self._decoders: dict[Sampling, Callable] = {}
+        self.backbone = model.backbone
+        self.lock = FairLock()
+        self.compilations = 0
+        self.cache_limit_bytes = None
+        self._programs = {}
+        self._shapes = set()
+        self.seconds_per_step = {}
+
+    # Generating
 
     def generate(
         self,
         prompts: Sequence[Sequence[int]],
-        max_new_tokens: int,
+        max_new_tokens: int | Sequence[int],
         stop_token_ids: Sequence[int] = (),
         sampling: Sampling = Sampling(),
         seeds: Sequence[int] | None = None,
+        speculate: bool = False,
     ) -> list[Generation]:
         """Continue each prompt.
 
         Args:
-            prompts: B lists of token ids, none empty; lengths may differ.
-            max_new_tokens: at most so many new tokens a prompt.
+            prompts: B lists of token ids, none empty; lengths may differ. Equal prompts
+                are prefilled once.
+            max_new_tokens: at most so many new tokens a prompt; one int for all, or B.
             stop_token_ids: ids that end a row; not part of the result.
             sampling: how tokens are chosen.
             seeds: one int per prompt. Default: 0, 1, 2, ...
+            speculate: guess tokens by prompt lookup; the same tokens, sooner where text
+                repeats.
 
         Returns:
             B generations, in order.
         """
-        prompts = [list(p) for p in prompts]
-        stop_ids = self._check(prompts, max_new_tokens, stop_token_ids)
-        if not prompts or max_new_tokens == 0:
-            return [Generation([], "max_new_tokens") for _ in prompts]
-        seeds = list(range(len(prompts))) if seeds is None else list(seeds)
-
-        lengths = np.array([len(p) for p in prompts], "int32")
-        rows = len(prompts)
-        token_ids = np.zeros((rows, bucket(lengths.max())), "int32")
-        for row, prompt in zip(token_ids, prompts, strict=True):
-            row[: len(prompt)] = prompt
-        new = bucket(max_new_tokens, 32)
-        cache = self._backbone.empty_cache(rows, bucket(token_ids.shape[1] + new))
-        logits, cache = self._prefill(token_ids, lengths, cache)
-        tokens, counts, stopped, _ = self._decoder(sampling)(
-            logits,
-            cache,
-            lengths,
-            np.array(seeds, "int64").astype("uint32"),
-            stop_ids,
-            np.int32(max_new_tokens),
-            np.zeros((rows, new), "int32"),
+        run = self.start(
+            prompts, max_new_tokens, stop_token_ids, sampling, seeds, speculate
         )
-        return [
-            self._generation(*row)
-            for row in zip(
-                np.asarray(tokens), np.asarray(counts), np.asarray(stopped), strict=True
-            )
-        ]
+        while run.running:
+            run.advance(VISIT)
+        return run.generations()
 
-    def _check(self, prompts, max_new_tokens, stop_token_ids):
-        size = self._backbone.vocabulary_size
+    def start(
+        self,
+        prompts,
+        max_new_tokens,
+        stop_token_ids=(),
+        sampling=Sampling(),
+        seeds=None,
+        speculate=False,
+        held: Held | None = None,
+    ) -> Run:
+        """A `Run` over prompts, nothing computed yet; arguments as of `generate`.
+
+        Args:
+            held: a `Held` cache whose tokens may begin as the (one) prompt does.
+        """
+        prompts = [list(p) for p in prompts]
+        limits = np.broadcast_to(
+            np.asarray(max_new_tokens, "int32"), (len(prompts),)
+        ).copy()
+        self.check_prompts(prompts)
+        stop_ids = self._stop_ids(limits, stop_token_ids)
+        seeds = list(range(len(prompts))) if seeds is None else list(seeds)
+        return Run(self, prompts, limits, stop_ids, sampling, seeds, speculate, held)
+
+    def check_prompts(self, prompts):
+        """Raise ValueError for an empty prompt and for ids that are no tokens."""
+        size = self.backbone.vocabulary_size
         for i, prompt in enumerate(prompts):
             if not prompt:
                 raise ValueError(
@@ -125,8 +121,11 @@ class Engine:
                     f"Prompt {i} holds token id {wrong[0]}; ids go from 0 to {size - 1}. "
                     "Was it encoded with another tokenizer?"
                 )
-        if max_new_tokens < 0:
-            raise ValueError(f"max_new_tokens={max_new_tokens} must be >= 0.")
+
+    @staticmethod
+    def _stop_ids(limits, stop_token_ids):
+        if (limits < 0).any():
+            raise ValueError(f"max_new_tokens={limits.min()} must be >= 0.")
         stop_token_ids = list(stop_token_ids)
         if len(stop_token_ids) > MAX_STOP_IDS:
             raise ValueError(
@@ -136,65 +135,157 @@ class Engine:
         padding = [-1] * (MAX_STOP_IDS - len(stop_token_ids))
         return np.array(stop_token_ids + padding, "int32")
 
-    @staticmethod
-    def _generation(tokens, count, stopped):
-        ids = [int(t) for t in tokens[:count]]
-        if stopped:
-            return Generation(ids[:-1], "stop_token", ids[-1])
-        return Generation(ids, "max_new_tokens")
+    # Programs
 
-    def _prefill_step(self, token_ids, lengths, cache):
-        hidden, cache = self._backbone.forward(token_ids, cache=cache, cache_index=0)
-        last = ops.cast(lengths - 1, "int32")[:, None, None]
-        hidden = ops.take_along_axis(hidden, last, axis=1)[:, 0]  # [B, D]
-        return self._backbone.logits(hidden), cache
+    def warm_up(
+        self,
+        max_length: int,
+        batch_sizes: Sequence[int] = (1,),
+        samplings: Sequence[Sampling] = (Sampling(),),
+        speculate: bool = False,
+    ) -> int:
+        """Compile every program that requests of these sizes need.
 
-    def _decoder(self, sampling):
-        if sampling not in self._decoders:
-
-            def decode(*args):
-                return self._decode_loop(sampling, *args)
-
-            self._decoders[sampling] = compile_program(self._model, decode, donate=(1,))
-        return self._decoders[sampling]
-
-    def _decode_loop(
-        self, sampling, logits, cache, lengths, seeds, stop_ids, max_new, output
-    ):
-        """Decode until every row has stopped or has `max_new` tokens.
+        Args:
+            max_length: tokens of prompt and answer together.
+            batch_sizes: rows; each is rounded up to a power of two, and those below are
+                compiled too, for batches whose rows end at different times.
+            samplings: every `Sampling` that will be used.
+            speculate: also the programs of speculative decoding.
 
         Returns:
-            tokens `[B, M]`, counts `[B]` (the stop token counted), stopped `[B]`, cache.
+            How many programs were compiled.
         """
+        before = self.compilations
+        largest = row_bucket(max(batch_sizes))
+        sizes = [1 << i for i in range(largest.bit_length())]
+        # A chunk is at least half full, so its padding is at most half the widest, and
+        # no more than the prompt; a visit may be planned by another row's limit.
+        padding = max(VISIT, min(max_length, PREFILL_CHUNKS[-1] // 2))
+        reach = max_length + padding + 1 + 2 * DRAFT_WIDTH * speculate
+        widths = [w for w in PREFILL_CHUNKS if w < 2 * max_length or w == 8]
+        slots = [bucket(1)]
+        while slots[-1] < reach:
+            slots.append(bucket(slots[-1] + 1))
+        for rows in sizes:
+            for size, larger in zip(slots, [*slots[1:], None], strict=True):
+                self._warm(rows, size, larger, widths, samplings, speculate)
+        return self.compilations - before
 
-        def choose_and_store(step, logits, output, counts, stopped):
-            steps = ops.zeros_like(counts) + step
-            token = choose(logits, sampling, seeds, steps)
-            output = ops.slice_update(output, [0, step], token[:, None])
-            counts = counts + ops.cast(ops.logical_not(stopped), "int32")
-            hit = ops.any(token[:, None] == stop_ids[None, :], axis=-1)
-            return token, output, counts, ops.logical_or(stopped, hit)
-
-        def running(step, token, cache, output, counts, stopped):
-            return ops.logical_and(step < max_new, ops.logical_not(ops.all(stopped)))
-
-        def body(step, token, cache, output, counts, stopped):
-            hidden, cache = self._backbone.forward(
-                token[:, None], cache=cache, cache_index=lengths + step - 1
+    def _warm(self, rows, slots, larger, widths, samplings, speculate):
+        with self.lock:
+            hidden, cache = self.empty(rows, slots)
+            lengths = np.ones(rows, "int32")
+            for width in widths:
+                part = 1
+                while part <= rows and width <= slots:
+                    ids = np.zeros((part, width), "int32")
+                    hidden, cache = self.prefill(
+                        ids, np.int32(0), lengths, hidden, cache
+                    )
+                    part *= 2
+            state = (
+                *(np.ones(rows, "int32") for _ in range(4)),  # tokens to limits
+                np.ones(rows, bool),
+                np.zeros(rows, "uint32"),
+                np.full(MAX_STOP_IDS, -1, "int32"),
             )
-            logits = self._backbone.logits(hidden[:, 0])
-            token, output, counts, stopped = choose_and_store(
-                step, logits, output, counts, stopped
-            )
-            return step + 1, token, cache, output, counts, stopped
+            for sampling in samplings:
+                self.first(sampling, hidden, state[5])
+                *_, cache = self.decode(sampling, *state, np.int32(0), cache)
+                if speculate:
+                    history = np.zeros((rows, slots), "int32")
+                    *_, cache = self.speculate(
+                        sampling, *state, np.int32(0), history, cache
+                    )
+            part = 1
+            while part <= rows:
+                self.take_rows(cache, np.zeros(part, "int32"))
+                self.take_rows(self.empty(part, slots), np.zeros(rows, "int32"))
+                part *= 2
+            if larger is not None:
+                self.grow(cache, larger)
 
-        counts = ops.zeros_like(lengths)
-        stopped = ops.zeros_like(lengths, dtype="bool")
-        step = ops.cast(0, "int32")
-        token, output, counts, stopped = choose_and_store(
-            step, logits, output, counts, stopped
+    def _program(self, key, function, donate=()):
+        if key not in self._programs:
+            self._programs[key] = compile_program(
+                self._model, function, donate, self._count
+            )
+        return self._programs[key]
+
+    def _count(self):
+        self.compilations += 1
+
+    def is_compiled(self, *key):
+        """Whether the decode program of `(sampling, rows, slots)` exists already."""
+        return key in self._shapes
+
+    def cache_bytes(self, rows, slots):
+        """Memory of a cache, in bytes."""
+        b = self.backbone
+        width = 2 if b.compute_dtype in ("float16", "bfloat16") else 4
+        per_token = 2 * b.num_layers * b.num_key_value_heads * b.head_dim * width
+        return rows * slots * per_token
+
+    def empty(self, rows, slots):
+        """A hidden state `[B, D]` and a cache, both of zeros."""
+        need = self.cache_bytes(rows, slots)
+        if self.cache_limit_bytes is not None and need > self.cache_limit_bytes:
+            raise ValueError(
+                f"The cache of {rows} rows of {slots} tokens takes {need:,} bytes, but "
+                f"the limit is {self.cache_limit_bytes:,} (`cache_limit_bytes`). Use "
+                "fewer rows at once, a shorter prompt or fewer new tokens."
+            )
+
+        def zeros():
+            b = self.backbone
+            hidden = ops.zeros((rows, b.hidden_dim), b.compute_dtype)
+            return hidden, b.empty_cache(rows, slots)
+
+        return self._program(("empty", rows, slots), zeros)()
+
+    def prefill(self, *args):
+        return self._program(
+            "prefill", lambda *args: steps.prefill(self.backbone, *args), donate=(4,)
+        )(*args)
+
+    def first(self, sampling, *args):
+        return self._program(
+            ("first", sampling),
+            lambda *args: steps.first_token(self.backbone, sampling, *args),
+        )(*args)
+
+    def decode(self, sampling, *args):
+        *state, count, cache = args
+        output = np.zeros((len(state[0]), VISIT), "int32")
+        self._shapes.add((sampling, len(state[0]), cache[0][0].shape[1]))
+        return self._program(
+            ("decode", sampling),
+            lambda *args: steps.decode(self.backbone, sampling, *args),
+            donate=(9,),
+        )(*state, count, output, cache)
+
+    def speculate(self, sampling, *args):
+        *state, count, history, cache = args
+        output = np.zeros((len(state[0]), VISIT + DRAFT_WIDTH + 1), "int32")
+        return self._program(
+            ("speculate", sampling),
+            lambda *args: steps.speculate(self.backbone, sampling, DRAFT_WIDTH, *args),
+            donate=(10,),
+        )(*state, count, output, history, cache)
+
+    def take_rows(self, arrays, rows):
+        return self._program("take_rows", steps.take_rows)(arrays, rows)
+
+    def score(self, token_ids):
+        """`scoring.score_step` of `[B, T]`, as numpy."""
+        with self.lock:
+            program = self._program(
+                "score", lambda ids: scoring.score_step(self.backbone, ids)
+            )
+            return np.asarray(program(token_ids))
+
+    def grow(self, cache, slots):
+        return self._program(("grow", slots), lambda cache: steps.grow(cache, slots))(
+            cache
         )
-        state = (step + 1, token, cache, output, counts, stopped)
-        _, _, cache, output, counts, stopped = ops.while_loop(running, body, state)
-        # The cache goes out as well: that is what lets the loop work in its memory.
-        return output, counts, stopped, cache

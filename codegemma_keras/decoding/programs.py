@@ -4,11 +4,13 @@ A program is a function of plain tensors. On JAX the variables go in as argument
 that new weights need no new compilation); on TensorFlow they are captured.
 """
 
+import pathlib
+
 import keras
 from keras import tree
 
 
-def compile_program(model, function, donate=()):
+def compile_program(model, function, donate=(), on_compile=None):
     """Compile `function(*args) -> tensors`, which may call the layers of `model`.
 
     Args:
@@ -16,11 +18,19 @@ def compile_program(model, function, donate=()):
         function: takes positional structures of tensors.
         donate: JAX only: positions of arguments whose memory the result may reuse. They
             are invalid after the call.
+        on_compile: called without arguments whenever a new program is compiled.
 
     Returns:
         A callable with the arguments of `function`. Each new set of shapes compiles
         once.
     """
+    if on_compile is not None:
+        inner = function
+
+        def function(*args):  # runs once for each trace, that is, for each program
+            on_compile()
+            return inner(*args)
+
     backend = keras.config.backend()
     if backend == "jax":
         return _compile_jax(model, function, donate)
@@ -56,3 +66,32 @@ def _compile_jax(model, function, donate):
         return compiled([v.value for v in variables], *args)
 
     return call
+
+
+def keep_compiled(folder) -> None:
+    """Keep compiled programs on disk, so that the next process starts warm.
+
+    For the whole process, every JAX program in it. A program is found again by its
+    content, the versions of JAX and XLA and the device; stale entries do no harm and may
+    be deleted at any time.
+
+    Args:
+        folder: where to; made if it does not exist.
+
+    Raises:
+        ValueError: the backend is TensorFlow, whose XLA keeps nothing on disk that a
+            later process would find by itself.
+    """
+    if keras.config.backend() != "jax":
+        raise ValueError(
+            "Compiled programs can be kept on disk on the JAX backend only; Keras is set "
+            f"to {keras.config.backend()!r}. Leave `compiled_folder` out."
+        )
+    import jax
+
+    folder = pathlib.Path(folder).expanduser()
+    folder.mkdir(parents=True, exist_ok=True)
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    # Small programs too: a first token waits for all of them.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
