@@ -20,6 +20,7 @@ import tempfile
 import time
 
 from codegemma_keras import __version__
+from codegemma_keras.data import cli as data_cli
 
 DEFAULT_PRESET = "code_gemma_tiny_py"
 # What the library raises about a request says what to do; no traceback is needed.
@@ -65,6 +66,7 @@ def _parser():
     parser.add_argument("--version", action="version", version=__version__)
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_complete(subparsers)
+    data_cli.add_parser(subparsers)
     return parser
 
 
