@@ -1,0 +1,355 @@
+"""The loss of next-token training, without the logits.
+
+With 256,000 pieces the logits `[B, T, V]` of two rows of 1,024 tokens take 2 GB in
+float32, and a plain step holds several such tensors. `linear_cross_entropy` goes over
+the tokens in chunks: logits of a chunk, their softmax, and *at once* both gradients, so
+nothing of size `[B, T, V]` exists and nothing is computed twice. What remains of the
+backward pass is a multiplication by the incoming gradient.
+
+`CodeGemmaCausalLM.fit()` and `evaluate()` use it when compiled with `loss="auto"` or
+`loss=NextTokenLoss(...)`; any other loss of the user gets logits, as always.
+
+Left out: chunks over the vocabulary. They need no `[V, D]` accumulator, but compute the
+logits twice, a third more work in the head.
+
+Shape letters: B batch, T tokens, D width, V vocabulary, C tokens of a chunk and row.
+"""
+
+import contextlib
+import contextvars
+
+import keras
+from keras import ops
+
+# A chunk's float32 logits may take this much. Larger chunks win nothing on a CPU
+# (benchmarks/train_memory.py); on an accelerator the `[V, D]` accumulator is read and
+# written once a chunk, which 500 tokens hide behind their matrix products.
+CHUNK_BYTES = 2**29
+
+
+def linear_cross_entropy(
+    hidden,
+    embedding,
+    targets,
+    weights=None,
+    *,
+    z_loss=0.0,
+    chunk_tokens=None,
+    with_gradients=True,
+    train_embedding=True,
+):
+    """Cross-entropy of `hidden @ embedding.T` against `targets`, in chunks.
+
+    Matrix products take their inputs as they come (bfloat16, float16, float32) and
+    accumulate in float32; softmax, sums and the gradients' accumulators are float32.
+
+    Args:
+        hidden: `[B, T, D]`.
+        embedding: `[V, D]`.
+        targets: int `[B, T]`, each below V.
+        weights: `[B, T]`, the weight of each target; None: all 1. No gradient flows
+            into them.
+        z_loss: factor of `log(Z)^2`, added to each token's loss; Z is the sum of the
+            exponentials. 1e-4 is usual, and keeps logits from drifting.
+        chunk_tokens: tokens of a chunk; default: what `CHUNK_BYTES` allows.
+        with_gradients: False in evaluation, where they would be thrown away.
+        train_embedding: False if the embedding is frozen: its gradient, a third of the
+            work, is then not computed.
+
+    Returns:
+        float32 `[3]`: the weighted sums of loss (with the z term), of plain
+        cross-entropy, and of right guesses. Gradients are those of the first.
+    """
+    if weights is None:
+        weights = ops.ones_like(targets, dtype="float32")
+    weights = ops.stop_gradient(ops.cast(weights, "float32"))
+    targets = ops.cast(targets, "int32")
+
+    def forward(hidden, embedding):
+        sums, to_hidden, to_embedding = _all_chunks(
+            hidden,
+            embedding,
+            targets,
+            weights,
+            z_loss,
+            chunk_tokens,
+            with_gradients,
+            with_gradients and train_embedding,
+        )
+
+        def backward(upstream):
+            factor = upstream[0]  # the other sums are reports
+            grads = []
+            for grad, value in ((to_hidden, hidden), (to_embedding, embedding)):
+                if grad is None:
+                    grads.append(ops.zeros_like(value))
+                else:
+                    # In float32 up to here: 1 / (sum of weights) would underflow in
+                    # float16, whose loss scale is part of `upstream`.
+                    grads.append(ops.cast(grad * factor, value.dtype))
+            return tuple(grads)
+
+        return sums, backward
+
+    return ops.custom_gradient(forward)(hidden, embedding)
+
+
+def _all_chunks(
+    hidden,
+    embedding,
+    targets,
+    weights,
+    z_loss,
+    chunk_tokens,
+    hidden_gradient,
+    embedding_gradient,
+):
+    """`(sums [3], d loss / d hidden, d loss / d embedding)`; gradients float32 or None."""
+    length, width = ops.shape(hidden)[1], hidden.shape[2]
+    (hidden_, targets_, weights_), size = _split(
+        (hidden, targets, weights), embedding.shape[0], chunk_tokens
+    )
+    rows, chunks = ops.shape(hidden_)[0], ops.shape(hidden_)[1]
+
+    def body(i, state):
+        sums, to_hidden, to_embedding = state
+        h = _nth(hidden_, i)  # [B, C, D]
+        chunk, grad_logits = _one_chunk(
+            h, embedding, _nth(targets_, i), _nth(weights_, i), z_loss
+        )
+        sums = sums + chunk
+        if hidden_gradient:
+            low = ops.cast(grad_logits, h.dtype)
+            grad = _einsum32("bcv,vd->bcd", low, embedding)
+            start = (0, i, 0, 0)
+            to_hidden = ops.slice_update(to_hidden, start, grad[:, None])
+            if embedding_gradient:
+                to_embedding = to_embedding + _einsum32("bcv,bcd->vd", low, h)
+        return sums, to_hidden, to_embedding
+
+    state = (
+        ops.zeros((3,), "float32"),
+        ops.zeros((rows, chunks, size, width) if hidden_gradient else (), "float32"),
+        ops.zeros(embedding.shape if embedding_gradient else (), "float32"),
+    )
+    sums, to_hidden, to_embedding = ops.fori_loop(0, chunks, body, state)
+    if hidden_gradient:
+        to_hidden = ops.reshape(to_hidden, (ops.shape(hidden)[0], -1, width))
+        to_hidden = to_hidden[:, :length]
+    return (
+        sums,
+        to_hidden if hidden_gradient else None,
+        to_embedding if embedding_gradient else None,
+    )
+
+
+def _one_chunk(hidden, embedding, targets, weights, z_loss):
+    """Sums `[3]` of a chunk, and the gradient of their first to its logits."""
+    logits = _einsum32("bcd,vd->bcv", hidden, embedding)
+    right = ops.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    top = ops.max(logits, axis=-1)
+    exponentials = ops.exp(logits - top[..., None])
+    total = ops.sum(exponentials, axis=-1)
+    log_z = top + ops.log(total)  # [B, C]
+    entropy = log_z - right
+    loss = entropy + z_loss * ops.square(log_z)
+    hits = ops.cast(right >= top, "float32")
+    sums = ops.stack([ops.sum(weights * value) for value in (loss, entropy, hits)])
+    # softmax * (1 + 2 z log Z) - one_hot, times the weight
+    scale = weights * (1.0 + 2.0 * z_loss * log_z) / total
+    is_target = ops.arange(embedding.shape[0], dtype="int32") == targets[..., None]
+    grad = exponentials * scale[..., None]
+    return sums, grad - ops.where(is_target, weights[..., None], 0.0)
+
+
+def _split(tensors, vocabulary_size, chunk_tokens):
+    """Tensors `[B, T, ...]` as chunks `[B, n, C, ...]` (TensorFlow: `[1, B n, C, ...]`).
+
+    Rows stay whole along B on JAX, where a mesh may have split them over devices.
+    TensorFlow often does not know B while it traces, so there a chunk is of one row.
+    """
+    limit = chunk_tokens or max(16, CHUNK_BYTES // (4 * vocabulary_size))
+    by_row = keras.backend.backend() == "tensorflow"
+    batch, length = tensors[0].shape[:2]
+    if length is None:  # rows of a length known at run time only go one at a time
+        size, count = ops.shape(tensors[0])[1], 1
+    else:
+        count = -(-(1 if by_row else batch) * length // limit)
+        count = min(count, length)
+        size = -(-length // count)
+        count = -(-length // size)
+    batch = ops.shape(tensors[0])[0]
+    out = []
+    for tensor in tensors:
+        if length is not None and count * size != length:
+            rest = [(0, 0)] * (len(tensor.shape) - 2)
+            tensor = ops.pad(tensor, [(0, 0), (0, count * size - length), *rest])
+        rows = (1, batch * count) if by_row else (batch, count)
+        out.append(ops.reshape(tensor, (*rows, size, *tensor.shape[2:])))
+    return out, size
+
+
+def _nth(chunks, i):
+    """Chunk i, `[B, C, ...]`, of `[B, n, C, ...]`."""
+    shape = list(ops.shape(chunks))
+    start = [0] * len(shape)
+    start[1], shape[1] = i, 1
+    return ops.squeeze(ops.slice(chunks, start, shape), axis=1)
+
+
+def _einsum32(equation, a, b):
+    """`einsum` with a float32 result, accumulated in float32."""
+    if keras.backend.backend() == "jax":
+        import jax.numpy as jnp
+
+        return jnp.einsum(equation, a, b, preferred_element_type=jnp.float32)
+    # TensorFlow has no such option; a bfloat16 result would cost the loss 3 digits.
+    return ops.einsum(equation, ops.cast(a, "float32"), ops.cast(b, "float32"))
+
+
+def mean_loss(sums, weights):
+    """Mean over the weights, as Keras's `"mean_with_sample_weight"`; 0 if they sum to 0."""
+    return ops.divide_no_nan(sums[0], ops.sum(ops.cast(weights, "float32")))
+
+
+def head_embedding(layer):
+    """The matrix `[V, D]` of a `ReversibleEmbedding` at its compute dtype.
+
+    A quantized one is dequantized: as a straight product it has a gradient, which the
+    integer product of `layer(..., reverse=True)` has not.
+    """
+    if layer.quantization_mode in ("int8", "int4"):
+        return layer(ops.arange(layer.input_dim, dtype="int32"))
+    return ops.cast(ops.convert_to_tensor(layer.embeddings), layer.compute_dtype)
+
+
+@keras.saving.register_keras_serializable(package="codegemma_keras")
+class NextTokenLoss(keras.losses.Loss):
+    """Cross-entropy of the next token, averaged over the sample weights.
+
+    Compiled into `CodeGemmaCausalLM`, it never makes logits. Called by itself it takes
+    targets `[B, T]` and logits `[B, T, V]` and is the plain computation.
+
+    Args:
+        z_loss: as in `linear_cross_entropy`.
+        chunk_tokens: as in `linear_cross_entropy`.
+    """
+
+    def __init__(
+        self,
+        z_loss=0.0,
+        chunk_tokens=None,
+        reduction="mean_with_sample_weight",
+        name="next_token_loss",
+        **kwargs,
+    ):
+        super().__init__(name=name, reduction=reduction, **kwargs)
+        if reduction != "mean_with_sample_weight":
+            raise ValueError(
+                f"reduction={reduction!r}: NextTokenLoss averages over the sample "
+                "weights ('mean_with_sample_weight'). For another reduction use "
+                "keras.losses.SparseCategoricalCrossentropy(from_logits=True)."
+            )
+        if z_loss < 0:
+            raise ValueError(f"z_loss={z_loss} must not be negative.")
+        self.z_loss = z_loss
+        self.chunk_tokens = chunk_tokens
+
+    def call(self, y_true, y_pred):
+        logits = ops.cast(y_pred, "float32")
+        log_z = ops.logsumexp(logits, axis=-1)
+        index = ops.cast(y_true, "int32")[..., None]
+        right = ops.take_along_axis(logits, index, axis=-1)[..., 0]
+        return log_z - right + self.z_loss * ops.square(log_z)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "z_loss": self.z_loss,
+            "chunk_tokens": self.chunk_tokens,
+        }
+
+
+@keras.saving.register_keras_serializable(package="codegemma_keras")
+class Perplexity(keras.metrics.Mean):
+    """`exp` of the mean cross-entropy (without the z term) over all target weights."""
+
+    def __init__(self, name="perplexity", dtype=None):
+        super().__init__(name=name, dtype=dtype)
+
+    def result(self):
+        return ops.exp(super().result())
+
+
+class TokenMetrics:
+    """Accuracy and perplexity from the same pass as the loss.
+
+    Not a Keras object: Keras would track the metrics a second time.
+
+    Attributes:
+        shown: the metrics of a step; none if the user wanted none.
+    """
+
+    def __init__(self, shown=True):
+        # KerasHub's name for the same figure.
+        self._accuracy = keras.metrics.Mean(name="sparse_categorical_accuracy")
+        self._perplexity = Perplexity()
+        self.shown = [self._accuracy, self._perplexity] if shown else []
+
+    def update(self, sums, weights):
+        """Add a batch; `sums` as from `linear_cross_entropy`."""
+        if not self.shown:
+            return
+        total = ops.sum(ops.cast(weights, "float32"))
+        self._accuracy.update_state(ops.divide_no_nan(sums[2], total), total)
+        self._perplexity.update_state(ops.divide_no_nan(sums[1], total), total)
+
+
+def model_loss(lm, y, hidden, sample_weight=None, training=True):
+    """The loss of a training or test step of a model that a `NextTokenLoss` is for.
+
+    Args:
+        lm: the `CodeGemmaCausalLM`; its metrics are updated.
+        y: targets, int `[B, T]`.
+        hidden: `[B, T, D]`.
+        sample_weight: `[B, T]`, or None.
+        training: whether gradients are wanted.
+    """
+    layer = lm.backbone.token_embedding
+    if sample_weight is None:
+        sample_weight = ops.ones_like(y, dtype="float32")
+    sums = linear_cross_entropy(
+        hidden,
+        head_embedding(layer),
+        y,
+        sample_weight,
+        z_loss=lm.loss.z_loss,
+        chunk_tokens=lm.loss.chunk_tokens,
+        with_gradients=training,
+        train_embedding=bool(layer.trainable_variables),
+    )
+    lm._token_metrics.update(ops.stop_gradient(sums), sample_weight)
+    total = mean_loss(sums, sample_weight)
+    for extra in lm.losses:  # regularisers and add_loss()
+        total = total + ops.sum(ops.cast(extra, "float32"))
+    return total
+
+
+# While a step is traced, the model's call returns hidden states, not logits. Of the
+# context, not of the model: another thread may be calling the same model meanwhile.
+_stepping = contextvars.ContextVar("stepping", default=None)
+
+
+@contextlib.contextmanager
+def hidden_states_only(lm, wanted=True):
+    """Inside, `lm(x)` gives hidden states, if `wanted`."""
+    token = _stepping.set(lm if wanted else None)
+    try:
+        yield
+    finally:
+        _stepping.reset(token)
+
+
+def wants_hidden_states(lm) -> bool:
+    """Whether we are inside `hidden_states_only(lm)`."""
+    return _stepping.get() is lm
