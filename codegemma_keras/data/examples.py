@@ -96,22 +96,29 @@ def syntax_split(text: str, language: str, rng) -> tuple[str, str, str] | None:
     if parse is None or not text:
         return None
     data = text.encode("utf-8", "surrogatepass")
-    start = int(rng.random() * len(text))
-    start -= text[start - 1 : start + 1] == "\r\n"
-    offset = len(text[:start].encode("utf-8", "surrogatepass"))
-    node = parse.parse(data).root_node.descendant_for_byte_range(offset, offset)
+    root = parse.parse(data).root_node
+    for _ in range(8):  # The end of a file has nothing after it: draw again.
+        start = int(rng.random() * len(text))
+        start -= text[start - 1 : start + 1] == "\r\n"
+        offset = len(text[:start].encode("utf-8", "surrogatepass"))
+        if ends := _node_ends(root, offset):
+            end = ends[int(rng.random() * len(ends))]
+            end = start + len(data[offset:end].decode("utf-8", "surrogatepass"))
+            end -= text[end - 1 : end + 1] == "\r\n"
+            return fim.split_at(text, start, max(start, end))
+    return None
+
+
+def _node_ends(root, offset):
+    """Where the nodes around a byte end, innermost first; between nodes, the next one."""
+    node = root.descendant_for_byte_range(offset, offset)
     ends = []
     while node is not None and node.parent is not None:
         if node.is_named and node.end_byte > offset and not node.is_error:
-            if not ends or node.end_byte != ends[-1]:
-                ends.append(node.end_byte)
+            ends.append(node.end_byte)
         node = node.parent
-    if not ends:
-        return None
-    end = ends[int(rng.random() * len(ends))]
-    end = start + len(data[offset:end].decode("utf-8", "surrogatepass"))
-    end -= text[end - 1 : end + 1] == "\r\n"
-    return fim.split_at(text, start, max(start, end))
+    ends = ends or [n.end_byte for n in root.named_children if n.end_byte > offset][:1]
+    return list(dict.fromkeys(ends))
 
 
 def render_piece(

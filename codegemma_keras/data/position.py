@@ -12,7 +12,8 @@ class SavePosition(keras.callbacks.Callback):
 
         position = data.SavePosition("run/position.json")
         dataset = data.load("out", 8, start=position.batches)
-        model.fit(dataset, ..., callbacks=[keras.callbacks.BackupAndRestore("run"), position])
+        backup = keras.callbacks.BackupAndRestore("run")
+        model.fit(dataset, ..., shuffle=False, callbacks=[backup, position])
 
     Only batches that took part in a training step count; those that were loaded ahead
     do not, so none is lost and none is seen twice.
