@@ -74,7 +74,8 @@ def test_what_comes_out_is_what_went_in(built, repos):
     assert all(piece in decoder for piece in texts[kept])
     assert "<EMAIL>" in "".join(texts["who.py"])
     assert "made.py" not in texts
-    dropped = [json.loads(line) for line in (out / "dropped.jsonl").open()]
+    lines = (out / "dropped.jsonl").read_text().splitlines()
+    dropped = [json.loads(line) for line in lines]
     assert {"email:made.py"} <= {d["name"] for d in dropped}
     assert len(dropped) == sum(
         row["documents"]
