@@ -35,13 +35,15 @@ class Rename(ast.NodeTransformer):
             for n in ast.walk(tree)
             if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
         }
-        words = "alpha beta gamma delta item value left right total part found rest".split()
+        words = (
+            "alpha beta gamma delta item value left right total part found rest".split()
+        )
         self.names = {
             name: f"{rng.choice(words)}_{i}"
             for i, name in enumerate(sorted(names - set(dir(builtins))))
         }
 
-    def visit_Name(self, node):  # noqa: N802
+    def visit_Name(self, node):
         node.id = self.names.get(node.id, node.id)
         return node
 
@@ -74,7 +76,9 @@ def reformatted(code):
 
 def commented(code):
     lines = ast.unparse(without_docstring(ast.parse(code))).split("\n")
-    return "\n".join(f"{line}  # step {i}: see the notes" for i, line in enumerate(lines))
+    return "\n".join(
+        f"{line}  # step {i}: see the notes" for i, line in enumerate(lines)
+    )
 
 
 def renamed(code, rng):

@@ -77,7 +77,8 @@ def main():
         for share in (0.01, 0.02, 0.05, 0.1, 0.15):
             edited = np.array(
                 [
-                    s if (s := dedup.signature(edit(t, share, rng))) is not None
+                    s
+                    if (s := dedup.signature(edit(t, share, rng))) is not None
                     else np.zeros(dedup.PERMUTATIONS, np.uint32)
                     for t in texts
                 ]

@@ -26,7 +26,9 @@ from codegemma_keras.data import imports, order, sources
 from codegemma_keras.data.document import Report
 from codegemma_keras.data.languages import split_name, tested_name
 
-SDISTS = "requests flask click httpx attrs starlette toolz more_itertools networkx sympy"
+SDISTS = (
+    "requests flask click httpx attrs starlette toolz more_itertools networkx sympy"
+)
 
 
 def find_module(name, path):
@@ -163,7 +165,9 @@ def main():
         print(archive.name)
         results[archive.name.removesuffix(".tar.gz")] = measure(archive, args.top_lines)
         print(" ", results[archive.name.removesuffix(".tar.gz")])
-    total = {k: sum(r[k] for r in results.values()) for k in next(iter(results.values()))}
+    total = {
+        k: sum(r[k] for r in results.values()) for k in next(iter(results.values()))
+    }
     record(
         "data_graph",
         {

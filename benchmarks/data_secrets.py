@@ -35,7 +35,9 @@ def makers(rng):
         "github": lambda: "ghp_" + pick(ALNUM, 36),
         "github fine": lambda: "github_pat_" + pick(ALNUM, 60),
         "gitlab": lambda: "glpat-" + pick(ALNUM, 20),
-        "slack": lambda: f"xoxb-{pick('123456789', 12)}-{pick('123456789', 12)}-{pick(ALNUM, 24)}",
+        "slack": lambda: (
+            f"xoxb-{pick('123456789', 12)}-{pick('123456789', 12)}-{pick(ALNUM, 24)}"
+        ),
         "stripe": lambda: "sk_live_" + pick(ALNUM, 24),
         "google": lambda: "AIza" + pick(ALNUM, 35),
         "sendgrid": lambda: f"SG.{pick(ALNUM, 22)}.{pick(ALNUM, 43)}",
@@ -44,11 +46,15 @@ def makers(rng):
         "jwt": lambda: f"eyJhbGciOiJIUzI1NiJ9.eyJ{pick(ALNUM, 40)}.{pick(ALNUM, 43)}",
     }
     personal = {
-        "email": lambda: f"{pick(string.ascii_lowercase, 7)}@{pick(string.ascii_lowercase, 6)}."
-        + rng.choice(["com", "org", "de", "io", "co.uk"]),
-        "ipv4": lambda: ".".join(
-            str(rng.randrange(20, 250)) for _ in range(4)
-        ).replace("127.", "81.").replace("192.168", "93.1"),
+        "email": lambda: (
+            f"{pick(string.ascii_lowercase, 7)}@{pick(string.ascii_lowercase, 6)}."
+            + rng.choice(["com", "org", "de", "io", "co.uk"])
+        ),
+        "ipv4": lambda: (
+            ".".join(str(rng.randrange(20, 250)) for _ in range(4))
+            .replace("127.", "81.")
+            .replace("192.168", "93.1")
+        ),
         "url password": lambda: f"postgres://app:{pick(ALNUM, 12)}@db.internal:5432/x",
     }
     generic = {
@@ -56,9 +62,11 @@ def makers(rng):
         "random hex": lambda: pick(hexa, 40),
     }
     private = {
-        "private key": lambda: "-----BEGIN RSA PRIVATE KEY-----\n"
-        + "\n".join(pick(ALNUM, 64) for _ in range(5))
-        + "\n-----END RSA PRIVATE KEY-----"
+        "private key": lambda: (
+            "-----BEGIN RSA PRIVATE KEY-----\n"
+            + "\n".join(pick(ALNUM, 64) for _ in range(5))
+            + "\n-----END RSA PRIVATE KEY-----"
+        )
     }
     return shaped, personal, generic, private
 
@@ -81,10 +89,18 @@ def main():
             for i in range(100):
                 value = make()
                 lines = rng.choice(hosts).split("\n")
-                line = value if kind == "private key" else settings[i % len(settings)].format(value)
+                line = (
+                    value
+                    if kind == "private key"
+                    else settings[i % len(settings)].format(value)
+                )
                 lines.insert(rng.randrange(len(lines)), line)
                 text = "\n".join(lines)
-                secret = value.split(":")[2].split("@")[0] if kind == "url password" else value
+                secret = (
+                    value.split(":")[2].split("@")[0]
+                    if kind == "url password"
+                    else value
+                )
                 hits += secret not in secrets.replace(text, secrets.find(text))
             recall[kind] = hits / 100
     found = collections.Counter()
@@ -96,7 +112,9 @@ def main():
         for finding in hits:
             found[finding.kind] += 1
             if finding.kind != "email" and len(listed) < 60:
-                listed.append(f"{finding.kind}: {text[finding.start : finding.end][:60]}")
+                listed.append(
+                    f"{finding.kind}: {text[finding.start : finding.end][:60]}"
+                )
     record(
         "data_secrets",
         {
@@ -105,7 +123,9 @@ def main():
             "recall_all": round(sum(recall.values()) / len(recall), 4),
             "files": len(files),
             "findings_in_real_packages": dict(found),
-            "files_flagged_other_than_email_per_1000": round(1000 * flagged / len(files), 2),
+            "files_flagged_other_than_email_per_1000": round(
+                1000 * flagged / len(files), 2
+            ),
             "listed": listed,
         },
     )

@@ -126,7 +126,8 @@ def main():
             **runs,
             "plain_reader_mb_per_s": round(size / 1e6 / plain, 1),
             "build_over_plain_reader": round(
-                runs["all"]["seconds"] / plain * size / 1e6 / runs["all"]["megabytes"], 1
+                runs["all"]["seconds"] / plain * size / 1e6 / runs["all"]["megabytes"],
+                1,
             ),
             "input_growth_half_to_all": round(growth, 2),
             "cpu_growth_half_to_all": round(

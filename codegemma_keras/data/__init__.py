@@ -35,12 +35,12 @@ _NAMES = {
 }
 
 if TYPE_CHECKING:  # What editors and type checkers see.
-    from codegemma_keras.data.pipeline import build
     from codegemma_keras.data.dedup import deduplicate
     from codegemma_keras.data.document import Document, Report
     from codegemma_keras.data.examples import FimSettings
     from codegemma_keras.data.filters import filter_documents
     from codegemma_keras.data.order import order_files
+    from codegemma_keras.data.pipeline import build
     from codegemma_keras.data.position import SavePosition
     from codegemma_keras.data.sources import read_source
     from codegemma_keras.data.stages import Settings

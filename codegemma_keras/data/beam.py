@@ -83,7 +83,8 @@ class Deduplicate(beam.PTransform):
         return (
             {"documents": keyed, "dropped": dropped}
             | "join" >> beam.CoGroupByKey()
-            | "kept" >> beam.FlatMap(
+            | "kept"
+            >> beam.FlatMap(
                 lambda item: () if list(item[1]["dropped"]) else item[1]["documents"]
             )
         )
@@ -165,7 +166,8 @@ class Pack(beam.PTransform):
             segments
             | "lengths" >> beam.Map(lambda s: (s[0], len(s[1]) // 4))
             | "all lengths" >> beam.combiners.ToList()
-            | "plan" >> beam.FlatMap(_plan, self._settings.length, self._settings.fim.seed)
+            | "plan"
+            >> beam.FlatMap(_plan, self._settings.length, self._settings.fim.seed)
         )
         length = self._settings.length
         return (
@@ -173,11 +175,13 @@ class Pack(beam.PTransform):
             | "to places" >> beam.CoGroupByKey()
             | "placed" >> beam.FlatMap(_place)
             | "rows" >> beam.GroupByKey()
-            | "fill" >> beam.Map(
+            | "fill"
+            >> beam.Map(
                 lambda item: (
                     item[0],
                     packing.fill_row(
-                        [np.frombuffer(data, "<i4") for _, data in sorted(item[1])], length
+                        [np.frombuffer(data, "<i4") for _, data in sorted(item[1])],
+                        length,
                     ),
                 )
             )

@@ -85,7 +85,9 @@ def _add_build(commands):
         help="a benchmark (HumanEval, infilling, MBPP, GSM8K jsonl); may be repeated",
     )
     build.add_argument("--workers", type=int, default=1, help="processes (1)")
-    build.add_argument("--keep-work", action="store_true", help="keep intermediate files")
+    build.add_argument(
+        "--keep-work", action="store_true", help="keep intermediate files"
+    )
     build.set_defaults(run=run_build)
 
 
@@ -113,7 +115,12 @@ def run_build(args: argparse.Namespace) -> int:
         **({"licences": None} if args.any_licence else {}),
     )
     console = Console(stderr=True)
-    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        "{task.description}",
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=console) as bars:
         known = {name: bars.add_task(name, total=None) for name in pipeline.STAGES}
 
@@ -145,8 +152,12 @@ def run_show(args: argparse.Namespace) -> int:
     rows = Rows(args.folder)
     codec = PlainCodec((args.folder / "tokenizer.model").read_bytes())
     forced = {"auto": None, "always": True, "never": False}[args.color]
-    console = Console(force_terminal=forced, no_color=args.color == "never",
-                      highlight=False, soft_wrap=True)
+    console = Console(
+        force_terminal=forced,
+        no_color=args.color == "never",
+        highlight=False,
+        soft_wrap=True,
+    )
     if not 0 <= args.start < len(rows):
         raise ValueError(f"--start {args.start} must be from 0 to {len(rows) - 1}.")
     for number in range(args.start, min(args.start + args.rows, len(rows))):

@@ -50,9 +50,13 @@ _REST = _STRINGS + r"|[^\W\d]\w*|\d[\w.]*|[^\s\w]"
 _HASH_TOKEN = re.compile(r"\#[^\n]*" + _REST)
 _SLASH_TOKEN = re.compile(r"//[^\n]*|/\*[\s\S]*?\*/" + _REST)
 # Names that keep their identity; all others may be renamed.
-_FIXED = frozenset(keyword.kwlist) | frozenset(dir(builtins)) | frozenset(
-    "self cls this new null true false undefined void int float double string bool let "
-    "const var function fn func public private static final return def".split()
+_FIXED = (
+    frozenset(keyword.kwlist)
+    | frozenset(dir(builtins))
+    | frozenset(
+        "self cls this new null true false undefined void int float double string bool let "
+        "const var function fn func public private static final return def".split()
+    )
 )
 # What reformatting adds or takes away.
 _DROPPED = frozenset("(),;\\{}")
@@ -248,7 +252,9 @@ class Index:
         self._known = np.array(sorted(self._owners), np.uint64)
 
     def _common(self, probes, background):
-        known = np.unique(np.concatenate([p[2] for p in probes] or [[]])).astype(np.uint64)
+        known = np.unique(np.concatenate([p[2] for p in probes] or [[]])).astype(
+            np.uint64
+        )
         seen = collections.Counter()
         for text in background:
             mine = np.unique(np.concatenate((code_ngrams(text), word_ngrams(text))))
@@ -316,11 +322,15 @@ def read_tasks(path) -> list[Task]:
 
 def _task(row, number, file):
     if "canonical_solution" in row and "prompt" in row:
-        if "suffix" in row:  # An infilling set: prompt + middle + suffix is one program.
+        if (
+            "suffix" in row
+        ):  # An infilling set: prompt + middle + suffix is one program.
             code = row["prompt"] + row["canonical_solution"] + row["suffix"]
             return Task(row["task_id"], _docstrings(code), code, row.get("test", ""))
         code = row["prompt"] + row["canonical_solution"]
-        return Task(row["task_id"], _docstrings(row["prompt"]), code, row.get("test", ""))
+        return Task(
+            row["task_id"], _docstrings(row["prompt"]), code, row.get("test", "")
+        )
     if "code" in row and "test_list" in row:
         tests = "\n".join(row["test_list"])
         text = row.get("text") or row.get("prompt") or ""

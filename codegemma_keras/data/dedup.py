@@ -71,7 +71,8 @@ def shingles(text: str, size: int = SHINGLE) -> np.ndarray:
     cache = {}
     codes = np.fromiter(
         (
-            cache.get(w) or cache.setdefault(w, zlib.crc32(w.encode("utf-8", "replace")))
+            cache.get(w)
+            or cache.setdefault(w, zlib.crc32(w.encode("utf-8", "replace")))
             for w in words
         ),
         np.uint32,
@@ -132,7 +133,9 @@ def group_pairs(members: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 
 def similar_pairs(
-    sketches: np.ndarray, threshold: float = THRESHOLD, members: np.ndarray | None = None
+    sketches: np.ndarray,
+    threshold: float = THRESHOLD,
+    members: np.ndarray | None = None,
 ) -> set:
     """Pairs `(i, j)`, i < j, of documents at least `threshold` similar.
 
@@ -185,7 +188,10 @@ class Verdict:
 
 
 def decide(
-    ranks: Sequence, exact: Sequence[bytes], sketches: np.ndarray, has_sketch: np.ndarray,
+    ranks: Sequence,
+    exact: Sequence[bytes],
+    sketches: np.ndarray,
+    has_sketch: np.ndarray,
     threshold: float = THRESHOLD,
 ) -> dict[int, Verdict]:
     """Which documents to drop, from what is known of each.

@@ -54,7 +54,9 @@ class Document:
 
 def content_hash(text: str) -> bytes:
     """16 bytes of BLAKE2b over the text; every random choice derives from it."""
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+    return hashlib.blake2b(
+        text.encode("utf-8", "surrogatepass"), digest_size=16
+    ).digest()
 
 
 def text_bytes(text: str) -> int:
@@ -139,7 +141,9 @@ class Report:
         return report
 
 
-def watch(documents: Iterable[Document], report: Report, step: str) -> Iterator[Document]:
+def watch(
+    documents: Iterable[Document], report: Report, step: str
+) -> Iterator[Document]:
     """Pass documents on and count them as `(step, "in")`."""
     for document in documents:
         report.count(step, "in", size=text_bytes(document.text))

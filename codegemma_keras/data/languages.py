@@ -81,9 +81,7 @@ LANGUAGES = {
         Language(
             "go", (".go",), "//", _C, ("tree_sitter_go", "language"), (r"(\w+)_test",)
         ),
-        Language(
-            "rust", (".rs",), "//", _C, ("tree_sitter_rust", "language"), _SNAKE
-        ),
+        Language("rust", (".rs",), "//", _C, ("tree_sitter_rust", "language"), _SNAKE),
         Language(
             "cpp",
             (".c", ".h", ".cc", ".cpp", ".cxx", ".hpp", ".hh", ".hxx", ".inl"),

@@ -37,7 +37,9 @@ def pack_lengths(lengths: Sequence[int], length: int) -> list[list[int]]:
     by_length = collections.defaultdict(list)
     for index, size in enumerate(lengths):
         if not 0 < size <= length:
-            raise ValueError(f"Segment {index} has {size} tokens; rows hold 1 to {length}.")
+            raise ValueError(
+                f"Segment {index} has {size} tokens; rows hold 1 to {length}."
+            )
         by_length[size].append(index)
     sizes = sorted(by_length)
     queues = {size: collections.deque(by_length[size]) for size in sizes}

@@ -116,8 +116,15 @@ def _run(units, out, settings, workers, progress):
         with _timed(timings, "tokens"):
             verdicts = json.loads((work / "2-dedup" / "verdicts.json").read_text())
             jobs = [
-                (_tokens_task, tokens, n, read / n, verdicts.get(n, {}), settings,
-                 str(out / "tokenizer.model"))
+                (
+                    _tokens_task,
+                    tokens,
+                    n,
+                    read / n,
+                    verdicts.get(n, {}),
+                    settings,
+                    str(out / "tokenizer.model"),
+                )
                 for n in names
                 if not (tokens / n).exists()
             ]
@@ -137,8 +144,10 @@ def _write_shards(out, names, settings, progress):
         raise ValueError(
             "No document was left to train on. Dropped: "
             + ", ".join(
-                f"{reason} ({number})" for (step, reason), (number, _) in
-                sorted(report.counts.items(), key=lambda item: -item[1][0])[:6]
+                f"{reason} ({number})"
+                for (step, reason), (number, _) in sorted(
+                    report.counts.items(), key=lambda item: -item[1][0]
+                )[:6]
                 if reason != "in"
             )
             + "."

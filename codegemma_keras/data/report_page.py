@@ -50,8 +50,10 @@ def funnel(about: dict) -> list[tuple[str, int, int, list]]:
         entry[2].append((row["reason"], row["documents"]))
     order = ["source", "filter", "decontaminate", "secrets", "dedup"]
     names = [n for n in order if n in steps] + sorted(set(steps) - set(order))
-    return [(n, steps[n][0], steps[n][1], sorted(steps[n][2], key=lambda r: (-r[1], r[0])))
-            for n in names]
+    return [
+        (n, steps[n][0], steps[n][1], sorted(steps[n][2], key=lambda r: (-r[1], r[0])))
+        for n in names
+    ]
 
 
 def _table(about, step):
@@ -72,7 +74,10 @@ def markdown(about: dict, graph: dict | None) -> str:
     lines = ["# Data report", ""]
     lines += [f"* {key}: {value}" for key, value in _totals(about)]
     lines += ["", "## What was dropped, and why", ""]
-    lines += ["| step | reason | documents | bytes | for example |", "|---|---|---:|---:|---|"]
+    lines += [
+        "| step | reason | documents | bytes | for example |",
+        "|---|---|---:|---:|---|",
+    ]
     for row in about["report"]:
         if row["step"] in _KEPT_STEPS or row["reason"] == "in":
             continue
@@ -84,11 +89,16 @@ def markdown(about: dict, graph: dict | None) -> str:
     lines += ["", "Every dropped file is named in `dropped.jsonl`.", ""]
     for title, step in (("Languages", "language"), ("FIM, by piece", "fim")):
         lines += [f"## {title}", "", "| | number | bytes |", "|---|---:|---:|"]
-        found = sorted(_table(about, step).items(), key=lambda item: (-item[1][0], item[0]))
+        found = sorted(
+            _table(about, step).items(), key=lambda item: (-item[1][0], item[0])
+        )
         lines += [f"| {name} | {n:,} | {size:,} |" for name, (n, size) in found]
         lines.append("")
     lines += ["## Lengths", "", "| up to bytes | documents |", "|---:|---:|"]
-    lines += [f"| {int(k):,} | {n:,} |" for k, (n, _) in sorted(_table(about, "length").items())]
+    lines += [
+        f"| {int(k):,} | {n:,} |"
+        for k, (n, _) in sorted(_table(about, "length").items())
+    ]
     if graph:
         lines += ["", f"## The order of {_cell(graph['repo'])}", ""]
         lines += [f"{i}. `{path}`" for i, path in enumerate(graph["paths"], 1)]
@@ -111,7 +121,10 @@ def _totals(about):
         ("documents read", f"{read[0]:,} ({read[1]:,} bytes)"),
         ("documents kept", f"{kept:,} ({size:,} bytes)"),
         ("rows", f"{about['rows']:,} of {about['length']:,} tokens"),
-        ("tokens", f"{about['tokens']:,}, {size / max(1, about['tokens']):.2f} bytes each"),
+        (
+            "tokens",
+            f"{about['tokens']:,}, {size / max(1, about['tokens']):.2f} bytes each",
+        ),
         ("padding", f"{about['padding']:.2%}"),
         ("FIM pieces", f"{fim:,} of {total:,} ({fim / max(1, total):.1%})"),
     ]
@@ -133,8 +146,13 @@ def html_page(about: dict, graph: dict | None) -> str:
         f"<tr><th>{html.escape(k)}<td>{html.escape(str(v))}" for k, v in _totals(about)
     ]
     parts += ["</table><h2>From files to training data</h2>", _funnel_picture(about)]
-    for title, step in (("Languages (documents)", "language"), ("Pieces by kind", "fim")):
-        rows = sorted(_table(about, step).items(), key=lambda item: (-item[1][0], item[0]))
+    for title, step in (
+        ("Languages (documents)", "language"),
+        ("Pieces by kind", "fim"),
+    ):
+        rows = sorted(
+            _table(about, step).items(), key=lambda item: (-item[1][0], item[0])
+        )
         parts += [f"<h2>{title}</h2>", bars([(k, n) for k, (n, _) in rows[:20]])]
     rows = sorted(_table(about, "length").items())
     parts += [
@@ -192,7 +210,9 @@ def _funnel_picture(about):
         left -= number
     y = 44 * len(found) + 2
     lines += _funnel_row(y, "kept", left / total, left / total)
-    lines.append(f"<text x='{106 + 560 * left / total:.1f}' y='{y + 15}'>{kept:,}</text>")
+    lines.append(
+        f"<text x='{106 + 560 * left / total:.1f}' y='{y + 15}'>{kept:,}</text>"
+    )
     return "\n".join([*lines, "</svg>"])
 
 

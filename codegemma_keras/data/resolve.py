@@ -97,7 +97,9 @@ class Repository:
 
         All of them where that says nothing.
         """
-        mentioned = [p for p in paths if not self.files[p].declares.isdisjoint(facts.uses)]
+        mentioned = [
+            p for p in paths if not self.files[p].declares.isdisjoint(facts.uses)
+        ]
         return mentioned or list(paths)
 
 
@@ -167,8 +169,10 @@ def _python(repository, facts, entry: Import):
 
 def python_file(paths, module: str) -> str | None:
     """The file of a module `a/b`: a package before a module, as the import system."""
-    names = (f"{module}/__init__.py", f"{module}.py", f"{module}.pyi") if module else (
-        "__init__.py",
+    names = (
+        (f"{module}/__init__.py", f"{module}.py", f"{module}.pyi")
+        if module
+        else ("__init__.py",)
     )
     return next((name for name in names if name in paths), None)
 
@@ -256,7 +260,9 @@ def _js_file(repository, base):
     paths = repository.paths
     if base in paths:
         return base
-    stem = posixpath.splitext(base)[0] if base.endswith((".js", ".jsx", ".mjs")) else base
+    stem = (
+        posixpath.splitext(base)[0] if base.endswith((".js", ".jsx", ".mjs")) else base
+    )
     for name in dict.fromkeys((stem, base)):
         for ending in _JS_ENDINGS:
             if name + ending in paths:
@@ -284,7 +290,9 @@ def _java(repository, facts, entry: Import):
             return nearest(found, facts.path)
         # Kotlin: any file of the package may declare the name.
         package = repository._by_package["java", ".".join(full[: end - 1])]
-        if found := [p for p in package if full[end - 1] in repository.files[p].declares]:
+        if found := [
+            p for p in package if full[end - 1] in repository.files[p].declares
+        ]:
             return nearest(found, facts.path)
     return []
 
@@ -317,7 +325,9 @@ def _go_folder(repository, module):
             best[prefix] += number
         top = max(best.values(), default=0)
         repository._go_prefixes = {p for p, n in best.items() if n * 4 >= top and p}
-    splits = [s for s in _go_splits(repository, module) if s[0] in repository._go_prefixes]
+    splits = [
+        s for s in _go_splits(repository, module) if s[0] in repository._go_prefixes
+    ]
     return max(splits, key=lambda s: (len(s[1]), s))[1] if splits else None
 
 
@@ -364,7 +374,9 @@ def _rust_module(path):
 def _crate_root(repository, path):
     folder = posixpath.dirname(path)
     while True:
-        if {posixpath.join(folder, n) for n in ("lib.rs", "main.rs")} & repository.paths:
+        if {
+            posixpath.join(folder, n) for n in ("lib.rs", "main.rs")
+        } & repository.paths:
             break
         if not folder:
             break
@@ -392,7 +404,8 @@ def _other_crate(repository, facts, parts, here):
         roots = [
             posixpath.dirname(p)
             for p in repository._by_stem["rust", "lib"]
-            if p.endswith(f"{name}/src/lib.rs") and f"/{p}".endswith(f"/{name}/src/lib.rs")
+            if p.endswith(f"{name}/src/lib.rs")
+            and f"/{p}".endswith(f"/{name}/src/lib.rs")
         ]
         if roots:
             base = nearest(roots, facts.path)[0].split("/")

@@ -75,7 +75,9 @@ _ASSIGNED = re.compile(
     r"""(?:=>?|:|,)\s{0,4}[rbuf]{0,2}(["'])([^"'\s]{8,200})\1""",
     re.I,
 )
-_URL_PASSWORD = re.compile(r"\b[a-z][a-z0-9+.-]{2,20}://[^\s:/@'\"<>]{1,64}:([^\s:/@'\"<>{}$%*]{3,128})@")
+_URL_PASSWORD = re.compile(
+    r"\b[a-z][a-z0-9+.-]{2,20}://[^\s:/@'\"<>]{1,64}:([^\s:/@'\"<>{}$%*]{3,128})@"
+)
 _EMAIL = re.compile(
     r"(?<![\w.+/=-])([A-Za-z0-9][A-Za-z0-9._%+-]{0,63})@"
     r"((?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,62})\.){1,4}([A-Za-z]{2,10}))(?![\w@/(=-]|\.\w)"
@@ -98,7 +100,18 @@ _NOBODY = re.compile(
     re.I,
 )
 _NOBODY_LOCAL = frozenset(
-    ("git", "noreply", "no-reply", "user", "username", "you", "your", "name", "foo", "me")
+    (
+        "git",
+        "noreply",
+        "no-reply",
+        "user",
+        "username",
+        "you",
+        "your",
+        "name",
+        "foo",
+        "me",
+    )
 )
 _IPV4 = re.compile(
     r"(?<![\w.+=/~^-])(?:(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)\.){3}"
@@ -107,12 +120,16 @@ _IPV4 = re.compile(
 _IPV6 = re.compile(
     r"(?<![\w:.])(?:[0-9a-fA-F]{1,4}:){2,7}(?::?[0-9a-fA-F]{1,4}){1,7}(?![\w:.])"
 )
-_VERSION = re.compile(r"version|release|\bv\.?$|\bver\b|section|§|\boid\b|>=|<=|==", re.I)
+_VERSION = re.compile(
+    r"version|release|\bv\.?$|\bver\b|section|§|\boid\b|>=|<=|==", re.I
+)
 # Bits per character. Random base64 of 20 characters has 4.0 and random hex 3.2 on
 # average; words and identifiers stay below 3.6 at that length.
 MIN_ENTROPY = 3.0
 MIN_SECRET_LENGTH = 12
-_WORDY = re.compile(r"[a-z]{4,}(?:[_.\- /][a-z]{2,})+|[A-Z][a-z]+(?:[A-Z][a-z]+)+", re.I)
+_WORDY = re.compile(
+    r"[a-z]{4,}(?:[_.\- /][a-z]{2,})+|[A-Z][a-z]+(?:[A-Z][a-z]+)+", re.I
+)
 _PLACEHOLDER = re.compile(
     r"x{4,}|\*{3,}|\.\.\.|<|>|\{|\}|\$|%|example|your|change|dummy|fake|placeholder|test"
     r"|sample|123456789|abcdef|password|secret|token",
@@ -161,7 +178,11 @@ def find(text: str) -> list[Finding]:
     if "@" in text:
         found += _emails(text)
         for match in _URL_PASSWORD.finditer(text):
-            if not _PLACEHOLDER.search(match[1]) and match[1] not in ("pass", "pw", "pwd"):
+            if not _PLACEHOLDER.search(match[1]) and match[1] not in (
+                "pass",
+                "pw",
+                "pwd",
+            ):
                 found.append(Finding(*match.span(1), "password"))
     found += _addresses(text)
     return _disjoint(found)

@@ -8,6 +8,7 @@ Left out: downloading. A source is something the user already has, so that a bui
 be repeated.
 """
 
+import functools
 import gzip
 import io
 import json
@@ -138,7 +139,9 @@ def _walk(root, report, repo):
         try:
             entries = sorted(os.scandir(root / folder), key=lambda entry: entry.name)
         except OSError as error:
-            report.drop(STEP, "unreadable", f"{repo}:{folder}", detail=str(error.strerror))
+            report.drop(
+                STEP, "unreadable", f"{repo}:{folder}", detail=str(error.strerror)
+            )
             continue
         ignore = next((e for e in entries if e.name == ".gitignore"), None)
         if ignore is not None and ignore.is_file(follow_symlinks=False):
@@ -150,7 +153,7 @@ def _walk(root, report, repo):
             try:
                 path.encode()
             except UnicodeEncodeError:
-                report.drop(STEP, "name is not UTF-8", f"{repo}:{ascii(path)}")
+                report.drop(STEP, "name is not UTF-8", f"{repo}:{path!a}")
                 continue
             if entry.is_symlink():
                 report.drop(STEP, "link", f"{repo}:{path}")
@@ -227,7 +230,7 @@ def read_archive(
                 report.drop(STEP, kind, f"{repo}:{name}", size)
                 continue
             if reason := _unwanted(name, languages):
-                report.drop("filter", reason, f"{repo}:{name[len(common):]}", size)
+                report.drop("filter", reason, f"{repo}:{name[len(common) :]}", size)
                 continue
             if size > max_file_bytes:
                 report.drop(STEP, "file too large", f"{repo}:{name}", size)
@@ -236,7 +239,9 @@ def read_archive(
         except StopIteration:
             return
         except _DAMAGE as error:
-            report.drop(STEP, "corrupt archive", f"{repo}:{path.name}", detail=str(error))
+            report.drop(
+                STEP, "corrupt archive", f"{repo}:{path.name}", detail=str(error)
+            )
             return
         if data is None:
             report.drop(STEP, "file too large", f"{repo}:{name}", size)
@@ -317,7 +322,9 @@ def _survey(path, opener, budget):
             if not kind and size < 1 << 18 and name.count("/") <= 3:
                 for known in (name, inside):
                     if says_licence(known):
-                        texts.append((known, lambda data=read(1 << 18) or b"": data))
+                        texts.append(
+                            (known, functools.partial(bytes, read(1 << 18) or b""))
+                        )
                         break
     except _DAMAGE:
         pass  # Counted when the files themselves are read.
@@ -385,7 +392,9 @@ def _row(row, text_key, name, fallback, number, report):
 
     def get(*names):
         value = next((row[n] for n in names if row.get(n)), "")
-        return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+        return (
+            value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+        )
 
     repo = get("repo", "repo_name", "max_stars_repo_name") or fallback
     path = get("path", "file_path", "max_stars_repo_path") or f"{number:08d}.txt"

@@ -37,6 +37,9 @@ from codegemma_keras.data.licences import PERMISSIVE
 CHARACTERS_OF_LENGTHS = tuple(2**n for n in range(5, 21))
 
 
+_FIM = examples.FimSettings()
+
+
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """All that decides the output, besides the sources and the tokenizer.
@@ -62,12 +65,14 @@ class Settings:
     benchmarks: tuple[str, ...] = ()
     top_lines: int | None = imports.TOP_LINES
     max_file_bytes: int = sources.MAX_FILE_BYTES
-    fim: examples.FimSettings = examples.FimSettings()
+    fim: examples.FimSettings = _FIM
     shard_bytes: int = 64_000_000
 
     def __post_init__(self):
         if self.length < 64:
-            raise ValueError(f"length={self.length} tokens is too short; use 64 or more.")
+            raise ValueError(
+                f"length={self.length} tokens is too short; use 64 or more."
+            )
         if not 0 <= self.threshold <= 1:
             raise ValueError(f"threshold={self.threshold} must be between 0 and 1.")
 
@@ -332,7 +337,9 @@ def shard_rows(tokens: pathlib.Path, units, plan: Plan, settings: Settings, shar
             if number not in maps:
                 if len(maps) > 64:
                     maps.clear()
-                maps[number] = np.memmap(tokens / units[number] / "tokens.bin", "<i4", "r")
+                maps[number] = np.memmap(
+                    tokens / units[number] / "tokens.bin", "<i4", "r"
+                )
             start = int(plan.offset[index])
             segments.append(maps[number][start : start + int(plan.lengths[index])])
         yield packing.fill_row(segments, settings.length)

@@ -75,7 +75,6 @@ def write_metadata(folder, shard_rows: list[int], size: int, length: int):
         filename_template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
         description="Packed training rows; see data.json.",
         check_data=False,  # It would read the rows with TensorFlow.
-
     )
 
 

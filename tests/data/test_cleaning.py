@@ -40,7 +40,11 @@ def test_planted_values_are_replaced(kind, value):
 
 
 def test_private_keys_and_assignments():
-    key = "-----BEGIN RSA " + "PRIVATE KEY-----\nMIIEow\nabc=\n-----END RSA " + "PRIVATE KEY-----"
+    key = (
+        "-----BEGIN RSA "
+        + "PRIVATE KEY-----\nMIIEow\nabc=\n-----END RSA "
+        + "PRIVATE KEY-----"
+    )
     text = f'a = """{key}"""\napi_key = "q7Xr2mPz9vLw4KtB8nYc"\nb = 1\n'
     cleaned = secrets.replace(text, secrets.find(text))
     assert cleaned == 'a = """<PRIVATE_KEY>"""\napi_key = "<SECRET>"\nb = 1\n'
@@ -145,7 +149,10 @@ CODE = '''def running_mean(values, width):
     return means
 '''
 TASK = decontaminate.Task(
-    "Bench/0", CODE.split('"""')[1], CODE, "assert candidate([1, 2, 3, 4], 2) == [1.5, 2.5, 3.5]"
+    "Bench/0",
+    CODE.split('"""')[1],
+    CODE,
+    "assert candidate([1, 2, 3, 4], 2) == [1.5, 2.5, 3.5]",
 )
 INDEX = decontaminate.Index([TASK])
 
@@ -160,9 +167,13 @@ def kinds(text):
         lambda c: c,
         lambda c: c.replace("    ", "\t").replace("values[", "values [\n   "),
         lambda c: re.sub(r"\n", "  # a note\n", re.sub(r'""".*?"""', "", c)),
-        lambda c: c.replace("values", "xs").replace("window", "part").replace("means", "r"),
+        lambda c: (
+            c.replace("values", "xs").replace("window", "part").replace("means", "r")
+        ),
         lambda c: re.sub(r'\n    """.*?"""', "", c),
-        lambda c: f'TEXT = """\n{re.sub(chr(34) * 3 + ".*?" + chr(34) * 3, "", c)}\n"""',
+        lambda c: (
+            f'TEXT = """\n{re.sub(chr(34) * 3 + ".*?" + chr(34) * 3, "", c)}\n"""'
+        ),
     ],
 )
 def test_code_is_found_however_it_is_written(change):
@@ -179,9 +190,13 @@ def test_other_code_of_the_same_shape_is_not_found():
 
 
 def test_words_and_tests_are_found_in_prose():
-    prose = "Write: mean of each window, of the given width, over the list of values as a"
+    prose = (
+        "Write: mean of each window, of the given width, over the list of values as a"
+    )
     assert kinds(f"# {prose} new list!") == {"words"}
-    assert "tests" in kinds("def check():\n    assert candidate([1,2,3,4],2)==[1.5,2.5,3.5]\n")
+    assert "tests" in kinds(
+        "def check():\n    assert candidate([1,2,3,4],2)==[1.5,2.5,3.5]\n"
+    )
     report = Report()
     sink = []
     report.sink = sink.append
@@ -206,7 +221,8 @@ def test_renaming_is_a_bijection(names):
 
 def test_common_ngrams_prove_nothing():
     assert decontaminate.Index([TASK], background=[CODE, CODE]).matches(CODE) == [] or (
-        {m.kind for m in decontaminate.Index([TASK], [CODE, CODE]).matches(CODE)} == {"tests"}
+        {m.kind for m in decontaminate.Index([TASK], [CODE, CODE]).matches(CODE)}
+        == {"tests"}
     )
 
 

@@ -24,8 +24,8 @@ SOURCE = pathlib.Path(json.decoder.__file__).read_text()
 class ByteCodec:
     """One token per byte: fast, and independent of the real tokenizer."""
 
-    controls = [fim.PAD, fim.END, fim.START, fim.PREFIX, fim.MIDDLE, fim.SUFFIX,
-                fim.FILE_SEPARATOR]  # fmt: skip
+    controls = (fim.PAD, fim.END, fim.START, fim.PREFIX, fim.MIDDLE, fim.SUFFIX,
+                fim.FILE_SEPARATOR)  # fmt: skip
 
     def encode(self, parts):
         ids = []
@@ -56,16 +56,22 @@ def read_back(chunks, codec):
     return texts
 
 
-texts = st.text(st.characters(codec="utf-8"), max_size=400) | st.text("\r\n ab", max_size=400)
+texts = st.text(st.characters(codec="utf-8"), max_size=400) | st.text(
+    "\r\n ab", max_size=400
+)
 
 
 @given(st.lists(texts, max_size=6), st.integers(64, 200), st.integers(0, 3))
 @settings(max_examples=120, deadline=None)
 def test_every_byte_comes_back_and_every_end_is_there(files, length, seed):
-    documents = [Document(t, f"d/{i}.py", "r", language="python") for i, t in enumerate(files)]
+    documents = [
+        Document(t, f"d/{i}.py", "r", language="python") for i, t in enumerate(files)
+    ]
     codec = ByteCodec()
     chunks = list(
-        examples.chunk_repository(documents, codec, examples.FimSettings(seed=seed), length)
+        examples.chunk_repository(
+            documents, codec, examples.FimSettings(seed=seed), length
+        )
     )
     for chunk in chunks:
         assert len(chunk.token_ids) <= length
@@ -78,7 +84,9 @@ def test_every_byte_comes_back_and_every_end_is_there(files, length, seed):
 def test_the_real_tokenizer_gives_every_byte_back():
     text = SOURCE + "<|fim_prefix|> \t\x00 é \u2581 \r\n" * 3
     documents = [Document(text, f"{i}.py", "r", language="python") for i in range(3)]
-    chunks = list(examples.chunk_repository(documents, CODEC, examples.FimSettings(), 300))
+    chunks = list(
+        examples.chunk_repository(documents, CODEC, examples.FimSettings(), 300)
+    )
     assert set(read_back(chunks, CODEC).values()) == {text}
 
 
@@ -87,7 +95,9 @@ def test_rates_and_kinds():
     number = 6000
     plan = examples.FimSettings()
     for i in range(number):
-        document = Document(f"x{i} = [1, 2]\ny = f(x{i})\n", f"{i}.py", language="python")
+        document = Document(
+            f"x{i} = [1, 2]\ny = f(x{i})\n", f"{i}.py", language="python"
+        )
         _, kind, split = examples.render_piece(document, document.text, plan)
         counts[kind] += 1
         counts[split] += 1
@@ -144,13 +154,17 @@ def test_no_grammar_no_syntax_split():
 
 
 def test_settings_are_checked():
-    with pytest.raises(ValueError, match="rate=1.5 must be between"):
+    with pytest.raises(ValueError, match=r"rate=1\.5 must be between"):
         examples.FimSettings(rate=1.5)
     with pytest.raises(ValueError, match="must be one of"):
         examples.FimSettings(spm_order="x")
     document = Document("x", "p" * 200, "r")
     with pytest.raises(ValueError, match="Make rows longer"):
-        list(examples.chunk_repository([document], ByteCodec(), examples.FimSettings(), 100))
+        list(
+            examples.chunk_repository(
+                [document], ByteCodec(), examples.FimSettings(), 100
+            )
+        )
 
 
 # Packing
@@ -233,7 +247,9 @@ def test_load_passes_shuffled_and_resumes(tmp_path):
     again = iter(storage.load(tmp_path, 2))
     again.set_state(state)
     assert ids_of([next(again) for _ in range(4)]) == ids_of(batches[3:7])
-    shards = [ids_of(storage.load(tmp_path, 1, repeat=False, shard=(i, 2))) for i in (0, 1)]
+    shards = [
+        ids_of(storage.load(tmp_path, 1, repeat=False, shard=(i, 2))) for i in (0, 1)
+    ]
     assert sorted(shards[0] + shards[1]) == list(range(100, 110))
 
 

@@ -62,7 +62,9 @@ def test_edges_of_networkx_are_those_of_ast_and_the_file_system():
                 tries = [[*base, name]] if name else []
                 for parts in [*tries, base]:
                     stem = "/".join(parts)
-                    hits = [f for f in (f"{stem}/__init__.py", f"{stem}.py") if f in texts]
+                    hits = [
+                        f for f in (f"{stem}/__init__.py", f"{stem}.py") if f in texts
+                    ]
                     if hits:
                         expected |= {(path, hits[0])} - {(path, path)}
                         break

@@ -87,7 +87,11 @@ def test_what_comes_out_is_what_went_in(built, repos):
 def test_order_and_workers_change_nothing(built, repos, tmp_path):
     other = tmp_path / "out"
     pipeline.build(
-        [repos / "email", repos / "json"], other, repos / "tok.model", SETTINGS, workers=2
+        [repos / "email", repos / "json"],
+        other,
+        repos / "tok.model",
+        SETTINGS,
+        workers=2,
     )
     assert contents(other) == contents(built[0])
 
@@ -119,7 +123,8 @@ def test_a_failure_at_any_task_is_resumed_to_the_same_bytes(
             pipeline.build(sources, out, repos / "tok.model", SETTINGS)
             break
         except OSError as error:
-            assert error.errno == errno.ENOSPC
+            if error.errno != errno.ENOSPC:
+                raise
             failures += 1
     assert failures >= 5
     assert contents(out) == contents(built[0])
@@ -177,7 +182,9 @@ def test_nothing_left_says_why(repos, tmp_path):
     (tmp_path / "r").mkdir()
     (tmp_path / "r" / "a.py").write_text("")
     with pytest.raises(ValueError, match=r"nearly empty \(1\)"):
-        pipeline.build([tmp_path / "r"], tmp_path / "out", repos / "tok.model", SETTINGS)
+        pipeline.build(
+            [tmp_path / "r"], tmp_path / "out", repos / "tok.model", SETTINGS
+        )
 
 
 def test_no_source_is_found_missing_late(repos, tmp_path):

@@ -39,7 +39,14 @@ def test_folder_with_gitignore_links_and_licence(tmp_path):
     (tmp_path / "LICENSE").write_text(MIT)
     (tmp_path / ".gitignore").write_text("*.log\n/out/\n!keep.log\n")
     (tmp_path / "a.py").write_bytes(b"\xef\xbb\xbfx = 1\r\n")
-    for name in ("b.log", "keep.log", "out/c.py", "sub/d.py", "sub/e.tmp", ".git/config"):
+    for name in (
+        "b.log",
+        "keep.log",
+        "out/c.py",
+        "sub/d.py",
+        "sub/e.tmp",
+        ".git/config",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("text")
     (tmp_path / "sub" / ".gitignore").write_text("*.tmp\n")
@@ -84,7 +91,12 @@ def test_sdist_loses_its_top_folder(tmp_path):
 
 def test_archives_cannot_reach_outside(tmp_path):
     path = tmp_path / "evil.tar.gz"
-    bad = [("../up.py", b"1"), ("/abs.py", b"2"), ("a/../../b.py", b"3"), ("link", None)]
+    bad = [
+        ("../up.py", b"1"),
+        ("/abs.py", b"2"),
+        ("a/../../b.py", b"3"),
+        ("link", None),
+    ]
     make_tar(path, [*bad, ("ok.py", b"x = 1")])
     found, report = read(path)
     assert set(found) == {"ok.py"}
@@ -105,7 +117,9 @@ def test_archives_cannot_reach_outside(tmp_path):
 
 def test_a_bomb_is_stopped_by_its_sizes(tmp_path):
     path = tmp_path / "bomb.tar.gz"
-    make_tar(path, [("a.py", b"x = 1"), *((f"{i}.py", bytes(900_000)) for i in range(40))])
+    make_tar(
+        path, [("a.py", b"x = 1"), *((f"{i}.py", bytes(900_000)) for i in range(40))]
+    )
     found, report = read(path)
     assert 0 < len(found) < 20  # 16 MB are allowed to any archive.
     assert report.number("source", "archive too large") == 1
@@ -214,4 +228,6 @@ def test_licences_are_told_apart():
     document = Document(GOOD, "a.py", "r", "GPL-3.0", "python")
     assert not list(filters.filter_documents([document], report))
     assert report.number("filter", "licence GPL-3.0") == 1
-    assert list(filters.filter_documents([document], report, licences=None)) == [document]
+    assert list(filters.filter_documents([document], report, licences=None)) == [
+        document
+    ]

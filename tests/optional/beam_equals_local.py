@@ -62,7 +62,9 @@ def local_rows(texts):
         )
     chunks = [c.token_ids for c in chunks]
     hashes = [
-        __import__("hashlib").blake2b(np.array(c, "<i4").tobytes(), digest_size=12).digest()
+        __import__("hashlib")
+        .blake2b(np.array(c, "<i4").tobytes(), digest_size=12)
+        .digest()
         for c in chunks
     ]
     chunks = [c for _, c in sorted(zip(hashes, chunks, strict=True))]
@@ -71,7 +73,9 @@ def local_rows(texts):
 
 
 def as_set(rows):
-    return sorted(json.dumps([r["tokens"].tolist(), r["segment_lengths"].tolist()]) for r in rows)
+    return sorted(
+        json.dumps([r["tokens"].tolist(), r["segment_lengths"].tolist()]) for r in rows
+    )
 
 
 def test_beam_gives_the_rows_of_the_local_build():
