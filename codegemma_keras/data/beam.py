@@ -101,7 +101,7 @@ def _bands(item, threshold):
     sketch = np.frombuffer(data, np.uint32)[None]
     number, rows = dedup.bands(threshold, sketch.shape[1])
     for band in range(number):
-        yield (band, int(dedup.band_key(sketch, band, rows)[0])), (rank, data)
+        yield (band, dedup.band_key(sketch, band, rows)[0].tobytes()), (rank, data)
 
 
 def _pairs(group, threshold):
