@@ -176,6 +176,7 @@ def load(
         if seed is not None:
             rows = rows.seed(seed).shuffle()
         parts.append(rows.repeat() if repeat else rows)
+    rows = parts[0]
     if len(parts) > 1:
         rows = grain.MapDataset.mix(parts, weights=[float(w) for w in folders.values()])
     rows = rows[shard[0] :: shard[1]].map(_inputs)
