@@ -156,7 +156,8 @@ def test_lookup_takes_the_longest_and_latest_agreement():
 
 def test_equal_prompts_are_prefilled_once(engine):
     run = engine.start([PROMPTS[4]] * 3, 4, seeds=[1, 2, 3], sampling=SAMPLED)
-    run.advance(1)
+    while not run.tokens[0]:
+        run.advance(1)
     assert run.prefilled == len(PROMPTS[4])
 
 
@@ -249,6 +250,35 @@ def test_errors_say_what_is_wrong_and_leave_the_engine_usable(model):
     engine.cache_limit_bytes = None
     assert engine.generate([], 3) == []
     assert len(engine.generate([[5]], 3)[0].token_ids) == 3
+
+
+def test_compiled_programs_are_kept_on_disk(tmp_path):
+    from codegemma_keras.decoding.programs import keep_compiled
+
+    if keras.config.backend() != "jax":
+        with pytest.raises(ValueError, match="on the JAX backend only"):
+            keep_compiled(tmp_path)
+        return
+    import jax
+    from jax.experimental.compilation_cache import compilation_cache
+
+    names = [
+        "jax_compilation_cache_dir",
+        "jax_persistent_cache_min_compile_time_secs",
+        "jax_persistent_cache_min_entry_size_bytes",
+    ]
+    before = {name: getattr(jax.config, name) for name in names}
+    folder = tmp_path / "compiled"
+    try:
+        keep_compiled(folder)
+        model = CodeGemmaCausalLM(our_backbone(num_layers=1))
+        model.engine.generate([[5, 6]], 2)
+        kept = {path.name for path in folder.iterdir()}
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+    assert len([name for name in kept if name.startswith("jit_")]) >= 4
 
 
 def test_scores_are_those_of_the_uncached_network(engine, uncached):

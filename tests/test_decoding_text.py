@@ -142,25 +142,39 @@ def test_cancelling(lm):
     before = lm.complete(PREFIX, SUFFIX, max_new_tokens=99, cancelled=lambda: True)
     assert (before.text, before.stop_reason) == ("", "cancelled")
     assert before.computed_tokens == 0
+    options = {"max_new_tokens": 60, "sampling": SAMPLED}
+    every = (lm.complete(PREFIX, SUFFIX, seed=seed, **options) for seed in range(99))
+    # A text that does not stop by itself soon.
+    seed, free = next((s, c) for s, c in enumerate(every) if len(c.token_ids) > 30)
     asked = []
 
     def third_time():
         asked.append(1)
         return len(asked) > 3
 
-    # seed: a text that does not stop by itself at once
-    during = lm.complete(
-        PREFIX,
-        SUFFIX,
-        max_new_tokens=100,
-        cancelled=third_time,
-        sampling=SAMPLED,
-        seed=3,
-    )
+    during = lm.complete(PREFIX, SUFFIX, seed=seed, cancelled=third_time, **options)
     assert during.stop_reason == "cancelled"
     assert 1 <= len(during.token_ids) <= 1 + 2 * WATCHED_VISIT
-    free = lm.complete(PREFIX, SUFFIX, max_new_tokens=100, sampling=SAMPLED, seed=3)
     assert free.token_ids[: len(during.token_ids)] == during.token_ids
+
+
+def test_a_prompt_half_computed_is_held(lm):
+    session = lm.session()
+    asked = []
+
+    def second_time():
+        asked.append(1)
+        return len(asked) > 1
+
+    long = "x = 1\n" * 15 + PREFIX  # more than one chunk
+    partly = session.complete(long, SUFFIX, cancelled=second_time, **OPTIONS)
+    assert partly.stop_reason == "cancelled"
+    assert partly.token_ids == []
+    session.complete(long, SUFFIX, cancelled=lambda: True, **OPTIONS)  # keeps it
+    assert 0 < partly.computed_tokens < partly.prompt_tokens
+    whole = session.complete(long, SUFFIX, **OPTIONS)
+    assert whole.computed_tokens == whole.prompt_tokens - partly.computed_tokens
+    assert whole.token_ids == cold(lm, "line", long, SUFFIX).token_ids
 
 
 def test_an_exception_in_a_callback_leaves_the_model_usable(lm):

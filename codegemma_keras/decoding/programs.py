@@ -88,6 +88,7 @@ def keep_compiled(folder) -> None:
             f"to {keras.config.backend()!r}. Leave `compiled_folder` out."
         )
     import jax
+    from jax.experimental.compilation_cache import compilation_cache
 
     folder = pathlib.Path(folder).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
@@ -95,3 +96,6 @@ def keep_compiled(folder) -> None:
     # Small programs too: a first token waits for all of them.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    # JAX decides at its first compilation whether there is a folder, and does not ask
+    # again; making the model has compiled something already.
+    compilation_cache.reset_cache()

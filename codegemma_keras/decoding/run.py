@@ -44,11 +44,19 @@ class Held:
     cache: list | None = None
 
 
+def common_length(a, b) -> int:
+    """How many elements two sequences begin with alike."""
+    for index, (x, y) in enumerate(zip(a, b, strict=False)):
+        if x != y:
+            return index
+    return min(len(a), len(b))
+
+
 class Run:
     """A batch of requests under way. One thread at a time; the engine may be shared.
 
-    The first `advance` prefills. Dropping a run at any time is safe: nothing of it stays
-    in the engine.
+    The first calls of `advance` prefill. Dropping a run at any time is safe: nothing of
+    it stays in the engine.
 
     Attributes:
         tokens: new tokens of each request so far, stop tokens included.
@@ -69,6 +77,7 @@ class Run:
         self._seeds = np.array(seeds, "int64").astype("uint32")
         self._held = held
         self._cache = None
+        self._plan = None  # prefill chunks to come; None: not laid out yet
         self._rows = []  # the request in each row of the cache; -1: none
         self.tokens = [[] for _ in prompts]
         self.scores = [[] for _ in prompts]
@@ -124,101 +133,98 @@ class Run:
             values were never needed.
         """
         self.stop_all("stopped")
+        if self._plan is None:  # ended before it began
+            return self._held or Held([], None)
         cache, self._cache = self._cache, None
         if cache is None or cache[0][0].shape[0] != 1:
             return Held([], None)
+        if not self._rows:  # ended within the prefill
+            return Held(self._prompts[0][: self._plan[0][0]], cache)
         return Held((self._prompts[0] + self.tokens[0])[:-1], cache)
 
     # One visit
 
-    def advance(self, count: int, deadline: float | None = None) -> None:
-        """Prefill, if that was not done, else decode up to `count` tokens a row.
+    def advance(self, count: int) -> None:
+        """One turn on the device: a prefill chunk, or up to `count` (1 to 32) tokens.
 
-        Takes turns with other threads: one prefill chunk or one visit each.
-
-        Args:
-            count: 1 to 32.
-            deadline: `time.monotonic()` after which to give up a prefill, with reason
-                `"time"`.
+        Other threads get their turn before the next.
         """
         if not self.running:
             return
-        if not self._rows:
-            self._prefill(deadline)
-        elif not any(self._live()):
-            raise AssertionError("a running request has no row")  # pragma: no cover
-        else:
-            with self._engine.lock:
+        with self._engine.lock:
+            if self._plan is None:
+                self._prepare()
+            if self._plan:
+                self._prefill()
+            else:
                 self._decode(count)
 
     def _live(self):
         return [r >= 0 and self._reasons[r] is None for r in self._rows]
 
-    def _prefill(self, deadline):
-        engine = self._engine
-        unique = sorted(
-            {tuple(p) for p, n in zip(self._prompts, self._limits, strict=True) if n},
-            key=len,
-            reverse=True,
-        )
-        rows = row_bucket(len(unique))
-        lengths = [len(p) for p in unique] + [0] * (rows - len(unique))
-        start, cache = self._reused(unique)
-        plan = prefill_plan(lengths[: len(unique)], start)
+    def _prepare(self):
+        """Lay out the prompts, each different one once, longest first."""
+        wanted = {
+            tuple(p) for p, n in zip(self._prompts, self._limits, strict=True) if n
+        }
+        self._unique = sorted(wanted, key=len, reverse=True)
+        rows = row_bucket(len(self._unique))
+        lengths = [len(p) for p in self._unique]
+        start, cache = self._reused()
+        plan = prefill_plan(lengths, start)
         end = max(offset + width for offset, width, _ in plan)
         slots = bucket(max(end, self._need(lengths[0], min(VISIT, self._limits.max()))))
-        ids = np.zeros((rows, end), "int32")
-        for row, prompt in zip(ids, unique, strict=False):
+        self._ids = np.zeros((rows, end), "int32")
+        for row, prompt in zip(self._ids, self._unique, strict=False):
             row[: len(prompt)] = prompt
-        with engine.lock:
-            hidden, empty = engine.empty(rows, slots if cache is None else bucket(1))
-            cache = self._grown(cache, slots) if cache is not None else empty
-        lengths_array = np.array(lengths, "int32")
-        for offset, width, part in plan:
-            if deadline is not None and time.monotonic() >= deadline:
-                self.stop_all("time")
-                return
-            chunk = np.ascontiguousarray(ids[:part, offset : offset + width])
-            with engine.lock:
-                hidden, cache = engine.prefill(
-                    chunk, np.int32(offset), lengths_array, hidden, cache
-                )
-            self.prefilled += sum(
-                max(0, min(n - offset, width)) for n in lengths[:part]
-            )
-        self._spread(unique, hidden, cache)
+        self._lengths = np.array(lengths + [0] * (rows - len(lengths)), "int32")
+        if cache is None:
+            self._hidden, self._cache = self._engine.empty(rows, slots)
+        else:
+            self._hidden, _ = self._engine.empty(rows, bucket(1))
+            self._cache = self._grown(cache, slots)
+        self._plan = plan
 
-    def _spread(self, unique, hidden, cache):
+    def _prefill(self):
+        """The next chunk; after the last one the first tokens."""
+        offset, width, rows = self._plan[0]
+        chunk = np.ascontiguousarray(self._ids[:rows, offset : offset + width])
+        # Given away: if the device fails, there is no cache rather than a broken one.
+        cache, self._cache = self._cache, None
+        self._hidden, self._cache = self._engine.prefill(
+            chunk, np.int32(offset), self._lengths, self._hidden, cache
+        )
+        self.prefilled += int(np.clip(self._lengths[:rows] - offset, 0, width).sum())
+        self._plan = self._plan[1:]
+        if not self._plan:
+            self._spread()
+
+    def _spread(self):
         """From one row for each prompt to one for each request, and the first tokens."""
         engine = self._engine
-        place = {prompt: row for row, prompt in enumerate(unique)}
+        place = {prompt: row for row, prompt in enumerate(self._unique)}
         wanted = [r for r in range(len(self._prompts)) if self._limits[r]]
         wanted.sort(key=lambda r: place[tuple(self._prompts[r])])
         rows = row_bucket(len(wanted))
+        hidden = self._hidden
+        if len(wanted) != len(self._unique):
+            source = [place[tuple(self._prompts[r])] for r in wanted]
+            index = np.array(source + [0] * (rows - len(wanted)), "int32")
+            hidden, self._cache = engine.take_rows((hidden, self._cache), index)
         self._rows = wanted + [-1] * (rows - len(wanted))
-        source = [place[tuple(self._prompts[r])] for r in wanted]
-        source += [0] * (rows - len(wanted))
         seeds = self._row_array(self._seeds, "uint32")
-        with engine.lock:
-            if len(wanted) != len(unique):
-                index = np.array(source, "int32")
-                hidden, cache = engine.take_rows((hidden, cache), index)
-            token, score = engine.first(self._sampling, hidden, seeds)
-        self._cache = cache
+        token, score = engine.first(self._sampling, hidden, seeds)
+        self._ids = self._hidden = None
         self._collect(np.asarray(token)[:, None], np.asarray(score)[:, None], None)
 
-    def _reused(self, unique):
+    def _reused(self):
         """How many slots of the held cache serve the one prompt, and that cache."""
         held, self._held = self._held, None
-        if held is None or held.cache is None or len(unique) != 1:
+        if held is None or held.cache is None or len(self._unique) != 1:
             return 0, None
-        common = 0
-        for ours, theirs in zip(unique[0], held.token_ids, strict=False):
-            if ours != theirs:
-                break
-            common += 1
         # The last token is computed in any case: its hidden state gives the next.
-        return min(common, len(unique[0]) - 1), held.cache
+        common = common_length(self._unique[0], held.token_ids)
+        return min(common, len(self._unique[0]) - 1), held.cache
 
     def _need(self, length, count):
         return length + count + 1 + (2 * DRAFT_WIDTH if self._speculate else 0)

@@ -140,7 +140,7 @@ def pieces(
         elif watch.deadline is not None and time.monotonic() >= watch.deadline:
             run.stop_all("time")
         else:
-            run.advance(_visit(run, watch) if watched else VISIT, watch.deadline)
+            run.advance(_visit(run, watch) if watched else VISIT)
         for request, text in enumerate(texts):
             # `generations` would copy all; a stop token alone is not text.
             new = run.tokens[request][seen[request] :]

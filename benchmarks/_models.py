@@ -1,0 +1,217 @@
+"""What the decoding benchmarks share: one set of random weights in three libraries.
+
+Random weights decode as fast as trained ones and stop nowhere, so every library does the
+same number of steps. Token ids go in and out: tokenizers are not measured.
+"""
+
+import argparse
+import datetime
+import json
+import pathlib
+import platform
+import statistics
+import time
+from importlib.metadata import version
+
+import keras
+import keras_hub
+import numpy as np
+from _data import device
+
+from codegemma_keras import CodeGemmaBackbone, CodeGemmaCausalLM, weights
+from codegemma_keras.transformers_format import from_backbone
+
+RESULTS = pathlib.Path(__file__).parent / "results"
+SIZES = {
+    # The 2B's vocabulary and head, half its width, 4 of its 18 layers: 1.3 GB.
+    "mid": (256_000, 4, 1024, 8192),
+    # For trying a benchmark out.
+    "small": (8_192, 2, 256, 1024),
+}
+
+
+def arguments(description, **defaults):
+    """A parser with what all have: `--size`, `--repeats`, `--peers`."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--size", choices=SIZES, default="mid")
+    parser.add_argument("--repeats", type=int, default=defaults.get("repeats", 5))
+    parser.add_argument(
+        "--peers", nargs="*", default=["keras_hub", "transformers"], help="or none"
+    )
+    return parser
+
+
+def backbone_arguments(size):
+    vocabulary, layers, width, ffn = SIZES[size]
+    return {
+        "vocabulary_size": vocabulary,
+        "num_layers": layers,
+        "num_query_heads": 8,
+        "num_key_value_heads": 1,
+        "hidden_dim": width,
+        "intermediate_dim": 2 * ffn,
+        "head_dim": 256,
+        "dtype": "float32",
+    }
+
+
+class Ours:
+    """Each library: `generate(prompts, new, context) -> list of new ids`."""
+
+    def __init__(self, backbone):
+        self.lm = CodeGemmaCausalLM(backbone)
+
+    def generate(self, prompts, new, context):
+        results = self.lm.engine.generate(prompts, new)
+        return [r.token_ids for r in results]
+
+    def until(self, prompt, stop, context):
+        """Decode up to a stop token with room for `context` tokens."""
+        self.lm.engine.generate([prompt], context - len(prompt), [stop])
+
+
+class KerasHub:
+    """As KerasHub is used: every batch padded to `context`, its `max_length`."""
+
+    def __init__(self, backbone):
+        self.lm = keras_hub.models.GemmaCausalLM(backbone=backbone)
+        self.lm.compile(sampler="greedy")
+
+    def generate(self, prompts, new, context):
+        inputs = self._padded(prompts, context)
+        out = self.lm.generate(inputs, stop_token_ids=None)["token_ids"]
+        out = keras.ops.convert_to_numpy(out)
+        return [
+            row[len(p) : len(p) + new].tolist()
+            for row, p in zip(out, prompts, strict=True)
+        ]
+
+    def until(self, prompt, stop, context):
+        """Decode up to a stop token with room for `context` tokens."""
+        self.lm.generate(self._padded([prompt], context), stop_token_ids=[stop])
+
+    @staticmethod
+    def _padded(prompts, context):
+        ids = np.zeros((len(prompts), context), "int32")
+        mask = np.zeros((len(prompts), context), "bool")
+        for row, prompt in enumerate(prompts):
+            ids[row, : len(prompt)] = prompt
+            mask[row, : len(prompt)] = True
+        return {"token_ids": ids, "padding_mask": mask}
+
+
+class Transformers:
+    """As Transformers is used: left-padded to the longest prompt, dynamic cache."""
+
+    def __init__(self, backbone):
+        import torch
+        import transformers
+
+        self.torch = torch
+        config = from_backbone(backbone, "float32")
+        config = transformers.GemmaConfig(
+            **{k: v for k, v in config.items() if k not in ("architectures",)}
+        )
+        model = transformers.GemmaForCausalLM(config)
+        state = {
+            row.transformers: torch.tensor(
+                weights.to_transformers(_value(backbone, row.keras), row.layout)
+            )
+            for row in weights.table(backbone.num_layers)
+        }
+        model.load_state_dict(state, strict=False, assign=True)
+        model.tie_weights()
+        self.lm = model.eval()
+
+    def generate(self, prompts, new, context):
+        torch, longest = self.torch, max(map(len, prompts))
+        ids = torch.zeros((len(prompts), longest), dtype=torch.int64)
+        mask = torch.zeros_like(ids)
+        for row, prompt in enumerate(prompts):
+            ids[row, longest - len(prompt) :] = torch.tensor(prompt)
+            mask[row, longest - len(prompt) :] = 1
+        with torch.no_grad():
+            out = self.lm.generate(
+                ids,
+                attention_mask=mask,
+                max_new_tokens=new,
+                min_new_tokens=new,
+                do_sample=False,
+                pad_token_id=0,
+                eos_token_id=1,
+            )
+        return out[:, longest:].tolist()
+
+
+def _value(backbone, path):
+    [variable] = [v for v in backbone.variables if v.path == path]
+    return keras.ops.convert_to_numpy(variable.value)
+
+
+def libraries(size, peers):
+    """`name -> library`, all with the same weights."""
+    keras.utils.set_random_seed(0)
+    backbone = CodeGemmaBackbone(**backbone_arguments(size))
+    found = {"ours": Ours(backbone)}
+    if "keras_hub" in peers:
+        hub = keras_hub.models.GemmaBackbone(**backbone_arguments(size))
+        for theirs, ours in zip(hub.variables, backbone.variables, strict=True):
+            assert theirs.path == ours.path
+            theirs.assign(ours.value)
+        found["keras_hub"] = KerasHub(hub)
+    if "transformers" in peers:
+        found["transformers"] = Transformers(backbone)
+    return found
+
+
+def timed(function, *args):
+    """`(seconds, result)`."""
+    start = time.perf_counter()
+    result = function(*args)
+    return time.perf_counter() - start, result
+
+
+def in_turn(functions, repeats):
+    """Run each once to compile, then all in turn; `name -> list of seconds`.
+
+    In turn, so that a busy machine slows all of them alike.
+    """
+    seconds = {name: [] for name in functions}
+    for function in functions.values():
+        function()
+    for _ in range(repeats):
+        for name, function in functions.items():
+            seconds[name].append(timed(function)[0])
+            print(f"{name}: {seconds[name][-1]:.2f} s", flush=True)
+    return seconds
+
+
+def median(values):
+    return statistics.median(values)
+
+
+def copy_bandwidth():
+    """Bytes a second that numpy reads, one pass over 1 GB: the roofline's slope."""
+    data = np.ones(2**28, "float32")
+    best = min(timed(lambda: float(data.max()))[0] for _ in range(5))
+    return data.nbytes / best
+
+
+def write(name, figures):
+    """Figures beside device, date and versions, to results/<name>_<backend>.json."""
+
+    backend = keras.config.backend()
+    result = {
+        "device": device(),
+        "date": datetime.date.today().isoformat(),
+        "python": platform.python_version(),
+        "backend": backend,
+        "versions": {
+            name: version(name)
+            for name in ("keras", "keras-hub", "jax", "tensorflow", "transformers")
+        },
+        **figures,
+    }
+    path = RESULTS / f"{name}_{backend}.json"
+    path.write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result, indent=2))

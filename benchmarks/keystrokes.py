@@ -1,0 +1,210 @@
+"""Replaying an editing session: a completion after every keystroke.
+
+    KERAS_BACKEND=jax python benchmarks/keystrokes.py
+
+A real file of 400 lines (from the standard library), the cursor in its middle, 200
+keystrokes: typing, a newline, deleting, moving two lines up. After each, a
+completion of 16 tokens. Ours is a session, in each layout; KerasHub and Transformers are
+asked cold, on every tenth keystroke: a cold call costs the same on all. Same random
+weights, prompts cut to fit 1,024 tokens; the cold ones all have 992.
+
+Reported: median and 95th percentile, and by kind of keystroke how many prompt tokens
+were computed and the share found in the cache. `--count-only` gives the latter without
+a model, for 1,024 and 8,192 tokens.
+"""
+
+import argparse as standard_module
+import pathlib
+import types
+
+import _models
+import numpy as np
+
+from codegemma_keras import (
+    CodeGemmaCausalLM,
+    CodeGemmaCausalLMPreprocessor,
+    CodeGemmaTokenizer,
+    fim,
+)
+from codegemma_keras.decoding.run import common_length
+from codegemma_keras.decoding.session import LAYOUTS, Session
+
+NEW = 16
+CONTEXT = 1024
+TYPED = "values = [parser.parse(item) for item in items if item]"
+
+
+def source():
+    """The first 400 lines of a real file."""
+    text = pathlib.Path(standard_module.__file__).read_text(encoding="utf-8")
+    return "\n".join(text.split("\n")[:400]) + "\n"
+
+
+def keystrokes(text, count):
+    """`(kind, prefix, suffix)` after each keystroke."""
+    lines = text.split("\n")
+    line, typed = 200, 0
+    cursor = len("\n".join(lines[:line]))  # at the end of a line
+    for number in range(count):
+        if number % 20 in (0, 1):
+            # Every 20 strokes: a line up, a line up.
+            kind = "move up"
+            start = text.rfind("\n", 0, cursor)
+            cursor = text.rfind("\n", 0, start) if start > 0 else cursor
+            cursor = text.find("\n", cursor + 1)
+        elif number % 20 == 2:
+            kind = "newline"
+            start = text.rfind("\n", 0, cursor) + 1
+            indent = len(text[start:cursor]) - len(text[start:cursor].lstrip())
+            new = "\n" + " " * indent
+            text = text[:cursor] + new + text[cursor:]
+            cursor += len(new)
+        elif number % 20 in (10, 11):
+            kind = "delete"
+            text = text[: cursor - 1] + text[cursor:]
+            cursor -= 1
+        else:
+            kind = "type"
+            text = text[:cursor] + TYPED[typed % len(TYPED)] + text[cursor:]
+            typed, cursor = typed + 1, cursor + 1
+        yield kind, text[:cursor], text[cursor:]
+
+
+def replay(session, strokes):
+    """Seconds, prompt tokens and computed tokens of each stroke."""
+    records = []
+    for kind, prefix, suffix in strokes:
+        seconds, result = _models.timed(
+            lambda prefix=prefix, suffix=suffix: session.complete(
+                prefix, suffix, path="argparse.py", max_new_tokens=NEW
+            )
+        )
+        records.append((kind, seconds, result.prompt_tokens, result.computed_tokens))
+    return records
+
+
+def count_reuse(tokenizer, context, layout, strokes):
+    """What a session computes at each stroke, from the prompts alone.
+
+    As if no completion were accepted; exact, whatever the machine does besides.
+    """
+    lm = types.SimpleNamespace(
+        tokenizer=tokenizer,
+        preprocessor=types.SimpleNamespace(sequence_length=context),
+    )
+    session, last, records = Session(lm, layout), [], []
+    for kind, prefix, suffix in strokes:
+        ids, _, _ = session.prompt(prefix, suffix, "argparse.py", (), NEW)
+        common = common_length(ids, last)
+        records.append((kind, len(ids), len(ids) - min(common, len(ids) - 1)))
+        last = ids
+    records = records[1:]  # the first is cold
+    result = {}
+    for kind in ("all", *sorted({r[0] for r in records})):
+        chosen = [r for r in records if kind in ("all", r[0])]
+        result[kind] = {
+            "strokes": len(chosen),
+            "median_prompt_tokens": _models.median([r[1] for r in chosen]),
+            "median_computed_tokens": _models.median([r[2] for r in chosen]),
+            "share_found": 1 - sum(r[2] for r in chosen) / sum(r[1] for r in chosen),
+        }
+    return result
+
+
+def cold_prompt(tokenizer, prefix, suffix):
+    """A prompt of the same length on every stroke, or KerasHub would compile each."""
+    length = CONTEXT - NEW - 16
+    prefix, suffix, _ = fim.shrink(
+        prefix, suffix, (), CONTEXT - NEW - 1, tokenizer.encode, path="argparse.py"
+    )
+    ids = tokenizer.encode(fim.render(prefix, suffix, path="argparse.py"))
+    assert len(ids) >= length
+    return [tokenizer.start_token_id, *ids[1 - length :]]
+
+
+def summary(records):
+    """Times in milliseconds, and reuse by kind."""
+    seconds = [r[1] for r in records]
+    kinds = {}
+    for kind in sorted({r[0] for r in records}):
+        chosen = [r for r in records if r[0] == kind]
+        prompt, computed = sum(r[2] for r in chosen), sum(r[3] for r in chosen)
+        kinds[kind] = {
+            "strokes": len(chosen),
+            "median_ms": 1000 * _models.median([r[1] for r in chosen]),
+            "median_computed_tokens": _models.median([r[3] for r in chosen]),
+            "share_found": 1 - computed / prompt,
+        }
+    return {
+        "median_ms": 1000 * _models.median(seconds),
+        "p95_ms": 1000 * float(np.percentile(seconds, 95)),
+        "share_found": 1 - sum(r[3] for r in records) / sum(r[2] for r in records),
+        "by_kind": kinds,
+    }
+
+
+def main():
+    parser = _models.arguments(__doc__.splitlines()[0])
+    parser.add_argument("--strokes", type=int, default=200)
+    parser.add_argument("--cold-every", type=int, default=10)
+    parser.add_argument(
+        "--count-only", action="store_true", help="no model: only what is reused"
+    )
+    args = parser.parse_args()
+    tokenizer = CodeGemmaTokenizer.from_preset("code_gemma_tiny_py")
+    strokes = list(keystrokes(source(), args.strokes))
+    if args.count_only:
+        counts = {
+            f"context {context}": {
+                layout: count_reuse(tokenizer, context, layout, strokes)
+                for layout in LAYOUTS
+            }
+            for context in (1024, 8192)
+        }
+        _models.write("keystroke_reuse", {"strokes": args.strokes, **counts})
+        return
+    found = _models.libraries(args.size, args.peers)
+    lm = CodeGemmaCausalLM(
+        found["ours"].lm.backbone,
+        CodeGemmaCausalLMPreprocessor(tokenizer, sequence_length=CONTEXT),
+    )
+    lm.warm_up()
+    figures = {}
+    for layout in LAYOUTS:
+        session = lm.session(layout)
+        session.warm(*strokes[0][1:], path="argparse.py", max_new_tokens=NEW)
+        figures[f"ours {layout}"] = summary(replay(session, strokes))
+        print(layout, figures[f"ours {layout}"], flush=True)
+    cold = {name: [] for name in found}
+    for number in range(0, args.strokes, args.cold_every):
+        _, prefix, suffix = strokes[number]
+        ids = cold_prompt(lm.tokenizer, prefix, suffix)
+        for name, library in found.items():
+            if number == 0:
+                library.generate([ids], NEW, len(ids) + NEW)  # compiles
+            seconds, _ = _models.timed(library.generate, [ids], NEW, len(ids) + NEW)
+            cold[name].append(seconds)
+            print(name, "cold", round(seconds, 3), flush=True)
+    for name, seconds in cold.items():
+        figures[f"{name} cold"] = {
+            "strokes": len(seconds),
+            "median_ms": 1000 * _models.median(seconds),
+            "p95_ms": 1000 * float(np.percentile(seconds, 95)),
+        }
+    best = min(figures[f"ours {layout}"]["median_ms"] for layout in LAYOUTS)
+    _models.write(
+        "keystrokes",
+        {
+            "size": args.size,
+            "strokes": args.strokes,
+            "new_tokens": NEW,
+            "figures": figures,
+            "best_layout_times_faster_on_the_median": {
+                name: figures[f"{name} cold"]["median_ms"] / best for name in found
+            },
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()
