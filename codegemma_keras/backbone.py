@@ -15,6 +15,7 @@ vocabulary, L layers, N query heads, K key/value heads, G = N / K, H head size.
 """
 
 import contextlib
+import functools
 import warnings
 
 import keras
@@ -67,6 +68,13 @@ class RMSNormalization(keras.layers.Layer):
         return {**super().get_config(), "epsilon": self.epsilon}
 
 
+def adapted(layer, x, training=None):
+    """`layer(x)`, with what its LoRA adapter adds if it has one (see lora.py)."""
+    y = layer(x)
+    adapter = getattr(layer, "adapter", None)
+    return y if adapter is None else adapter(y, x, training=training)
+
+
 @keras.saving.register_keras_serializable(package="codegemma_keras")
 class CachedGemmaAttention(keras.layers.Layer):
     """Attention with rotary positions; K = 1 is multi-query, K = N multi-head."""
@@ -77,6 +85,7 @@ class CachedGemmaAttention(keras.layers.Layer):
         self.num_query_heads = num_query_heads
         self.num_key_value_heads = num_key_value_heads
         self.head_dim = head_dim
+        self.remat = False  # set by `CodeGemmaBackbone.remat`
 
     def build(self, input_shape):
         width = input_shape[-1]
@@ -104,7 +113,7 @@ class CachedGemmaAttention(keras.layers.Layer):
             name=name,
         )
 
-    def call(self, x, rotary, mask, cache=None, cache_index=None):
+    def call(self, x, rotary, mask, cache=None, cache_index=None, training=None):
         """Attend.
 
         Args:
@@ -113,19 +122,23 @@ class CachedGemmaAttention(keras.layers.Layer):
             mask: bool `[B or 1, T, S]`, True where a query may look.
             cache: None, or `(keys, values)`, each `[B, S, K, H]`.
             cache_index: slot of the first of the T tokens, scalar or `[B]`.
+            training: whether dropout of adapters applies.
 
         Returns:
             `[B, T, D]`, and the new `(keys, values)` when a cache was given.
         """
-        query = apply_rotary(self.query_dense(x), *rotary)  # [B, T, N, H]
-        key = apply_rotary(self.key_dense(x), *rotary)  # [B, T, K, H]
-        value = self.value_dense(x)
+        query = apply_rotary(adapted(self.query_dense, x, training), *rotary)
+        key = apply_rotary(adapted(self.key_dense, x, training), *rotary)
+        value = adapted(self.value_dense, x, training)  # [B, T, K, H]
         if cache is not None:
             key = write_cache(cache[0], key, cache_index)  # [B, S, K, H]
             value = write_cache(cache[1], value, cache_index)
             cache = (key, value)
-        attended = self._attend(query, key, value, mask)
-        output = self.output_dense(attended)
+        attend = functools.partial(self._attend, mask=mask)
+        if self.remat:
+            attend = keras.remat(attend)
+        attended = attend(query, key, value)  # [B, T, N, H]
+        output = adapted(self.output_dense, attended, training)
         return output if cache is None else (output, cache)
 
     def _attend(self, query, key, value, mask):
@@ -208,7 +221,12 @@ class GemmaDecoderBlock(keras.layers.Layer):
     def call(self, x, rotary, mask, cache=None, cache_index=None, training=None):
         """One block; arguments and returns as `CachedGemmaAttention.call`."""
         attended = self.attention(
-            self.pre_attention_norm(x), rotary, mask, cache, cache_index
+            self.pre_attention_norm(x),
+            rotary,
+            mask,
+            cache,
+            cache_index,
+            training=training,
         )
         if cache is not None:
             attended, cache = attended
@@ -217,9 +235,11 @@ class GemmaDecoderBlock(keras.layers.Layer):
         x = saturate(x + attended)
 
         normed = self.pre_ffw_norm(x)
-        gate = keras.activations.gelu(self.gating_ffw(normed), approximate=True)
-        hidden = saturate(gate * self.gating_ffw_2(normed))  # [B, T, F]
-        hidden = self.ffw_linear(hidden)
+        gate = adapted(self.gating_ffw, normed, training)
+        gate = keras.activations.gelu(gate, approximate=True)
+        hidden = adapted(self.gating_ffw_2, normed, training)
+        hidden = saturate(gate * hidden)  # [B, T, F]
+        hidden = adapted(self.ffw_linear, hidden, training)
         if self.dropout:
             hidden = self.feedforward_dropout(hidden, training=training)
         x = saturate(x + hidden)
@@ -329,6 +349,7 @@ class CodeGemmaBackbone(Backbone):
         self.head_dim = head_dim
         self.layer_norm_epsilon = layer_norm_epsilon
         self.dropout = dropout
+        self.remat = "none"
 
         inputs = {
             name: keras.Input(shape=(None,), dtype="int32", name=name)
@@ -389,13 +410,38 @@ class CodeGemmaBackbone(Backbone):
         x = self.embed(token_ids)
         new_cache = []
         for i, block in enumerate(self.transformer_layers):
-            if cache is None:
+            if cache is None and self.remat == "block" and training:
+                # Only x is an argument: TensorFlow wants a gradient for each.
+                def step(x, block=block):
+                    return block(x, rotary, mask, training=training)
+
+                x = keras.remat(step)(x)
+            elif cache is None:
                 x = block(x, rotary, mask, training=training)
             else:
                 x, pair = block(x, rotary, mask, cache[i], cache_index)
                 new_cache.append(pair)
         x = self.layer_norm(x)
         return x if cache is None else (x, new_cache)
+
+    @property
+    def remat(self):
+        """What the backward pass computes again instead of keeping it.
+
+        `"none"`; `"attention"`, the scores `[B, N, T, T]`, which grow with the square
+        of T; `"block"`, everything but the residual stream between blocks: the least
+        memory for a third more work. Set it before training:
+        `lm.backbone.remat = "block"`.
+        """
+        return self._remat
+
+    @remat.setter
+    def remat(self, value):
+        if value not in ("none", "attention", "block"):
+            raise ValueError(f"remat={value!r}: give 'none', 'attention' or 'block'.")
+        self._remat = value
+        for block in self.transformer_layers:
+            block.attention.remat = value == "attention"
 
     def embed(self, token_ids):
         """Token ids `[B, T]` -> scaled embeddings `[B, T, D]`."""
