@@ -1,9 +1,11 @@
-"""Evaluate a pretrained run and its FIM-free twin, and make the embedded preset of them.
+"""Evaluate a pretrained model and make the embedded preset of it.
 
-    KERAS_BACKEND=jax python tools/embedded_preset.py runs/tiny runs/twin
+    KERAS_BACKEND=jax python tools/embedded_preset.py runs/phase1 runs/phase2
 
-Writes `codegemma_keras/assets/code_gemma_tiny_py/` (float16 weights, tokenizer, model
-card, curves) and `benchmarks/results/embedded_preset.json`. Held-out packages are read
+The runs are phases of one training, in order; the last one's model is taken. `--twin`
+takes the phases of a model trained on the same tokens at FIM rate 0, to be scored
+beside it. Writes `codegemma_keras/assets/code_gemma_tiny_py/` (float16 weights,
+tokenizer, model card, curves) and `benchmarks/results/embedded_preset.json`. Held-out packages are read
 from this environment; none of them was trained on.
 """
 
@@ -29,22 +31,25 @@ RESULTS = ROOT / "benchmarks" / "results" / "embedded_preset.json"
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run", type=pathlib.Path)
-    parser.add_argument("twin", type=pathlib.Path)
+    parser.add_argument("phases", type=pathlib.Path, nargs="+")
+    parser.add_argument("--twin", type=pathlib.Path, nargs="+", default=[])
     parser.add_argument("--tasks", type=int, default=400, help="infilling tasks")
     parser.add_argument("--megabytes", type=float, default=1.0, help="of held-out text")
     options = parser.parse_args()
-    config = json.loads((options.run / "config.json").read_text())
+    configs = [json.loads((run / "config.json").read_text()) for run in options.phases]
+    config = configs[0]
     documents = list(corpus.python_files(config["held_out"]))
     tasks = infilling.single_line_tasks(documents, options.tasks)
     sample = held_out_sample(documents, options.megabytes * 1e6)
     scores = {}
-    for label, run in (("fim", options.run), ("twin", options.twin)):
-        lm = CodeGemmaCausalLM.from_preset(str(run / "preset"))
+    for label, runs in (("fim", options.phases), ("twin", options.twin)):
+        if not runs:
+            continue
+        lm = CodeGemmaCausalLM.from_preset(str(runs[-1] / "preset"))
         scores[label] = evaluate(lm, sample, tasks)
         print(label, json.dumps(scores[label], indent=1), flush=True)
     result = {
-        "command": "python tools/embedded_preset.py RUN TWIN",
+        "command": "python tools/embedded_preset.py PHASE1 PHASE2",
         "date": datetime.date.today().isoformat(),
         "device": f"{platform.machine()}, CPU, {keras.config.backend()} backend",
         "held_out": describe(config["held_out"]),
@@ -52,9 +57,9 @@ def main():
         "scores": scores,
     }
     RESULTS.write_text(json.dumps(result, indent=2) + "\n")
-    embed(options.run)
-    draw(options.run, options.twin, ASSETS / "curves.png")
-    (ASSETS / "README.md").write_text(card(config, result, curve(options.run)))
+    embed(options.phases[-1])
+    draw(options.phases, options.twin, ASSETS / "curves.png")
+    (ASSETS / "README.md").write_text(card(configs, result, curve(options.phases)))
 
 
 def held_out_sample(documents, size):
@@ -89,28 +94,30 @@ def embed(run):
     lm.save_to_preset(str(ASSETS))
 
 
-def curve(run):
-    with (run / "curve.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    return [(int(r["tokens"]), float(r["loss"])) for r in rows]
+def curve(runs):
+    """`(tokens, loss)` of all phases, tokens counted on."""
+    points, before = [], 0
+    for run in runs:
+        with (run / "curve.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        points += [(before + int(r["tokens"]), float(r["loss"])) for r in rows]
+        before = points[-1][0]
+    return points
 
 
-def draw(run, twin, file):
-    """Training loss of both, by token."""
+def draw(phases, twin, file):
+    """Training loss by token."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7, 3.6), dpi=110)
-    for path, label in ((run, "FIM rate 0.9"), (twin, "FIM rate 0 (twin)")):
-        tokens, loss = zip(*curve(path), strict=True)
-        axes.plot(np.array(tokens) / 1e6, loss, label=label, linewidth=1.2)
-    axes.set(
-        xlabel="tokens seen (millions)",
-        ylabel="training loss (nats a token)",
-        title=NAME,
-    )
+    for runs, label in ((phases, NAME), (twin, "twin, FIM rate 0")):
+        if runs:
+            tokens, loss = zip(*curve(runs), strict=True)
+            axes.plot(np.array(tokens) / 1e6, loss, label=label, linewidth=1.2)
+    axes.set(xlabel="tokens seen (millions)", ylabel="training loss (nats a token)")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     figure.tight_layout()
@@ -122,18 +129,28 @@ def describe(packages):
     return {package: list(corpus.licence_of(package)) for package in packages}
 
 
-def card(config, result, points):
-    """The model card, every number from the run or the evaluation."""
+def card(configs, result, points):
+    """The model card, every number from the runs or the evaluation."""
 
     def row(label, key):
         s = result["scores"][key]
         cells = [f"{s['bits_per_byte']:.3f}"]
         for mode in ("psm", "spm", "prefix"):
             m = s[mode]
-            cells.append(f"{m['exact_match']:.1%} / {m['parse_rate']:.1%}")
+            cells += [f"{m['exact_match']:.1%}", f"{m['parse_rate']:.1%}"]
             cells.append(f"{m['stop_rate']:.1%}")
         return f"| {label} | " + " | ".join(cells) + " |"
 
+    config = configs[0]
+    labels = {"fim": "this model", "twin": "twin, FIM rate 0"}
+    rows = [row(labels[key], key) for key in result["scores"]]
+    phases = "\n".join(
+        "| {} | {steps} x {batch_size} x {sequence_length} | {learning_rate} | "
+        "{warmup_steps} | {decay:.0%} | {fim_rate} | {span_lengths} |".format(
+            i, **{"span_lengths": "uniform", **phase}
+        )
+        for i, phase in enumerate(configs, 1)
+    )
     sources = "\n".join(
         f"| {name} | {version} | {licence} |"
         for name, (version, licence) in describe(config["packages"]).items()
@@ -150,7 +167,8 @@ def card(config, result, points):
         held_bytes=result["scores"]["fim"]["bytes"] / 1e6,
         tasks=result["tasks"],
         date=result["date"],
-        rows="\n".join([row("this model", "fim"), row("FIM-free twin", "twin")]),
+        phases=phases,
+        rows="\n".join(rows),
         **config,
     )
 
@@ -170,15 +188,17 @@ learn, to test and to try things out, not to write software.
 
 ## Training
 
-{steps} steps of {batch_size} rows of {sequence_length} tokens ({tokens:.1f} M tokens, \
-each seen once) on two CPU cores, TensorFlow backend, float32. AdamW, peak learning rate
-{learning_rate}, warm-up {warmup_steps} steps, linear decay over the last
-{decay:.0%}, weight decay {weight_decay}, gradient norm clipped at {clip_norm}. \
-Last training loss: {final:.2f} nats a token.
+{tokens:.1f} M tokens, each seen once, on two CPU cores (TensorFlow backend, float32).
+AdamW, weight decay {weight_decay}, gradient norm clipped at {clip_norm}, warm-up, constant
+rate, linear decay to 0. Last training loss: {final:.2f} nats a token.
 
-Fill-in-the-middle: rate {fim_rate}, PSM and SPM half and half (suffix-first order),
-split at characters, loss on all parts; files are cut into pieces that fit a row, each
-with its path line, packed with attention inside a piece only.
+| phase | steps x rows x tokens | peak rate | warm-up steps | decay | FIM rate | spans |
+|---|---|---|---|---|---|---|
+{phases}
+
+Fill-in-the-middle: PSM and SPM half and half (suffix-first order), split at characters,
+loss on all parts; files are cut into pieces that fit a row, each with its path line,
+packed with attention inside a piece only.
 
 | trained on | version | licence |
 |---|---|---|
@@ -192,19 +212,22 @@ left out; a random part of the rest was used.
 ## Scores
 
 On packages it never saw ({held}), {date}. Bits per byte on {held_bytes:.2f} MB; \
-single-line infilling on {tasks} lines, greedy, at most 128 tokens: exact match / share of
-completed files that parse, and how often it stopped by itself. "Prefix only" is
-left-to-right up to the line's end, all that the twin (same tokens, FIM rate 0) can do.
+single-line infilling on {tasks} lines, greedy, at most 128 tokens: exact match, share of
+completed files that parse, share that stopped by itself. "Prefix only" is left-to-right
+up to the line's end.
 
-| | bits/byte | PSM | stops | SPM | stops | prefix only | stops |
-|---|---|---|---|---|---|---|---|
+| | bits/byte | PSM exact | parses | stops | SPM exact | parses | stops | \
+prefix only exact | parses | stops |
+|---|---|---|---|---|---|---|---|---|---|---|
 {rows}
 
 ## Limits
 
-A few million tokens is very little. Names that it was not shown it cannot know; long
-completions drift. It was trained on Python only, and the licences above cover what it
-learnt from; it may repeat common lines of them.
+A few million tokens is very little. It learnt left-to-right Python before
+fill-in-the-middle: look at the PSM and SPM columns above before you rely on either. Names
+that it was not shown it cannot know; long completions drift and repeat. It was trained
+on Python only, and the licences above cover what it learnt from; it may repeat common
+lines of them.
 """
 
 
