@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codegemma_keras.data import graph, imports, order, sources
+from codegemma_keras.data import graph, imports, languages, order, sources
 from codegemma_keras.data.document import Report
-from codegemma_keras.data.languages import tested_name
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 ORDERS = json.loads((GOLDEN / "orders.json").read_text())
@@ -145,7 +144,7 @@ def test_rust_use_trees():
     ],
 )
 def test_names_of_tests(path, language, name):
-    assert tested_name(path, language) == name
+    assert languages.tested_name(path, language) == name
 
 
 # The graph

@@ -117,7 +117,7 @@ def test_a_failure_at_any_task_is_resumed_to_the_same_bytes(
     monkeypatch.setattr(os, "replace", failing(replace))
     sources = [repos / "json", repos / "email"]
     failures = 0
-    while failures < 40:
+    while failures < 300:
         state.update(calls=0, fail=2)  # So each attempt gets one step further.
         try:
             pipeline.build(sources, out, repos / "tok.model", SETTINGS)
