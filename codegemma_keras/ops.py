@@ -10,9 +10,7 @@ import numpy as np
 from keras import ops
 
 
-def rotary_turns(
-    head_dim: int, max_wavelength: float
-) -> tuple[np.ndarray, np.ndarray]:
+def rotary_turns(head_dim: int, max_wavelength: float) -> tuple[np.ndarray, np.ndarray]:
     """Rotary frequencies in turns per token, each as a sum of two float32.
 
     A float32 angle `position * frequency` loses 4e-4 radians at position 5,000. Here

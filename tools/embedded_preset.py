@@ -5,8 +5,8 @@
 The runs are phases of one training, in order; the last one's model is taken. `--twin`
 takes the phases of a model trained on the same tokens at FIM rate 0, to be scored
 beside it. Writes `codegemma_keras/assets/code_gemma_tiny_py/` (float16 weights,
-tokenizer, model card, curves) and `benchmarks/results/embedded_preset.json`. Held-out packages are read
-from this environment; none of them was trained on.
+tokenizer, model card, curves) and `benchmarks/results/embedded_preset.json`. Held-out
+packages are read from this environment; none of them was trained on.
 """
 
 import argparse
