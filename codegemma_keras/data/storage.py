@@ -49,12 +49,16 @@ def write_shard(path, rows: Iterable[dict], length: int):
         `(rows, bytes of all records)`.
     """
     module = require("array_record.python.array_record_module")
+    messages = require("tensorflow_datasets.proto").tf_example_pb2
     serialise = _features(length).serialize_example
     writer = module.ArrayRecordWriter(os.fspath(path), "group_size:1")
     count = size = 0
     try:
         for row in rows:
-            record = serialise(row)
+            # An example is a map from names, and protobuf writes a map in an order that
+            # changes from process to process unless it is asked not to.
+            example = messages.Example.FromString(serialise(row))
+            record = example.SerializeToString(deterministic=True)
             writer.write(record)
             count, size = count + 1, size + len(record)
     finally:
