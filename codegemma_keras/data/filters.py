@@ -1,7 +1,7 @@
 """Which files are worth training on: one function per reason, then one step.
 
 Each check takes a `Document` and returns why it should go, or `""`. The limits are
-measured on real packages by benchmarks/data_filters.py; docs/data.md has the figures.
+chosen by hand, not yet measured on a corpus; each is an argument.
 
 Left out: quality classifiers. They are models, and the paper names none.
 """

@@ -5,8 +5,8 @@ row that still has room takes the next longest segment. Rows are then shuffled b
 of what they hold, so the order depends on the contents and a seed only.
 
 grain packs on the fly with a few open bins (`FirstFitPackIterDataset`); packing before
-storage pads less, makes every row random access, and leaves nothing but an index to
-save as the loader's position. benchmarks/data_packing.py has both.
+storage sees all lengths at once, makes every row random access, and leaves nothing but
+an index to save as the loader's position.
 
     row        [ bos a a a eos  bos b b eos  pad pad ]
     segment    [  1  1 1 1  1    2  2 2  2    0   0  ]

@@ -26,8 +26,7 @@ from codegemma_keras.data.languages import language_of
 from codegemma_keras.data.licences import find_licence, says_licence
 
 STEP = "source"
-# A source file beyond 1 MB is data: of 23,000 .py files in 40 packages, 7 are larger,
-# and all seven are tables or generated (benchmarks/data_filters.py).
+# A source file beyond 1 MB is data: a table, or generated.
 MAX_FILE_BYTES = 1_000_000
 # An archive that unpacks to more, or to more than 200 times its size, is a bomb: source
 # compresses 3 to 12 times.
