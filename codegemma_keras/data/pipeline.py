@@ -5,11 +5,13 @@ so what has its final name is whole. A second call with the same settings skips 
 tasks; as every task is a function of its inputs alone, the result has the same bytes as
 that of an undisturbed run. Other settings in the same folder are an error.
 
-    OUT/work/manifest.json     settings, sources and the tokenizer's hash
-    OUT/work/1-read/ ...       see stages.py; removed at the end
-    OUT/*.array_record-*       shards, a TFDS dataset
-    OUT/report.md, .html, dropped.jsonl, tokenizer.model
-    OUT/data.json              written last: its presence means finished
+In OUT:
+
+    work: manifest.json     settings, sources and the tokenizer's hash
+          1-read and so on  see stages.py; removed at the end
+    *.array_record-*        shards, a TFDS dataset
+    report.md, report.html, dropped.jsonl, tokenizer.model
+    data.json               written last: its presence means finished
 """
 
 import collections
