@@ -394,6 +394,7 @@ def save_backbone(backbone, folder, max_shard_size=10):
             under other file names are removed, as they would be loaded instead.
         max_shard_size: GB (2^30 bytes) of one file; None for one file always.
     """
+    weights.refuse_active_adapter(backbone)
     os.makedirs(folder, exist_ok=True)
     _write_config(backbone, folder, CONFIG)
     metadata = {

@@ -139,6 +139,7 @@ def save_transformers(backbone, tokenizer, folder, max_shard_size=5.0, dtype=Non
     Raises:
         ValueError: the backbone is quantized.
     """
+    weights.refuse_active_adapter(backbone)
     rows = weights.table(backbone.num_layers)
     layers = {row.transformers: weights.layer_of(backbone, row) for row in rows}
     modes = {layer.quantization_mode for layer in layers.values()} - {None}

@@ -16,6 +16,7 @@ from tests.tiny_models import (
     TOKEN_IDS,
     logits,
     our_backbone,
+    our_task,
     relative_difference,
     transformers_logits,
 )
@@ -220,3 +221,13 @@ def test_bad_arguments(adapted, tmp_path):
         lora.select(adapted, "new")
     with pytest.raises(FileNotFoundError, match="PEFT"):
         lora.load(adapted, tmp_path)
+
+
+def test_saving_the_model_does_not_lose_an_active_adapter(tmp_path):
+    model = our_task()
+    lora.add(model, "style", rank=2)
+    for save in (model.save_to_preset, model.backbone.export_to_transformers):
+        with pytest.raises(ValueError, match="'style' is active and would be left out"):
+            save(str(tmp_path / "out"))
+    lora.merge(model)
+    model.backbone.export_to_transformers(str(tmp_path / "merged"))
