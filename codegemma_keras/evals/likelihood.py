@@ -6,23 +6,7 @@ Unlike loss per token it compares models with different tokenizers.
 import math
 from collections.abc import Iterable
 
-import numpy as np
-from keras import ops
-
 from codegemma_keras import fim
-from codegemma_keras.decoding.programs import compile_program
-
-
-def token_log_probabilities(lm):
-    """A compiled `(token_ids, targets) -> log p(target)`, each `[B, T]`, float32."""
-
-    def score(token_ids, targets):
-        hidden = lm.backbone.forward(token_ids)
-        logits = ops.cast(lm.backbone.logits(hidden), "float32")  # [B, T, V]
-        picked = ops.take_along_axis(logits, targets[:, :, None], axis=-1)[..., 0]
-        return picked - ops.logsumexp(logits, axis=-1)
-
-    return compile_program(lm, score)
 
 
 def bits_per_byte(
@@ -41,19 +25,14 @@ def bits_per_byte(
     """
     length = length or lm.preprocessor.sequence_length
     tokenizer = lm.tokenizer
-    score = token_log_probabilities(lm)
     nats, size, tokens = 0.0, 0, 0
     batch: list[tuple[list[int], int]] = []
 
     def flush():
         nonlocal nats
-        ids = np.zeros((batch_size, length + 1), "int32")
-        weight = np.zeros((batch_size, length), "float64")
-        for row, (piece, head) in enumerate(batch):
-            ids[row, : len(piece)] = piece
-            weight[row, head - 1 : len(piece) - 1] = 1.0
-        values = np.asarray(score(ids[:, :-1], ids[:, 1:]), "float64")
-        nats -= float((values * weight).sum())
+        scores = lm.score([piece for piece, _ in batch], batch_size=batch_size)
+        for row, (_, head) in zip(scores, batch, strict=True):
+            nats -= float(row[head:].sum(dtype="float64"))
         batch.clear()
 
     for path, text in documents:
