@@ -17,7 +17,7 @@ help:  ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.installed  ## Set up, then complete code in a real file.
-	$(BIN)/codegemma complete examples/inventory.py --line 25
+	$(BIN)/codegemma complete examples/inventory.py --line 24
 
 test: lint contracts test-jax test-tensorflow wheel  ## Set up, then run every check that CI runs.
 
