@@ -1,5 +1,6 @@
 """Rendering and parsing are inverse, prompts read as the paper's, budgets hold."""
 
+import collections
 import functools
 import random
 
@@ -195,7 +196,12 @@ def test_truncate_completion():
     text, st.integers(0, 2**32), st.sampled_from([random.Random, np.random.default_rng])
 )
 def test_random_split_joins_to_the_text(document, seed, generator):
-    prefix, middle, suffix = fim.random_split(document, generator(seed))
+    for lengths in ("uniform", "log_uniform", "lines"):
+        check_split(document, fim.random_split(document, generator(seed), lengths))
+
+
+def check_split(document, split):
+    prefix, middle, suffix = split
     assert prefix + middle + suffix == document
     for left, right in ((prefix, middle + suffix), (prefix + middle, suffix)):
         assert not (left.endswith("\r") and right.startswith("\n"))
@@ -211,6 +217,25 @@ def test_random_split_reaches_every_span_alike():
     assert len(counts) == 10
     for (_, middle, _), count in counts.items():
         assert count == pytest.approx(2000 if middle else 1000, rel=0.15)
+
+
+def test_line_spans():
+    """Half of the middles are whole lines or the rest of one, as a cursor asks for."""
+    text = "a = 1\n\n  b = 2\r\nc = 3"
+    rng = np.random.default_rng(0)
+    splits = [fim.random_split(text, rng, "lines") for _ in range(4000)]
+    middles = collections.Counter(middle for _, middle, _ in splits)
+    # 1/2 a line span x 1/3 this line x 1/2 whole x 1/2 no further line; by chance too.
+    for line in ("a = 1\n", "  b = 2\r\n"):
+        assert 4000 / 24 * 0.8 < middles[line] < 4000 / 24 * 1.5
+    # The rest of a line leaves its end to the suffix.
+    rests = [s for p, m, s in splits if m in ("= 1", " = 1", "a = 1")]
+    assert len(rests) > 4000 / 24 / 2
+    assert all(s.startswith("\n") for s in rests)
+    for blank in ("", " ", "\n\n"):
+        assert "".join(fim.random_split(blank, rng, "lines")) == blank
+    with pytest.raises(ValueError, match="'lines'"):
+        fim.random_split(text, rng, "words")
 
 
 def test_split_at():

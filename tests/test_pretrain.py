@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from codegemma_keras import CodeGemmaTokenizer
+from codegemma_keras.data.packing import pack_documents
 from codegemma_keras.recipes import corpus, pretrain
 from tests.small_vocabulary import small_vocabulary
 
@@ -14,7 +15,7 @@ from tests.small_vocabulary import small_vocabulary
 def test_pieces_keep_every_character_and_fit():
     tokenizer = CodeGemmaTokenizer(proto=small_vocabulary())
     text = "".join(f"value_{i} = {i}\n" for i in range(100)) + "no newline at the end"
-    cut = list(pretrain.pieces(text, tokenizer, 40))
+    cut = list(pretrain.pieces(text, tokenizer, 40, np.random.default_rng(0)))
     assert "".join(cut) == text
     assert len(cut) > 5
     assert max(len(tokenizer.encode(piece)) for piece in cut) <= 40
@@ -22,16 +23,16 @@ def test_pieces_keep_every_character_and_fit():
 
 def test_packing_keeps_documents_apart():
     rows = [[2, 5, 6, 1], [2, 7, 1], [2, 8, 9, 10, 1]]
-    x, y, weight = pretrain.pack(rows, 6)
+    x, y, weight = pack_documents(((row, [1.0] * len(row)) for row in rows), 6)
     np.testing.assert_array_equal(
-        x["token_ids"], [[2, 5, 6, 2, 7, 0], [2, 8, 9, 10, 0, 0]]
+        x["token_ids"], [[2, 7, 2, 8, 9, 10], [2, 5, 6, 0, 0, 0]]
     )
-    np.testing.assert_array_equal(y, [[5, 6, 1, 7, 1, 0], [8, 9, 10, 1, 0, 0]])
+    np.testing.assert_array_equal(y, [[7, 1, 8, 9, 10, 1], [5, 6, 1, 0, 0, 0]])
     np.testing.assert_array_equal(
-        x["segment_ids"], [[1, 1, 1, 2, 2, 0], [1, 1, 1, 1, 0, 0]]
+        x["segment_ids"], [[1, 1, 2, 2, 2, 2], [1, 1, 1, 0, 0, 0]]
     )
     np.testing.assert_array_equal(
-        x["positions"], [[0, 1, 2, 0, 1, 0], [0, 1, 2, 3, 0, 0]]
+        x["positions"], [[0, 1, 0, 1, 2, 3], [0, 1, 2, 0, 0, 0]]
     )
     np.testing.assert_array_equal(weight, x["segment_ids"] > 0)
 
@@ -65,8 +66,8 @@ def test_resumed_run_equals_an_unbroken_one(tmp_path, monkeypatch):
         head_dim=8,
         sequence_length=64,
         batch_size=2,
-        pieces=40,
-        steps=7,
+        tokens=900,  # 7 steps
+        dtype="float32",
         warmup_steps=2,
     )
     whole = pretrain.train(config)

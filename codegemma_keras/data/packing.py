@@ -102,3 +102,39 @@ def model_inputs(tokens: np.ndarray, segment_lengths: np.ndarray):
         "segment_ids": segment_ids,
     }
     return x, y, weight
+
+
+def pack_documents(documents, length: int):
+    """Documents with a weight for each target, as packed model inputs.
+
+    Args:
+        documents: `(ids, weights)` pairs of equally long lists; `weights[i]` is that of
+            `ids[i]` as a target, so the first counts for nothing.
+        length: T. A document has at most T + 1 ids: its last is a target only.
+
+    Returns:
+        `(x, y, sample_weight)` as docs/design.md defines them, each `[rows, T]`. A
+        target never lies in another document.
+
+    Raises:
+        ValueError: a document is longer, or shorter than 2 ids.
+    """
+    documents = list(documents)
+    groups = pack_lengths([len(ids) - 1 for ids, _ in documents], length)
+    names = ("token_ids", "positions", "segment_ids", "targets")
+    x = {name: np.zeros((len(groups), length), np.int32) for name in names}
+    weight = np.zeros((len(groups), length), np.float32)
+    for row, group in enumerate(groups):
+        start = 0
+        for segment, index in enumerate(group, 1):
+            ids, weights = documents[index]
+            end = start + len(ids) - 1
+            x["token_ids"][row, start:end] = ids[:-1]
+            x["targets"][row, start:end] = ids[1:]
+            x["positions"][row, start:end] = np.arange(end - start)
+            x["segment_ids"][row, start:end] = segment
+            weight[row, start:end] = weights[1:]
+            start = end
+    y = x.pop("targets")
+    x["padding_mask"] = (x["segment_ids"] > 0).astype(np.int32)
+    return x, y, weight

@@ -22,6 +22,8 @@ import keras
 import numpy as np
 
 from codegemma_keras import CodeGemmaBackbone, CodeGemmaCausalLM, CodeGemmaTokenizer
+from codegemma_keras.data.packing import pack_documents
+from codegemma_keras.losses import NextTokenLoss
 from codegemma_keras.preprocessor import (
     CodeGemmaCausalLMPreprocessor,
     CodeGemmaFIMPreprocessor,
@@ -60,24 +62,23 @@ class PretrainConfig:
     # Model: Gemma 1 with one key/value head, as the 2B.
     num_layers: int = 5
     hidden_dim: int = 256
-    intermediate_dim: int = 1536  # 2F
+    intermediate_dim: int = 1024  # 2F
     num_query_heads: int = 4
     head_dim: int = 64
     # Training
     sequence_length: int = 512  # tokens a row; attention is a fifth of the work here
-    start_from: str | None = None  # a preset folder; None starts from random weights
-    skip_pieces: int = 0  # that an earlier run has seen
-    pieces: int = 9_698  # of files, each at most a row; drawn file by file
-    batch_size: int = 4  # rows; small, as the run is short of steps
-    steps: int = 1600  # of batch_size rows; about 25 minutes on two cores
-    learning_rate: float = 2e-3  # peak
+    tokens: int = 12_000_000  # each seen once
+    batch_size: int = 8  # rows
+    dtype: str = "mixed_bfloat16"  # twice float32 where the CPU has the instructions
+    optimizer: str = "muon"  # or "adamw"
+    learning_rate: float = 4e-3  # peak
     warmup_steps: int = 48
-    decay: float = 0.3  # share of the steps, at the end, linear to 0
+    decay: float = 0.6  # share of the steps, at the end, linear to 0
     weight_decay: float = 0.1
     clip_norm: float = 1.0
     fim_rate: float = 0.9
     spm_rate: float = 0.5
-    span_lengths: str = "uniform"  # or "log_uniform": short middles, as in an editor
+    span_lengths: str = "lines"  # see `fim.random_split`
     seed: int = 0
 
 
@@ -105,56 +106,22 @@ class WarmupStableDecay(keras.optimizers.schedules.LearningRateSchedule):
         }
 
 
-def pieces(text, tokenizer, limit):
-    """Cut a file at line ends into pieces of about `limit` tokens at most."""
-    piece, size = [], 0
-    lines = text.splitlines(keepends=True)
-    for line in lines:
+def pieces(text, tokenizer, limit, rng):
+    """Cut a file at line ends into pieces of `limit / 4` to `limit` tokens.
+
+    Each piece is split for fill-in-the-middle by itself: shorter ones give more middles
+    for the same tokens, longer ones more context.
+    """
+    piece, size, room = [], 0, rng.integers(limit // 4, limit + 1)
+    for line in text.splitlines(keepends=True):
         length = len(tokenizer.encode(line))
-        if piece and size + length > limit:
+        if piece and size + length > room:
             yield "".join(piece)
-            piece, size = [], 0
+            piece, size, room = [], 0, rng.integers(limit // 4, limit + 1)
         piece.append(line)
         size += length
     if piece:
         yield "".join(piece)
-
-
-def pack(rows, sequence_length):
-    """Token rows to packed model inputs; no row crosses into the next.
-
-    Args:
-        rows: iterable of token lists, each at most T + 1 long.
-        sequence_length: T.
-
-    Returns:
-        `(x, y, sample_weight)` with x `{"token_ids", "padding_mask", "positions",
-        "segment_ids"}`, each `[rows, T]`. A target never lies in another document.
-    """
-    packed, current, used = [], [], 0
-    for row in rows:
-        if used + len(row) - 1 > sequence_length:
-            packed.append(current)
-            current, used = [], 0
-        current.append(row)
-        used += len(row) - 1
-    if current:
-        packed.append(current)
-    shape = (len(packed), sequence_length)
-    names = ("token_ids", "positions", "segment_ids", "targets")
-    out = {name: np.zeros(shape, "int32") for name in names}
-    for i, documents in enumerate(packed):
-        start = 0
-        for segment, row in enumerate(documents, 1):
-            end = start + len(row) - 1
-            out["token_ids"][i, start:end] = row[:-1]
-            out["targets"][i, start:end] = row[1:]
-            out["positions"][i, start:end] = np.arange(len(row) - 1)
-            out["segment_ids"][i, start:end] = segment
-            start = end
-    targets = out.pop("targets")
-    out["padding_mask"] = (out["segment_ids"] > 0).astype("int32")
-    return out, targets, out["padding_mask"].astype("float32")
 
 
 def prepare(config: PretrainConfig):
@@ -179,21 +146,20 @@ def prepare(config: PretrainConfig):
     )
     stored = out / "rows.npz"
     if not stored.exists():
-        rows, total, seen = [], 0, 0
+        documents, total = [], 0
+        rng = np.random.default_rng(config.seed)
         for path, text in files:
-            if len(rows) >= config.pieces:
-                break
             # 24 tokens: the path line, the sentinels, bos and eos.
-            for piece in pieces(text, tokenizer, config.sequence_length - 24):
-                seen += 1
-                if seen > config.skip_pieces:
-                    ids, _ = fim.row(piece, path)
-                    rows.append(ids)
-                    total += len(ids)
-        order = np.random.default_rng(config.seed + 1).permutation(len(rows))
-        x, y, weight = pack((rows[i] for i in order), config.sequence_length)
-        np.savez(stored, y=y, weight=weight, **x)
-        print(f"{len(rows):,} pieces, {total:,} tokens, {len(y):,} rows")
+            for piece in pieces(text, tokenizer, config.sequence_length - 24, rng):
+                documents.append(fim.row(piece, path))
+                total += len(documents[-1][0])
+            if total > 1.02 * config.tokens:  # rows are packed to about 99 %
+                break
+        x, y, weight = pack_documents(documents, config.sequence_length)
+        order = np.random.default_rng(config.seed + 1).permutation(len(y))
+        x = {name: values[order] for name, values in x.items()}
+        np.savez(stored, y=y[order], weight=weight[order], **x)
+        print(f"{len(documents):,} pieces, {total:,} tokens, {len(y):,} rows")
     arrays = dict(np.load(stored))
     y, weight = arrays.pop("y"), arrays.pop("weight")
     return tokenizer, (arrays, y, weight)
@@ -202,8 +168,6 @@ def prepare(config: PretrainConfig):
 def build(config: PretrainConfig, tokenizer) -> CodeGemmaCausalLM:
     """The model, with random weights or those of an earlier run."""
     keras.utils.set_random_seed(config.seed)
-    if config.start_from:
-        return CodeGemmaCausalLM.from_preset(config.start_from)
     backbone = CodeGemmaBackbone(
         vocabulary_size=tokenizer.vocabulary_size(),
         num_layers=config.num_layers,
@@ -212,11 +176,30 @@ def build(config: PretrainConfig, tokenizer) -> CodeGemmaCausalLM:
         hidden_dim=config.hidden_dim,
         intermediate_dim=config.intermediate_dim,
         head_dim=config.head_dim,
+        dtype=config.dtype,
     )
     preprocessor = CodeGemmaCausalLMPreprocessor(
         tokenizer, sequence_length=config.sequence_length
     )
     return CodeGemmaCausalLM(backbone, preprocessor)
+
+
+def optimizer_of(config, steps):
+    """Muon for the feed-forward matrices and AdamW for the rest, or AdamW for all.
+
+    Keras scales Muon's updates to the size of AdamW's, so one rate serves both.
+    """
+    rate = WarmupStableDecay(
+        config.learning_rate, steps, config.warmup_steps, config.decay
+    )
+    common = {"weight_decay": config.weight_decay, "global_clipnorm": config.clip_norm}
+    if config.optimizer == "adamw":
+        return keras.optimizers.AdamW(rate, beta_2=0.95, **common)
+    if config.optimizer != "muon":
+        raise ValueError(f"optimizer={config.optimizer!r}: give 'muon' or 'adamw'.")
+    return keras.optimizers.Muon(
+        rate, adam_beta_2=0.95, adam_weight_decay=config.weight_decay, **common
+    )
 
 
 def train(config: PretrainConfig) -> CodeGemmaCausalLM:
@@ -225,27 +208,18 @@ def train(config: PretrainConfig) -> CodeGemmaCausalLM:
     tokenizer, (x, y, weight) = prepare(config)
     (out / "config.json").write_text(json.dumps(dataclasses.asdict(config), indent=2))
     lm = build(config, tokenizer)
-    steps = config.steps
-    if len(y) < steps * config.batch_size:
+    steps = min(config.tokens // config.sequence_length, len(y)) // config.batch_size
+    if not steps:
         raise ValueError(
-            f"{steps} steps of {config.batch_size} rows need "
-            f"{steps * config.batch_size} rows; {config.pieces} pieces gave {len(y)}. "
-            f"Ask for more pieces or fewer steps, and remove {out / 'rows.npz'}."
+            f"tokens={config.tokens} and {len(y)} rows of data do not fill one batch of "
+            f"{config.batch_size} rows of {config.sequence_length} tokens."
         )
     lm.compile(
-        optimizer=keras.optimizers.AdamW(
-            WarmupStableDecay(
-                config.learning_rate, steps, config.warmup_steps, config.decay
-            ),
-            beta_2=0.95,
-            weight_decay=config.weight_decay,
-            global_clipnorm=config.clip_norm,
-        ),
-        loss=keras.losses.SparseCategoricalCrossentropy(
-            from_logits=True, reduction="mean_with_sample_weight"
-        ),
+        optimizer=optimizer_of(config, steps),
+        loss=NextTokenLoss(),
         weighted_metrics=[],
-        jit_compile=True,
+        # On a CPU, TensorFlow's own kernels know bfloat16 instructions; XLA's do not.
+        jit_compile=keras.backend.backend() == "jax",
     )
     lm.optimizer.build(lm.trainable_variables)
     state = out / "state.weights.h5"  # weights, optimizer, and with it the step

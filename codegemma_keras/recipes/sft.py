@@ -25,7 +25,7 @@ import keras
 import numpy as np
 
 from codegemma_keras import CodeGemmaCausalLM, lora
-from codegemma_keras.data.packing import pack_lengths
+from codegemma_keras.data.packing import pack_documents
 from codegemma_keras.losses import NextTokenLoss
 from codegemma_keras.preprocessor import CodeGemmaChatPreprocessor
 from codegemma_keras.recipes.checkpoints import Checkpoints
@@ -119,27 +119,6 @@ def rows_of(conversations, preprocessor, length):
     return rows, dropped
 
 
-def pack(rows, length):
-    """`(x, y, sample_weight)` of packed rows, as docs/design.md defines them."""
-    groups = pack_lengths([len(ids) - 1 for ids, _ in rows], length)
-    names = ("token_ids", "positions", "segment_ids", "targets")
-    out = {name: np.zeros((len(groups), length), "int32") for name in names}
-    weights = np.zeros((len(groups), length), "float32")
-    for i, group in enumerate(groups):
-        start = 0
-        for segment, (ids, weight) in enumerate((rows[n] for n in group), 1):
-            end = start + len(ids) - 1
-            out["token_ids"][i, start:end] = ids[:-1]
-            out["targets"][i, start:end] = ids[1:]
-            out["positions"][i, start:end] = np.arange(len(ids) - 1)
-            out["segment_ids"][i, start:end] = segment
-            weights[i, start:end] = weight[1:]
-            start = end
-    targets = out.pop("targets")
-    out["padding_mask"] = (out["segment_ids"] > 0).astype("int32")
-    return out, targets, weights
-
-
 def is_held_out(messages, share):
     """Whether a conversation is for evaluation: decided by its text alone."""
     text = json.dumps(messages, sort_keys=True).encode("utf-8", "surrogatepass")
@@ -156,7 +135,9 @@ def prepare(config: SFTConfig, tokenizer):
     packed = {}
     for held_out, conversations in parts.items():
         rows, dropped = rows_of(conversations, preprocessor, config.sequence_length)
-        packed[held_out] = pack(rows, config.sequence_length) if rows else None
+        packed[held_out] = (
+            pack_documents(rows, config.sequence_length) if rows else None
+        )
         print(
             f"{'held out' if held_out else 'training'}: {len(conversations):,} "
             f"conversations, {dropped:,} too long or without an answer, "
