@@ -2,6 +2,7 @@
 
 import keras
 import keras_hub
+import ml_dtypes
 import numpy as np
 import pytest
 import torch
@@ -225,16 +226,22 @@ def test_other_dtypes_stay_near_float32(dtype):
 
 
 def test_mixed_keeps_norm_scales_in_float32():
-    """A scale below bfloat16's resolution beside 1 must still count."""
-    backbone = CodeGemmaBackbone(**SIZES, dtype="mixed_bfloat16")
-    norm = backbone.layer_norm
-    norm.scale.assign(np.full(24, 1e-3, "float32"))
-    x = np.full((1, 1, 24), 256.0, "float32")
-    # 1.001 is not a bfloat16; what matters is that the sum is taken in float32.
-    assert norm.scale.dtype == "float32"
-    with keras.src.backend.AutocastScope("bfloat16"):
-        assert keras.backend.standardize_dtype(norm.scale.value.dtype) == "float32"
-    assert numpy_of(norm(x)).shape == (1, 1, 24)
+    """Scales that pass through bfloat16 would round many outputs to a neighbour."""
+    norm = CodeGemmaBackbone(**SIZES, dtype="mixed_bfloat16").layer_norm
+    rng = np.random.default_rng(0)
+    scale = rng.uniform(0, 3, 24).astype("float32")
+    x = rng.normal(size=(8, 5, 24)).astype(ml_dtypes.bfloat16)
+    norm.scale.assign(scale)
+
+    def expected(scale):
+        wide = x.astype("float64")
+        rms = np.sqrt(np.mean(wide**2, axis=-1, keepdims=True) + 1e-6)
+        return (wide / rms * (1 + scale.astype("float64"))).astype(ml_dtypes.bfloat16)
+
+    rounded = np.mean(expected(scale.astype(ml_dtypes.bfloat16)) != expected(scale))
+    assert rounded > 0.1
+    wrong = np.mean(numpy_of(norm(x)) != expected(scale).astype("float32"))
+    assert wrong < 0.01  # float32 against float64, at the border of two bfloat16s
 
 
 def test_float16_saturates_and_stays_finite():

@@ -1,9 +1,8 @@
 """Evaluate a pretrained model and make the embedded preset of it.
 
-    KERAS_BACKEND=jax python tools/embedded_preset.py runs/phase1 runs/phase2
+    KERAS_BACKEND=jax python tools/embedded_preset.py runs/tiny --twin runs/twin
 
-The runs are phases of one training, in order; the last one's model is taken. `--twin`
-takes the phases of a model trained on the same tokens at FIM rate 0, to be scored
+`--twin` takes the run of a model trained on the same pieces at FIM rate 0, to be scored
 beside it. Writes `codegemma_keras/assets/code_gemma_tiny_py/` (float16 weights,
 tokenizer, model card, curves) and `benchmarks/results/embedded_preset.json`. Held-out
 packages are read from this environment; none of them was trained on.
@@ -24,6 +23,7 @@ from codegemma_keras.evals import infilling, likelihood
 from codegemma_keras.recipes import corpus
 
 NAME = "code_gemma_tiny_py"
+LABELS = {"fim": "this model", "twin": "twin, FIM rate 0"}
 ROOT = pathlib.Path(__file__).parents[1]
 ASSETS = ROOT / "codegemma_keras" / "assets" / NAME
 RESULTS = ROOT / "benchmarks" / "results" / "embedded_preset.json"
@@ -31,25 +31,24 @@ RESULTS = ROOT / "benchmarks" / "results" / "embedded_preset.json"
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("phases", type=pathlib.Path, nargs="+")
-    parser.add_argument("--twin", type=pathlib.Path, nargs="+", default=[])
+    parser.add_argument("run", type=pathlib.Path)
+    parser.add_argument("--twin", type=pathlib.Path)
     parser.add_argument("--tasks", type=int, default=400, help="infilling tasks")
     parser.add_argument("--megabytes", type=float, default=1.0, help="of held-out text")
     options = parser.parse_args()
-    configs = [json.loads((run / "config.json").read_text()) for run in options.phases]
-    config = configs[0]
+    config = json.loads((options.run / "config.json").read_text())
     documents = list(corpus.python_files(config["held_out"]))
     tasks = infilling.single_line_tasks(documents, options.tasks)
     sample = held_out_sample(documents, options.megabytes * 1e6)
     scores = {}
-    for label, runs in (("fim", options.phases), ("twin", options.twin)):
-        if not runs:
-            continue
-        lm = CodeGemmaCausalLM.from_preset(str(runs[-1] / "preset"))
+    runs = {"fim": options.run, "twin": options.twin}
+    runs = {label: run for label, run in runs.items() if run}
+    for label, run in runs.items():
+        lm = CodeGemmaCausalLM.from_preset(str(run / "preset"), dtype="float32")
         scores[label] = evaluate(lm, sample, tasks)
         print(label, json.dumps(scores[label], indent=1), flush=True)
     result = {
-        "command": "python tools/embedded_preset.py PHASE1 PHASE2",
+        "command": "python tools/embedded_preset.py RUN --twin TWIN",
         "date": datetime.date.today().isoformat(),
         "device": f"{platform.machine()}, CPU, {keras.config.backend()} backend",
         "held_out": describe(config["held_out"]),
@@ -57,9 +56,9 @@ def main():
         "scores": scores,
     }
     RESULTS.write_text(json.dumps(result, indent=2) + "\n")
-    embed(options.phases[-1])
-    draw(options.phases, options.twin, ASSETS / "curves.png")
-    (ASSETS / "README.md").write_text(card(configs, result, curve(options.phases)))
+    embed(options.run)
+    draw(runs, ASSETS / "curves.png")
+    (ASSETS / "README.md").write_text(card(config, result, curve(options.run)))
 
 
 def held_out_sample(documents, size):
@@ -84,7 +83,7 @@ def evaluate(lm, sample, tasks):
 
 def embed(run):
     """The trained weights as float16 into the package."""
-    trained = CodeGemmaCausalLM.from_preset(str(run / "preset"))
+    trained = CodeGemmaCausalLM.from_preset(str(run / "preset"), dtype="float32")
     half = CodeGemmaBackbone.from_config(
         {**trained.backbone.get_config(), "dtype": "float16"}
     )
@@ -94,18 +93,13 @@ def embed(run):
     lm.save_to_preset(str(ASSETS))
 
 
-def curve(runs):
-    """`(tokens, loss)` of all phases, tokens counted on."""
-    points, before = [], 0
-    for run in runs:
-        with (run / "curve.csv").open() as file:
-            rows = list(csv.DictReader(file))
-        points += [(before + int(r["tokens"]), float(r["loss"])) for r in rows]
-        before = points[-1][0]
-    return points
+def curve(run):
+    """`(tokens, loss)` of a run."""
+    with (run / "curve.csv").open() as file:
+        return [(int(r["tokens"]), float(r["loss"])) for r in csv.DictReader(file)]
 
 
-def draw(phases, twin, file):
+def draw(runs, file):
     """Training loss by token."""
     import matplotlib
 
@@ -113,10 +107,11 @@ def draw(phases, twin, file):
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7, 3.6), dpi=110)
-    for runs, label in ((phases, NAME), (twin, "twin, FIM rate 0")):
-        if runs:
-            tokens, loss = zip(*curve(runs), strict=True)
-            axes.plot(np.array(tokens) / 1e6, loss, label=label, linewidth=1.2)
+    for key, run in runs.items():
+        tokens, loss = np.array(curve(run)).T
+        (line,) = axes.plot(tokens / 1e6, loss, linewidth=0.6, alpha=0.35)
+        smooth = np.convolve(loss, np.ones(9) / 9, "valid")  # of 9 logged means
+        axes.plot(tokens[4:-4] / 1e6, smooth, color=line.get_color(), label=LABELS[key])
     axes.set(xlabel="tokens seen (millions)", ylabel="training loss (nats a token)")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
@@ -129,7 +124,7 @@ def describe(packages):
     return {package: list(corpus.licence_of(package)) for package in packages}
 
 
-def card(configs, result, points):
+def card(config, result, points):
     """The model card, every number from the runs or the evaluation."""
 
     def row(label, key):
@@ -141,16 +136,7 @@ def card(configs, result, points):
             cells.append(f"{m['stop_rate']:.1%}")
         return f"| {label} | " + " | ".join(cells) + " |"
 
-    config = configs[0]
-    labels = {"fim": "this model", "twin": "twin, FIM rate 0"}
-    rows = [row(labels[key], key) for key in result["scores"]]
-    phases = "\n".join(
-        "| {} | {steps} x {batch_size} x {sequence_length} | {learning_rate} | "
-        "{warmup_steps} | {decay:.0%} | {fim_rate} | {span_lengths} |".format(
-            i, **{"span_lengths": "uniform", **phase}
-        )
-        for i, phase in enumerate(configs, 1)
-    )
+    rows = [row(LABELS[key], key) for key in result["scores"]]
     sources = "\n".join(
         f"| {name} | {version} | {licence} |"
         for name, (version, licence) in describe(config["packages"]).items()
@@ -167,7 +153,6 @@ def card(configs, result, points):
         held_bytes=result["scores"]["fim"]["bytes"] / 1e6,
         tasks=result["tasks"],
         date=result["date"],
-        phases=phases,
         rows="\n".join(rows),
         **config,
     )
@@ -188,17 +173,17 @@ learn, to test and to try things out, not to write software.
 
 ## Training
 
-{tokens:.1f} M tokens, each seen once, on two CPU cores (TensorFlow backend, float32).
-AdamW, weight decay {weight_decay}, gradient norm clipped at {clip_norm}, warm-up, constant
-rate, linear decay to 0. Last training loss: {final:.2f} nats a token.
+{tokens:.1f} M tokens (padding included), each seen once, on two CPU cores (TensorFlow,
+{dtype}). {optimizer}, {batch_size} rows of {sequence_length} tokens a step, peak rate
+{learning_rate} after {warmup_steps} steps of warm-up, linear to 0 over the last
+{decay:.0%} of the steps, weight decay {weight_decay}, gradient norm clipped at {clip_norm}.
+Last training loss: {final:.2f} nats a token.
 
-| phase | steps x rows x tokens | peak rate | warm-up steps | decay | FIM rate | spans |
-|---|---|---|---|---|---|---|
-{phases}
-
-Fill-in-the-middle: PSM and SPM half and half (suffix-first order), split at characters,
-loss on all parts; files are cut into pieces that fit a row, each with its path line,
-packed with attention inside a piece only.
+Fill-in-the-middle at rate {fim_rate}, PSM and SPM half and half (suffix-first order),
+loss on all parts. Half of the middles are spans of characters of log-uniform length, the
+others whole lines or the rest of a line. Files are cut into pieces of a quarter to a
+whole row, each with its path line, packed with attention inside a piece only. The twin
+saw the same pieces at FIM rate 0.
 
 | trained on | version | licence |
 |---|---|---|
@@ -223,8 +208,7 @@ prefix only exact | parses | stops |
 
 ## Limits
 
-A few million tokens is very little. It learnt left-to-right Python before
-fill-in-the-middle: look at the PSM and SPM columns above before you rely on either. Names
+Ten million tokens is very little: look at the columns above before you rely on it. Names
 that it was not shown it cannot know; long completions drift and repeat. It was trained
 on Python only, and the licences above cover what it learnt from; it may repeat common
 lines of them.
