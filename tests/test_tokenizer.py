@@ -15,12 +15,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from codegemma_keras import chat, fim, sentencepiece_model, tokenizer_training
-from codegemma_keras.tokenizer import (
-    OLD_NAMES,
-    SPECIAL_TOKENS,
-    CodeGemmaTokenizer,
-    IncrementalDecoder,
-)
+from codegemma_keras.codec import OLD_NAMES, SPECIAL_TOKENS
+from codegemma_keras.tokenizer import CodeGemmaTokenizer, IncrementalDecoder
 from tests.small_vocabulary import small_vocabulary, source
 
 CONTROLS = [*map(str, SPECIAL_TOKENS.values()), "<unk>"]

@@ -146,8 +146,8 @@ def run_show(args: argparse.Namespace) -> int:
     """Print rows: path, prefix, suffix and middle each in a colour of its own."""
     from rich.console import Console
 
+    from codegemma_keras.codec import PlainCodec
     from codegemma_keras.data.storage import Rows
-    from codegemma_keras.tokenizer import PlainCodec
 
     rows = Rows(args.folder)
     codec = PlainCodec((args.folder / "tokenizer.model").read_bytes())

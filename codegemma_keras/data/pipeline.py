@@ -31,10 +31,13 @@ import shutil
 import time
 from collections.abc import Iterable, Sequence
 
-from codegemma_keras.data import report_page, sources, stages, storage
+from codegemma_keras.codec import PlainCodec, with_sentinel_names
+from codegemma_keras.data import files, report_page, sources, stages, storage
 from codegemma_keras.data.document import Report
 from codegemma_keras.data.stages import Settings
 
+# Of a preset's folder in KerasHub's format; `presets.VOCABULARY`, without its Keras.
+VOCABULARY = "assets/tokenizer/vocabulary.spm"
 STAGES = ("read", "dedup", "tokens", "shards")
 
 
@@ -76,10 +79,11 @@ def build(
     with _lock(work / "lock"):
         units = _units(sources_)
         proto = read_proto(tokenizer)
+        PlainCodec(proto)  # What is wrong with it is said before hours of reading.
         manifest = _manifest(units, settings, proto)
         _check_manifest(work, out, manifest)
         if not (out / "data.json").exists():
-            _put(out / "tokenizer.model", proto)
+            files.put(out / "tokenizer.model", proto)
             try:
                 _run(units, out, settings, workers, progress or (lambda *_: None))
             except OSError as error:
@@ -134,7 +138,7 @@ def _run(units, out, settings, workers, progress):
     with _timed(timings, "shards"):
         _write_shards(out, names, settings, progress)
     if not (work / "timings.json").exists():
-        _put(work / "timings.json", json.dumps(timings).encode())
+        files.put(work / "timings.json", json.dumps(timings).encode())
 
 
 def _write_shards(out, names, settings, progress):
@@ -166,8 +170,8 @@ def _write_shards(out, names, settings, progress):
                 stages.shard_rows(tokens, names, plan, settings, shard),
                 settings.length,
             )
-            _put(sidecar, json.dumps(count).encode())
-            _sync(work / "shard.tmp")
+            files.put(sidecar, json.dumps(count).encode())
+            files.sync(work / "shard.tmp")
             os.replace(work / "shard.tmp", path)
         number, written = json.loads(sidecar.read_text())
         rows.append(number)
@@ -187,12 +191,12 @@ def _write_shards(out, names, settings, progress):
         "report": report.to_json(),
     }
     graph = report_page.choose_graph(tokens / name / "graphs.jsonl" for name in names)
-    _put(out / "report.md", report_page.markdown(about, graph).encode())
-    _put(out / "report.html", report_page.html_page(about, graph).encode())
+    files.put(out / "report.md", report_page.markdown(about, graph).encode())
+    files.put(out / "report.html", report_page.html_page(about, graph).encode())
     storage.write_metadata(out, rows, record_bytes, settings.length)
     # Last, as it says "finished".
     text = json.dumps(about, indent=1, sort_keys=True) + "\n"
-    _put(out / "data.json", text.encode())
+    files.put(out / "data.json", text.encode())
 
 
 # Tasks. Each takes plain values, so that it can run in another process.
@@ -208,15 +212,15 @@ def _task(folder: pathlib.Path, fill):
     try:
         fill(temporary)
         for path in temporary.iterdir():
-            _sync(path)
-        _sync(temporary)
+            files.sync(path)
+        files.sync(temporary)
         try:
             os.rename(temporary, folder)
         except OSError:
             # A worker that outlived its killed parent was faster, with the same bytes.
             if not folder.exists():
                 raise
-        _sync(folder.parent)
+        files.sync(folder.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -242,8 +246,6 @@ def _tokens_task(folder, unit, read, dropped, settings, tokenizer):
 
 @functools.cache
 def _codec(path):
-    from codegemma_keras.tokenizer import PlainCodec
-
     return PlainCodec(pathlib.Path(path).read_bytes())
 
 
@@ -299,15 +301,21 @@ def _units(paths):
 
 
 def read_proto(tokenizer) -> bytes:
-    """The SentencePiece model of a tokenizer, a file or a preset."""
+    """The SentencePiece model of a tokenizer, a file or a preset.
+
+    A file, a preset's folder and the embedded preset are read as they are; only a preset
+    that must be downloaded loads Keras.
+    """
     proto = getattr(tokenizer, "proto", None)
     if proto is None:
-        path = pathlib.Path(str(tokenizer))
-        if path.is_file():
-            return path.read_bytes()
+        path = pathlib.Path(tokenizer)
+        embedded = pathlib.Path(__file__).parents[1] / "assets" / path
+        for file in (embedded / VOCABULARY, path, path / VOCABULARY):
+            if file.is_file():
+                return with_sentinel_names(file.read_bytes())
         from codegemma_keras.tokenizer import CodeGemmaTokenizer
 
-        proto = CodeGemmaTokenizer.from_preset(str(tokenizer)).proto
+        proto = CodeGemmaTokenizer.from_preset(os.fspath(tokenizer)).proto
     if isinstance(proto, str):
         return pathlib.Path(proto).read_bytes()
     return bytes(proto)
@@ -349,7 +357,7 @@ def _check_manifest(work, out, manifest):
                 "another folder, or remove this one."
             )
     else:
-        _put(path, json.dumps(manifest, indent=1, sort_keys=True).encode())
+        files.put(path, json.dumps(manifest, indent=1, sort_keys=True).encode())
 
 
 def _merged(work, names):
@@ -367,24 +375,8 @@ def _join(work, names, path):
         for part in parts:
             with open(part, "rb") as file:
                 shutil.copyfileobj(file, joined)
-    _sync(work / "dropped.tmp")
+    files.sync(work / "dropped.tmp")
     os.replace(work / "dropped.tmp", path)
-
-
-def _put(path: pathlib.Path, data: bytes):
-    """Write a file so that it is there whole or not at all."""
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    temporary.write_bytes(data)
-    _sync(temporary)
-    os.replace(temporary, path)
-
-
-def _sync(path):
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _sweep(*folders: Iterable[pathlib.Path]):

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codegemma_keras import fim
+from codegemma_keras.codec import PlainCodec
 from codegemma_keras.data import examples, packing, storage
 from codegemma_keras.data.document import Document
 from codegemma_keras.data.position import SavePosition
-from codegemma_keras.tokenizer import PlainCodec
 from tests.small_vocabulary import small_vocabulary
 
 CODEC = PlainCodec(small_vocabulary())

@@ -12,8 +12,10 @@ import sys
 
 import pytest
 
+from codegemma_keras import presets
+from codegemma_keras.codec import PlainCodec
 from codegemma_keras.data import cli, dedup, examples, pipeline, stages, storage
-from codegemma_keras.tokenizer import PlainCodec
+from codegemma_keras.tokenizer import CodeGemmaTokenizer
 from tests.small_vocabulary import small_vocabulary
 
 SETTINGS = stages.Settings(
@@ -163,6 +165,35 @@ def test_kill_9_between_stages(built, repos, tmp_path):
         [repos / "json", repos / "email"], out, repos / "tok.model", SETTINGS
     )
     assert contents(out) == contents(built[0])
+
+
+def test_a_build_loads_no_framework(repos, tmp_path):
+    """Each worker starts in a second and 100 MB; with TensorFlow, in 5 and 600."""
+    code = (
+        "import sys\n"
+        "from codegemma_keras.data import pipeline, stages\n"
+        "plan = stages.Settings(length=512, licences=None)\n"
+        "pipeline.build(sys.argv[1:2], sys.argv[2], 'code_gemma_tiny_py', plan)\n"
+        "heavy = {'jax', 'keras', 'keras_hub', 'tensorflow', 'torch'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    command = [sys.executable, "-c", code, repos / "json", tmp_path / "out"]
+    subprocess.run(command, check=True)
+    embedded = CodeGemmaTokenizer.from_preset("code_gemma_tiny_py")
+    assert (tmp_path / "out" / "tokenizer.model").read_bytes() == embedded.proto
+
+
+def test_tokenizers_of_every_kind(repos, tmp_path):
+    assert pipeline.VOCABULARY == presets.VOCABULARY
+    embedded = CodeGemmaTokenizer.from_preset("code_gemma_tiny_py")
+    embedded.save_to_preset(tmp_path)
+    for kind in (embedded, tmp_path, str(tmp_path / presets.VOCABULARY)):
+        assert pipeline.read_proto(kind) == embedded.proto
+    with pytest.raises(ValueError, match="Unknown preset 'no_such_preset'"):
+        pipeline.read_proto("no_such_preset")
+    (tmp_path / "broken.model").write_bytes(embedded.proto[:-100])
+    with pytest.raises(ValueError, match="truncated"):
+        pipeline.build([repos / "json"], tmp_path / "out", tmp_path / "broken.model")
 
 
 def test_other_settings_in_the_same_folder_are_refused(built, repos):
