@@ -1,0 +1,539 @@
+"""Notebooks from the programs in tutorials/: built, checked and executed.
+
+    python tools/notebooks.py build     sources -> notebooks/*.ipynb, in a second
+    python tools/notebooks.py check     fails where the two differ, in seconds
+    python tools/notebooks.py smoke     executes each with few steps; writes nothing
+    python tools/notebooks.py run       executes each in full and keeps the outputs
+
+Names after the command choose notebooks (`run 01 04`); default: all. KERAS_BACKEND
+chooses the backend (default: jax).
+
+`build` adds the badges and one cell that installs; a cell's id is a hash of its text, and
+nothing else of the moment of building goes in, so a rebuild has the same bytes. Outputs
+stay while no code cell changes. `smoke` puts the lines of tutorials/smoke/NAME.py in a
+cell after the one tagged `parameters`, and exchanges exercises for their solutions, after
+seeing them fail with a hint. Both executions refuse outputs with a warning, a path of
+this machine, or the address of an object.
+
+Left out: execution in parallel (notebooks measure memory and minutes), and any format
+but percent. tutorials/README.md has the conventions for authors.
+"""
+
+import argparse
+import ast
+import collections
+import copy
+import datetime
+import hashlib
+import json
+import os
+import pathlib
+import platform
+import re
+import sys
+import tempfile
+import time
+
+import jupytext
+import nbformat
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+TUTORIALS = ROOT / "tutorials"
+NOTEBOOKS = ROOT / "notebooks"
+RESULTS = ROOT / "benchmarks" / "results"
+REPOSITORY = "codegemma-keras/codegemma-keras"  # on GitHub; what the badges open
+MAX_BYTES = 300_000  # of a notebook with its outputs: GitHub shows no large ones
+METADATA = {
+    "kernelspec": {
+        "display_name": "Python 3",
+        "language": "python",
+        "name": "python3",
+    },
+    "language_info": {"name": "python"},
+}
+INSTALL = """\
+# Colab and Kaggle: this installs the package. Where it is installed, nothing happens.
+import importlib.util
+import os
+
+os.environ.setdefault("KERAS_BACKEND", "jax")  # or "tensorflow"; before importing Keras
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's start-up messages
+if importlib.util.find_spec("codegemma_keras") is None:
+    %pip install -q "codegemma-keras[notebooks]"
+    importlib.invalidate_caches()
+    if importlib.util.find_spec("codegemma_keras") is None:
+        raise ImportError("pip could not install codegemma-keras. Is there a network?")
+    print("If Keras was imported before this cell, restart the session now.")"""
+# Log lines of TensorFlow's and XLA's C++: of a time and a source line, or about the log.
+START_UP = re.compile(
+    r"^(?:[IW]\d{4} [\d:.]+ +\d+ \w+\.cc:\d+\] .*|normalizer\.cc\(\d+\) LOG\(INFO\) .*"
+    r"|WARNING: All log messages before absl::InitializeLog\(\) .*)\n?",
+    re.MULTILINE,
+)
+ALLOWED_TAGS = {"parameters", "exercise", "install"}
+
+
+class NotebookError(Exception):
+    """A source or an execution that is not as it must be; the message says where."""
+
+
+# Sources to notebooks
+
+
+def sources(folder=TUTORIALS, chosen=()):
+    """The tutorial files, in order; `chosen` are beginnings of names."""
+    files = sorted(folder.glob("[0-9][0-9]_*.py"))
+    if chosen:
+        files = [f for f in files if f.stem.startswith(tuple(chosen))]
+    if not files:
+        raise NotebookError(f"No tutorial of {folder.name}/ is named {chosen}.")
+    return files
+
+
+def read(file):
+    """The cells of a percent file, with its conventions checked.
+
+    Raises:
+        NotebookError: a convention of tutorials/README.md is broken.
+    """
+    notebook = jupytext.reads(file.read_text("utf-8"), fmt="py:percent")
+    cells = notebook.cells
+    code = [cell for cell in cells if cell.cell_type == "code"]
+    tags = [tag for cell in cells for tag in cell.metadata.get("tags", ())]
+    if not cells or cells[0].cell_type != "markdown":
+        raise NotebookError(f"{file.name}: the first cell must be markdown.")
+    if not re.match(r"# \S", cells[0].source):
+        raise NotebookError(f"{file.name}: the first line must be the title, `# ...`.")
+    if tags.count("parameters") != 1 or "parameters" not in tags_of(code[0]):
+        raise NotebookError(
+            f"{file.name}: the first code cell, and no other, is tagged `parameters`."
+        )
+    if unknown := set(tags) - ALLOWED_TAGS:
+        raise NotebookError(f"{file.name}: unknown tags {sorted(unknown)}.")
+    claims = [cell for cell in code if not tags_of(cell)]
+    if not claims or "assert " not in claims[-1].source:
+        raise NotebookError(
+            f"{file.name}: the last code cell must assert what the text claims."
+        )
+    return cells
+
+
+def tags_of(cell):
+    return tuple(cell.metadata.get("tags", ()))
+
+
+def make(file, costs=None):
+    """The notebook of a source, without outputs.
+
+    Args:
+        file: the percent file.
+        costs: `{name: {"minutes", "peak_gb", ...}}` of full runs, for the line below the
+            title; default: those in benchmarks/results.
+    """
+    cells = read(file)
+    title, _, rest = cells[0].source.partition("\n")
+    head = f"{title}\n\n{badges(file.stem)}\n\n{cost_line(file.stem, costs)}".rstrip()
+    made = [
+        nbformat.v4.new_markdown_cell(f"{head}\n{rest}".rstrip()),
+        nbformat.v4.new_code_cell(INSTALL, metadata={"tags": ["install"]}),
+    ]
+    for cell in cells[1:]:
+        if cell.cell_type == "markdown":
+            made.append(nbformat.v4.new_markdown_cell(cell.source))
+        else:
+            metadata = {"tags": list(tags_of(cell))} if tags_of(cell) else {}
+            made.append(nbformat.v4.new_code_cell(cell.source, metadata=metadata))
+    # The install cell stands where the first code is: a reader meets the title first.
+    first_code = next(i for i, c in enumerate(made) if i > 1 and c.cell_type == "code")
+    made.insert(first_code - 1, made.pop(1))
+    seen = collections.Counter()
+    for cell in made:
+        key = f"{cell.cell_type}\0{cell.source}"
+        seen[key] += 1
+        cell.id = hashlib.blake2b(f"{key}\0{seen[key]}".encode()).hexdigest()[:12]
+    return nbformat.v4.new_notebook(cells=made, metadata=copy.deepcopy(METADATA))
+
+
+def badges(name):
+    """Markdown of the links that open a notebook in Colab and Kaggle."""
+    path = f"{REPOSITORY}/blob/main/notebooks/{name}.ipynb"
+    colab = f"https://colab.research.google.com/github/{path}"
+    kaggle = f"https://kaggle.com/kernels/welcome?src=https://github.com/{path}"
+    image = "https://colab.research.google.com/assets/colab-badge.svg"
+    image_kaggle = "https://kaggle.com/static/images/open-in-kaggle.svg"
+    return (
+        f"[![Open in Colab]({image})]({colab})\n"
+        f"[![Open in Kaggle]({image_kaggle})]({kaggle})"
+    )
+
+
+def cost_line(name, costs=None):
+    """What the last full run took, in words; empty if there was none."""
+    costs = read_costs("run", "jax") if costs is None else costs
+    if name not in costs:
+        return ""
+    cost = costs[name]
+    return (
+        f"*Runs in {max(1, round(cost['minutes']))} minutes and {cost['peak_gb']:.1f} GB "
+        f"of memory on {cost['cores']} CPU cores, offline.*"
+    )
+
+
+def results_file(mode, backend):
+    return RESULTS / f"notebooks_{mode}_{backend}.json"
+
+
+def read_costs(mode, backend):
+    file = results_file(mode, backend)
+    return json.loads(file.read_text())["notebooks"] if file.exists() else {}
+
+
+def keep_outputs(new, old):
+    """Give `new` the outputs of `old`, if both have the same code."""
+
+    def code(notebook):
+        return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+    if [c.source for c in code(new)] == [c.source for c in code(old)]:
+        for cell, before in zip(code(new), code(old), strict=True):
+            cell.outputs = before.outputs
+            cell.execution_count = before.execution_count
+    return new
+
+
+def to_text(notebook):
+    """The bytes of a notebook file."""
+    nbformat.validate(notebook)
+    return json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+
+
+def write(file, text):
+    """Write a file that at no moment is half there."""
+    new = file.with_name(f"new.{file.name}")
+    new.write_text(text, "utf-8")
+    new.replace(file)
+
+
+def expected(file, folder=NOTEBOOKS):
+    """What the notebook of a source must be now: new cells, kept outputs."""
+    notebook = make(file)
+    target = folder / f"{file.stem}.ipynb"
+    if target.exists():
+        keep_outputs(notebook, nbformat.read(target, as_version=4))
+    return notebook
+
+
+def build(files, folder=NOTEBOOKS):
+    """Write the notebooks of `files`, outputs kept where no code changed."""
+    folder.mkdir(exist_ok=True)
+    for file in files:
+        write(folder / f"{file.stem}.ipynb", to_text(expected(file, folder)))
+
+
+def check(files, folder=NOTEBOOKS):
+    """What is wrong with the notebooks of `files`: a list of sentences, empty if nothing."""
+    found = []
+    for file in files:
+        target = folder / f"{file.stem}.ipynb"
+        if not target.exists():
+            found.append(f"{target.name} is missing: run `tools/notebooks.py build`.")
+            continue
+        if target.read_text("utf-8") != to_text(expected(file, folder)):
+            found.append(
+                f"{target.name} is not what {file.name} makes: run `tools/notebooks.py "
+                "build` (text changed) or `run` (code changed)."
+            )
+            continue
+        cells = nbformat.read(target, as_version=4).cells
+        found += [f"{target.name}: {problem}" for problem in output_problems(cells)]
+        if target.stat().st_size > MAX_BYTES:
+            found.append(f"{target.name} has more than {MAX_BYTES:,} bytes.")
+        code = [
+            c for c in cells if c.cell_type == "code" and "exercise" not in tags_of(c)
+        ]
+        if not all(cell.execution_count for cell in code):
+            found.append(f"{target.name} was not executed: `tools/notebooks.py run`.")
+    stems = {file.stem for file in sources(files[0].parent)}
+    stale = [f.name for f in folder.glob("*.ipynb") if f.stem not in stems]
+    return found + [f"{name} has no source: delete it." for name in sorted(stale)]
+
+
+# Outputs
+
+
+def clean_outputs(cell):
+    """Outputs as a page shows them: streams joined, progress bars at their last state.
+
+    What TensorFlow's C++ says when it starts goes: nothing that a program or its
+    environment sets keeps it from saying it.
+    """
+    joined = []
+    for output in cell.outputs:
+        before = joined[-1] if joined else None
+        if (
+            output.output_type == "stream"
+            and before is not None
+            and before.output_type == "stream"
+            and before.name == output.name
+        ):
+            before.text += output.text
+        else:
+            joined.append(output)
+    for output in joined:
+        if output.output_type == "stream":
+            output.text = START_UP.sub("", settle(output.text))
+        output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
+    cell.outputs = [o for o in joined if o.output_type != "stream" or o.text.strip()]
+    cell.metadata.pop("execution", None)
+
+
+def settle(text):
+    """Text after carriage returns, backspaces and colours have done their work."""
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+    lines = []
+    for line in text.split("\n"):
+        shown, place = [], 0
+        for character in line:
+            if character == "\r":
+                place = 0
+            elif character == "\b":
+                place = max(0, place - 1)
+            else:
+                shown[place : place + 1] = [character]
+                place += 1
+        lines.append("".join(shown).rstrip())
+    return "\n".join(lines)
+
+
+def output_problems(cells):
+    """What no reader should see in outputs: sentences, empty if all is well."""
+    home = str(pathlib.Path.home())
+    paths = {str(ROOT), sys.prefix, home, tempfile.gettempdir() + "/"} - {"/", ""}
+    found = []
+    for number, cell in enumerate(cells):
+        for output in cell.get("outputs", ()):
+            if output.output_type == "error":
+                found.append(f"cell {number} raised {output.ename}: {output.evalue}")
+                continue
+            if output.output_type == "stream" and output.name == "stderr":
+                found.append(f"cell {number} warns: {output.text.strip()[:300]}")
+            data = output.get("data", {})
+            text = output.get("text", "") + data.get("text/html", "")
+            text += data.get("text/plain", "")
+            shown = [
+                path for path in paths if re.search(re.escape(path) + r"(/|\b)", text)
+            ]
+            if shown:
+                found.append(f"cell {number} shows a path of this machine: {shown[0]}")
+            if re.search(r" at 0x[0-9a-f]{6,}", text):
+                found.append(f"cell {number} shows the address of an object")
+            if text.count("\n") > 200:
+                found.append(f"cell {number} prints {text.count(chr(10))} lines")
+    return found
+
+
+# Execution
+
+
+def smoke_cells(file):
+    """The line-by-line overrides of a notebook's parameters, as one cell's source.
+
+    Raises:
+        NotebookError: one is no parameter of the notebook.
+    """
+    overrides = file.parent / "smoke" / file.name
+    if not overrides.exists():
+        return None
+    text = overrides.read_text("utf-8")
+    parameters = next(c for c in read(file) if "parameters" in tags_of(c)).source
+    unknown = assigned(text) - assigned(parameters)
+    if unknown:
+        raise NotebookError(
+            f"smoke/{file.name} sets {sorted(unknown)}, which the parameters cell of the "
+            "tutorial does not have."
+        )
+    return text
+
+
+def assigned(text):
+    """The names that a program assigns at its top level."""
+    names = set()
+    for node in ast.parse(text).body:
+        targets = node.targets if isinstance(node, ast.Assign) else []
+        names |= {n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name)}
+    return names
+
+
+def solutions(file):
+    """The solutions of a tutorial's exercises, in order.
+
+    Raises:
+        NotebookError: there are not as many as exercises.
+    """
+    exercises = [c for c in read(file) if "exercise" in tags_of(c)]
+    solved = file.parent / "solutions" / file.name
+    if not solved.exists():
+        cells = []
+    else:
+        found = jupytext.reads(solved.read_text("utf-8"), fmt="py:percent").cells
+        cells = [c for c in found if "exercise" in tags_of(c)]
+    if len(cells) != len(exercises):
+        raise NotebookError(
+            f"{file.name} has {len(exercises)} exercises, but solutions/{file.name} "
+            f"solves {len(cells)}."
+        )
+    return [cell.source for cell in cells]
+
+
+def execute(file, smoke=False):
+    """Execute a tutorial's notebook in an empty folder.
+
+    Args:
+        file: the source.
+        smoke: with few steps, and with the exercises: each must first fail with a hint,
+            then pass with its solution. Else exercises are left to the reader.
+
+    Returns:
+        `(notebook with outputs, {"minutes", "peak_gb"})`.
+
+    Raises:
+        NotebookError: a cell failed, or an output is not fit to be shown.
+    """
+    from jupyter_client import AsyncKernelManager
+    from nbclient import NotebookClient
+
+    notebook = make(file)
+    if smoke and (text := smoke_cells(file)):
+        place = next(
+            i for i, c in enumerate(notebook.cells) if "parameters" in tags_of(c)
+        )
+        notebook.cells.insert(place + 1, nbformat.v4.new_code_cell(text))
+    waiting = solutions(file)
+    environment = {**os.environ, "PYTHONHASHSEED": "0"}
+    environment.setdefault("KERAS_BACKEND", "jax")
+    with tempfile.TemporaryDirectory() as folder:
+        manager = AsyncKernelManager(kernel_name="python3", transport="ipc")
+        client = NotebookClient(
+            notebook,
+            km=manager,
+            timeout=None,
+            kernel_name="python3",
+            resources={"metadata": {"path": folder}},
+            record_timing=False,
+        )
+        started = time.monotonic()
+        with client.setup_kernel(env=environment):
+            for number, cell in enumerate(notebook.cells):
+                if cell.cell_type != "code":
+                    continue
+                if "exercise" not in tags_of(cell):
+                    run_cell(client, cell, number, file)
+                elif smoke:
+                    check_exercise(client, cell, number, file, waiting.pop(0))
+            minutes = (time.monotonic() - started) / 60
+            peak = peak_memory(client)
+    if problems := output_problems(notebook.cells):
+        raise NotebookError(f"{file.name}: " + "; ".join(problems))
+    notebook.metadata = copy.deepcopy(METADATA)
+    return notebook, {"minutes": round(minutes, 2), "peak_gb": round(peak, 2)}
+
+
+def run_cell(client, cell, number, file):
+    """Execute one cell; its outputs are left clean."""
+    from nbclient.exceptions import CellExecutionError
+
+    started = time.monotonic()
+    try:
+        client.execute_cell(cell, number)
+    except CellExecutionError as error:
+        first = cell.source.strip().splitlines()[0]
+        raise NotebookError(
+            f"{file.name}, cell {number} ({first}):\n{settle(str(error))}"
+        ) from None
+    finally:
+        clean_outputs(cell)
+    seconds = time.monotonic() - started
+    if seconds > 2:
+        print(f"  cell {number}: {seconds:.0f} s", flush=True)
+
+
+def check_exercise(client, cell, number, file, solution):
+    """An exercise as it is fails with a hint; its solution passes."""
+    from nbclient.exceptions import CellExecutionError
+
+    unsolved = copy.deepcopy(cell)
+    try:
+        client.execute_cell(unsolved, number)
+    except CellExecutionError as error:
+        if "hint" not in f"{error.evalue}".lower():
+            raise NotebookError(
+                f"{file.name}, cell {number}: the exercise fails without a hint: "
+                f"{error.ename}: {error.evalue}"
+            ) from None
+    else:
+        raise NotebookError(
+            f"{file.name}, cell {number}: the exercise passes unsolved."
+        )
+    solved = copy.deepcopy(cell)
+    solved.source = solution
+    run_cell(client, solved, number, file)
+
+
+def peak_memory(client):
+    """The kernel's peak resident memory, GB."""
+    cell = nbformat.v4.new_code_cell(
+        "import resource\nprint(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    client.nb.cells.append(cell)
+    client.execute_cell(cell, len(client.nb.cells) - 1)
+    client.nb.cells.pop()
+    kilobytes = int("".join(o.text for o in cell.outputs if o.output_type == "stream"))
+    return kilobytes / 2**20 * (2**10 if sys.platform == "darwin" else 1)
+
+
+def record(mode, name, cost):
+    """Note what an execution took, beside device and date."""
+    backend = os.environ.get("KERAS_BACKEND", "jax")
+    file = results_file(mode, backend)
+    costs = read_costs(mode, backend)
+    costs[name] = {**cost, "cores": os.cpu_count(), "date": f"{datetime.date.today()}"}
+    about = {
+        "command": f"KERAS_BACKEND={backend} python tools/notebooks.py {mode}",
+        "device": f"{os.cpu_count()} {platform.machine()} CPU cores",
+        "notebooks": dict(sorted(costs.items())),
+    }
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    write(file, json.dumps(about, indent=2) + "\n")
+
+
+def main(argv=None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("command", choices=("build", "check", "smoke", "run"))
+    parser.add_argument("names", nargs="*", help="beginnings of names; default: all")
+    args = parser.parse_args(argv)
+    try:
+        files = sources(chosen=args.names)
+        if args.command == "build":
+            build(files)
+        elif args.command == "check":
+            if found := check(files):
+                raise NotebookError("\n".join(found))
+        else:
+            for file in files:
+                print(file.stem, flush=True)
+                notebook, cost = execute(file, smoke=args.command == "smoke")
+                record(args.command, file.stem, cost)
+                print(f"  {cost['minutes']} minutes, {cost['peak_gb']} GB", flush=True)
+                if args.command == "run":
+                    target = NOTEBOOKS / f"{file.stem}.ipynb"
+                    NOTEBOOKS.mkdir(exist_ok=True)
+                    write(target, to_text(notebook))
+                    build([file])  # its cost has changed, and stands below the title
+    except NotebookError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,3 @@
+timed_requests = 3
+keystrokes = 6
+max_new_tokens = 8
