@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterable
 from codegemma_keras.data import graph
 from codegemma_keras.data.imports import KINDS, Facts
 from codegemma_keras.data.languages import family, split_name, tested_name
-from codegemma_keras.data.resolve import Repository
+from codegemma_keras.data.repository import Repository
+from codegemma_keras.data.resolve import find_targets
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +48,7 @@ def find_edges(files: Iterable[Facts]) -> list[graph.Edge]:
         facts = repository.files[path]
         is_test = tested_name(path, facts.language) is not None
         grouped = collections.defaultdict(list)
-        for target in repository.targets(facts):
+        for target in find_targets(repository, facts):
             grouped[target.path].append(target)
         for imported, targets in sorted(grouped.items()):
             edges.append(

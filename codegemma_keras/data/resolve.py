@@ -13,10 +13,10 @@ import collections
 import dataclasses
 import posixpath
 import sys
-from collections.abc import Iterable, Sequence
 
 from codegemma_keras.data.imports import Facts, Import
 from codegemma_keras.data.languages import family, split_name
+from codegemma_keras.data.repository import Repository, module_parts, nearest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,102 +36,24 @@ class Target:
     breadth: int
 
 
-class Repository:
-    """An index of a repository's files; finds what imports mean.
-
-    Args:
-        files: `Facts` of all files.
-    """
-
-    def __init__(self, files: Iterable[Facts]):
-        self.files = {facts.path: facts for facts in files}
-        self.paths = frozenset(self.files)
-        self.folders = frozenset(
-            folder for path in self.paths for folder in _ancestors(path)
-        )
-        self._by_stem = collections.defaultdict(list)
-        self._by_package = collections.defaultdict(list)
-        self._by_folder = collections.defaultdict(list)
-        for path in sorted(self.paths):
-            facts = self.files[path]
-            folder, stem = split_name(path)
-            group = family(facts.language)
-            self._by_stem[group, stem].append(path)
-            if stem in _INDEX_NAMES.get(group, ()) and folder:
-                self._by_stem[group, posixpath.basename(folder)].append(path)
-            self._by_folder[group, folder].append(path)
-            for package in facts.package:
-                self._by_package[group, package].append(path)
-        self._go_prefixes = None
-
-    def targets(self, facts: Facts) -> list[Target]:
-        """The files that a file's imports mean, itself left out."""
-        resolver = _RESOLVERS.get(family(facts.language))
-        found = []
-        for entry in facts.imports if resolver else ():
-            paths = [p for p in resolver(self, facts, entry) if p != facts.path]
-            paths = list(dict.fromkeys(paths))
-            for path in paths:
-                uses = sum(facts.uses.get(name, 0) for name in self._names(entry, path))
-                found.append(Target(path, entry.kind, uses, len(paths)))
-        return found
-
-    def _names(self, entry, path):
-        if entry.names == ("*",) and self.files[path].declares:
-            return self.files[path].declares
-        return entry.locals
-
-    # What the resolvers share
-
-    def modules(self, group: str, parts: Sequence[str]) -> list[str]:
-        """Files whose path, without extension and index name, ends with `parts`."""
-        found = []
-        for path in self._by_stem[group, parts[-1]]:
-            have = module_parts(path, group)
-            if have[-len(parts) :] == list(parts):
-                found.append(path)
-        return found
-
-    def narrow(self, facts: Facts, paths: Sequence[str]) -> list[str]:
-        """Of a package's files, those that declare a name the importer mentions.
-
-        All of them where that says nothing.
-        """
-        mentioned = [
-            p for p in paths if not self.files[p].declares.isdisjoint(facts.uses)
-        ]
-        return mentioned or list(paths)
+def find_targets(repository: Repository, facts: Facts) -> list[Target]:
+    """The files that a file's imports mean, itself left out."""
+    rule = _RULES.get(family(facts.language))
+    found = []
+    for entry in facts.imports if rule else ():
+        paths = [p for p in rule(repository, facts, entry) if p != facts.path]
+        paths = list(dict.fromkeys(paths))
+        for path in paths:
+            names = _names(repository, entry, path)
+            uses = sum(facts.uses.get(name, 0) for name in names)
+            found.append(Target(path, entry.kind, uses, len(paths)))
+    return found
 
 
-_INDEX_NAMES = {"python": ("__init__",), "javascript": ("index",), "rust": ("mod",)}
-
-
-def module_parts(path: str, group: str) -> list[str]:
-    """`a/b/__init__.py -> [a, b]`, `a/b.py -> [a, b]`."""
-    folder, stem = split_name(path)
-    parts = folder.split("/") if folder else []
-    return parts if stem in _INDEX_NAMES.get(group, ()) else [*parts, stem]
-
-
-def _ancestors(path):
-    folder = posixpath.dirname(path)
-    while folder:
-        yield folder
-        folder = posixpath.dirname(folder)
-
-
-def nearest(paths: Sequence[str], importer: str) -> list[str]:
-    """The one path that shares most folders with the importer, or none."""
-
-    def rank(path):
-        shared = 0
-        for a, b in zip(path.split("/"), importer.split("/"), strict=False):
-            if a != b:
-                break
-            shared += 1
-        return -shared, path.count("/"), path
-
-    return [min(paths, key=rank)] if paths else []
+def _names(repository, entry, path):
+    if entry.names == ("*",) and repository.files[path].declares:
+        return repository.files[path].declares
+    return entry.locals
 
 
 # Python
@@ -233,7 +155,7 @@ def _javascript(repository, facts, entry: Import):
     parts = spec.split("/")
     scope = 1 if spec.startswith("@") else 0
     name, inside = parts[scope : scope + 1], parts[scope + 1 :]
-    if not name or name[0] not in {f.rpartition("/")[2] for f in repository.folders}:
+    if not name or name[0] not in repository.folders_named:
         return []
     # A package of the same workspace: packages/name[/src]/..., the longest first.
     for tail in ([*name, *inside], [*name, "src", *inside], [*name, "lib", *inside]):
@@ -279,7 +201,7 @@ def _js_file(repository, base):
 def _java(repository, facts, entry: Import):
     parts = entry.module.split(".")
     if entry.names == ("*",):
-        package = repository._by_package["java", entry.module]
+        package = repository.by_package["java", entry.module]
         if package:
             return repository.narrow(facts, package)
         return nearest(repository.modules("java", parts), facts.path)
@@ -289,7 +211,7 @@ def _java(repository, facts, entry: Import):
         if found := repository.modules("java", full[:end]):
             return nearest(found, facts.path)
         # Kotlin: any file of the package may declare the name.
-        package = repository._by_package["java", ".".join(full[: end - 1])]
+        package = repository.by_package["java", ".".join(full[: end - 1])]
         if found := [
             p for p in package if full[end - 1] in repository.files[p].declares
         ]:
@@ -304,41 +226,69 @@ def _go(repository, facts, entry: Import):
     folder = _go_folder(repository, entry.module)
     if folder is None or folder == posixpath.dirname(facts.path):
         return []
-    files = repository._by_folder["go", folder]
+    files = repository.by_folder["go", folder]
     return repository.narrow(facts, [p for p in files if not p.endswith("_test.go")])
 
 
-def _go_folder(repository, module):
-    """The folder whose path is the longest suffix of the import path.
+def _go_folder(repository, path):
+    """The folder that an import path means, or None for another module's.
 
-    `prefix + folder` must be the import path for a prefix that fits most imports of the
-    repository: so an unrelated module that ends in `/util` is not this one's `util`.
+    `prefix/rest` means `root/rest`, where `prefix` is the name of a module and `root` its
+    folder. go.mod, which would say both, is not read: the pair that fits most imports is
+    believed, and any that fits several folders. So a foreign module whose path ends in
+    `/util` is not this one's `util`.
     """
-    if repository._go_prefixes is None:
-        votes = collections.Counter()
-        for facts in repository.files.values():
-            if facts.language == "go":
-                for entry in facts.imports:
-                    votes.update(set(_go_splits(repository, entry.module)))
-        best = collections.Counter()
-        for (prefix, _), number in votes.items():
-            best[prefix] += number
-        top = max(best.values(), default=0)
-        repository._go_prefixes = {p for p, n in best.items() if n * 4 >= top and p}
-    splits = [
-        s for s in _go_splits(repository, module) if s[0] in repository._go_prefixes
+    if repository.go_modules is None:
+        repository.go_modules = _go_modules(repository)
+    known = repository.go_modules
+    fits = [
+        (known[prefix, root], len(folder), folder)
+        for prefix, root, folder in _go_splits(repository, path)
+        if (prefix, root) in known
     ]
-    return max(splits, key=lambda s: (len(s[1]), s))[1] if splits else None
+    return max(fits)[-1] if fits else None
 
 
-def _go_splits(repository, module):
-    parts = module.split("/")
-    for start in range(1, len(parts) + 1):
-        folder = "/".join(parts[start:])
-        if repository._by_folder.get(("go", folder)):
-            # Standard library paths have no dot; a root package is the whole path.
-            if folder or "." in parts[0]:
-                yield "/".join(parts[:start]), folder
+def _go_modules(repository):
+    """`{(prefix, root): imports that it fits}` of the pairs believed."""
+    votes, folders = collections.Counter(), collections.defaultdict(set)
+    for facts in repository.files.values():
+        for entry in facts.imports if facts.language == "go" else ():
+            for prefix, root, folder in _go_splits(repository, entry.module):
+                votes[prefix, root] += 1
+                folders[prefix, root].add(folder)
+    most = max(votes.values(), default=0)
+    return {
+        pair: number
+        for pair, number in votes.items()
+        if number == most or len(folders[pair]) >= (2 if number * 2 >= most else 3)
+    }
+
+
+def _go_splits(repository, path):
+    parts = path.split("/")
+    if parts[0] in _GO_STANDARD:
+        return
+    for start in range(1, len(parts)):
+        rest = "/".join(parts[start:])
+        for folder in repository.folders_named.get(parts[-1], ()):
+            if (
+                f"/{folder}".endswith(f"/{rest}")
+                and ("go", folder) in repository.by_folder
+            ):
+                root = folder[: -len(rest)].rstrip("/")
+                yield "/".join(parts[:start]), root, folder
+    if ("go", "") in repository.by_folder and "." in parts[0]:
+        yield path, "", ""
+
+
+# First parts of the paths of Go's standard library.
+_GO_STANDARD = frozenset(
+    "archive bufio bytes cmp compress container context crypto database debug embed "
+    "encoding errors expvar flag fmt go hash html image index io iter log maps math mime "
+    "net os path plugin reflect regexp runtime slices sort strconv strings structs sync "
+    "syscall testing text time unicode unique unsafe weak".split()
+)
 
 
 # Rust
@@ -403,7 +353,7 @@ def _other_crate(repository, facts, parts, here):
     for name in (parts[0], parts[0].replace("_", "-")):
         roots = [
             posixpath.dirname(p)
-            for p in repository._by_stem["rust", "lib"]
+            for p in repository.by_stem["rust", "lib"]
             if p.endswith(f"{name}/src/lib.rs")
             and f"/{p}".endswith(f"/{name}/src/lib.rs")
         ]
@@ -412,7 +362,7 @@ def _other_crate(repository, facts, parts, here):
             return _rust_file(repository, [*base, *parts[1:]], len(base))
     # The package's own library, by the name in its Cargo.toml, from main.rs or tests/:
     # only if it has that module, for the name may be any other crate's.
-    roots = [posixpath.dirname(p) for p in repository._by_stem["rust", "lib"]]
+    roots = [posixpath.dirname(p) for p in repository.by_stem["rust", "lib"]]
     if len(parts) > 1 and len(roots) == 1:
         base = roots[0].split("/") if roots[0] else []
         return _rust_file(repository, [*base, *parts[1:]], len(base) + 1)
@@ -435,7 +385,7 @@ def _cpp(repository, facts, entry: Import):
     stem = split_name(path)[1]
     found = [
         p
-        for p in repository._by_stem["cpp", stem]
+        for p in repository.by_stem["cpp", stem]
         if p.endswith(name) and p.split("/")[-len(parts) :] == parts
     ]
     return nearest(found, facts.path)
@@ -446,12 +396,12 @@ def _cpp(repository, facts, entry: Import):
 
 def _csharp(repository, facts, entry: Import):
     if entry.names == ("*",):
-        return repository.narrow(facts, repository._by_package["csharp", entry.module])
-    package = repository._by_package["csharp", entry.module]
+        return repository.narrow(facts, repository.by_package["csharp", entry.module])
+    package = repository.by_package["csharp", entry.module]
     return [p for p in package if entry.names[0] in repository.files[p].declares]
 
 
-_RESOLVERS = {
+_RULES = {
     "python": _python,
     "javascript": _javascript,
     "java": _java,

@@ -1,10 +1,10 @@
 package main
 
 import (
-	"github.com/other/money"
+	"github.com/other/report"
 
 	m "example.com/shop/money"
 	"example.com/shop/tax"
 )
 
-func main() { print(m.Format(tax.Tax(1))); money.Spend() }
+func main() { print(m.Format(tax.Tax(1))); report.Print() }

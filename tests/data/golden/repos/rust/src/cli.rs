@@ -1,3 +1,3 @@
-use crate::money::*;
+use shop::money::*;
 
 pub fn run() { round(1.0); }

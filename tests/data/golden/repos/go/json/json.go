@@ -1,0 +1,3 @@
+package json
+
+func Valid(b []byte) bool { return false }
