@@ -1,0 +1,343 @@
+# %% [markdown]
+# # Teaching a model to answer
+#
+# CodeGemma's instruct models were tuned on questions and answers made from open source
+# code. Here you do the same in small: make questions from documented functions, keep those
+# whose answers run, see what the loss counts, train a LoRA adapter, and score answers by
+# executing them, before and after. Then the adapter is saved, loaded, merged, and put on
+# a base of 8-bit integers (QLoRA).
+#
+# Needed: notebook 01. For a real model set `preset` to `code_gemma_7b_en`, `dtype` to
+# `bfloat16` and `learning_rate` to 2e-4.
+
+# %% tags=["parameters"]
+preset = "code_gemma_tiny_py"
+dtype = "float32"
+isolation = "bubblewrap"  # the least that answers may run in; Colab has "namespaces"
+train_tasks = 1500
+test_tasks = 90
+most_real = 1000  # functions of the package `algorithms`
+epochs = 4
+lora_rank = 32
+learning_rate = 4e-3  # high: the model is small, and so is the time
+row_length = 512  # tokens; several conversations to a row
+rows_per_step = 4
+quantized_steps = 20
+run_seconds = 20.0  # for one answer
+most_before = 0.05  # pass rate before training, at most
+least_after = 0.40  # and after, at least
+
+# %%
+import time
+
+from codegemma_keras import CodeGemmaCausalLM
+
+started = time.perf_counter()
+lm = CodeGemmaCausalLM.from_preset(preset, dtype=dtype)
+question = "Write a Python function `add_seven(x)`.\nReturn x plus 7."
+print(lm.chat(question, max_new_tokens=24))
+
+# %% [markdown]
+# It goes on with *some* Python, if anything: nobody has told it what a question is.
+#
+# ## Questions from real code
+#
+# The idea is OSS-Instruct's: open source code is full of answers. A function with a
+# docstring is one, its first paragraph is the question, and its doctests decide whether an
+# answer is right. (OSS-Instruct has a large model write the questions; here the
+# author of the function has done it.) The package `algorithms` has hundreds of them.
+
+# %%
+import importlib.util
+import pathlib
+
+from codegemma_keras.data import Report, instruct
+
+root = pathlib.Path(importlib.util.find_spec("algorithms").origin).parent
+files = [
+    (file.relative_to(root.parent).as_posix(), file.read_text("utf-8"))
+    for file in sorted(root.rglob("*.py"))
+]
+report = Report()
+found = list(instruct.functions(files, report))[:most_real]
+for (_, reason), (number, _) in sorted(report.counts.items()):
+    print(f"{reason:36} {number:4}")
+print("\n" + found[3].question)
+print("──\n" + found[3].answer)
+
+# %% [markdown]
+# ## Only what runs
+#
+# Each answer is executed with its examples, in a sandbox: a process of its own, with limits
+# of time and memory, no network, and files that it cannot write. Code from a repository
+# or from a model never runs anywhere else. Where the sandbox cannot be had, the next cell
+# stops and says what to do.
+
+# %%
+from codegemma_keras.evals import execution
+
+limits = execution.Limits(seconds=run_seconds)
+
+
+def run_all(programs):
+    return execution.run_all(programs, limits, least=isolation)
+
+
+print("programs run in:", execution.isolation())
+real = instruct.keep(found, run_all, report)
+for (step, reason), (number, _) in sorted(report.counts.items()):
+    if step == "execution":
+        print(f"{reason:24} {number:4}")
+
+# %% [markdown]
+# ## Easy ones, too
+#
+# A model of a few million parameters answers none of these, before or after. So most of
+# the set is made by rule: fifteen kinds of one-line functions, with names, numbers and
+# wordings that vary. The test asks for functions with names that training never shows.
+
+# %%
+from codegemma_keras.data import small_functions
+
+made = small_functions.tasks(train_tasks + test_tasks)
+test, made = made[:test_tasks], made[test_tasks:]
+print(test[4].question, "\n──\n" + test[4].answer)
+held_out_real, train_real = real[::10], [t for n, t in enumerate(real) if n % 10]
+train = made + train_real
+print(
+    f"\n{len(train)} questions to train on, {len(test)} + {len(held_out_real)} to ask"
+)
+
+# %% [markdown]
+# ## What is learnt
+#
+# The conversation has turns, and the loss counts on the answer and on the token that ends
+# it, by which the model learns to stop. Green is learnt, grey is only read.
+
+# %%
+import html
+
+from IPython.display import HTML, display
+
+from codegemma_keras import CodeGemmaChatPreprocessor
+from codegemma_keras.data.packing import pack_documents
+
+preprocessor = CodeGemmaChatPreprocessor(lm.tokenizer)
+ids, weights = preprocessor.row(train[0].messages())
+pieces = []
+for token, learnt in zip(ids, weights, strict=True):
+    (part,) = lm.tokenizer.decode_parts([token]) or [""]
+    colour = "#d3f5d3" if learnt else "#e8e8e8"
+    style = f"background:{colour};color:#222;border-right:1px solid #fff"
+    pieces.append(f'<span style="{style}">{html.escape(part)}</span>')
+display(HTML(f'<pre style="line-height:1.6">{"".join(pieces)}</pre>'))
+
+rows = [preprocessor.row(task.messages()) for task in train]
+rows = [row for row in rows if len(row[0]) <= row_length]  # never cut an answer
+x, y, weight = pack_documents(rows, row_length)
+print(
+    f"{len(rows)} conversations in {len(y)} rows; {weight.mean():.0%} of tokens learnt"
+)
+
+# %% [markdown]
+# ## Before
+#
+# The score is the share of answers that run and do what the question's examples show.
+
+# %%
+from codegemma_keras import chat
+
+
+def ask(model, tasks):
+    """Greedy answers to questions."""
+    prompts = [
+        "".join(part for part, _ in chat.render(t.messages()[:1], True)) for t in tasks
+    ]
+    return model.generate(prompts, max_new_tokens=64, strip_prompt=True)
+
+
+def score(answers, tasks):
+    """`(share that passes, results)` of answers, by executing them."""
+    programs = [
+        instruct.program(instruct.code_of(answer), task)
+        for answer, task in zip(answers, tasks, strict=True)
+    ]
+    results = run_all(programs)
+    return sum(r.passed for r in results) / len(results), results
+
+
+answers_before = ask(lm, test)
+before, _ = score(answers_before, test)
+print(f"pass rate before: {before:.0%}")
+
+# %% [markdown]
+# ## LoRA
+#
+# The model's matrices stay as they are; beside each, a product of two thin ones is
+# trained. That is a few percent of the weights, and the file is as small.
+
+# %%
+import keras
+import matplotlib.pyplot as plt
+import numpy as np
+
+from codegemma_keras import lora
+
+keras.utils.set_random_seed(0)
+lora.add(lm, "answers", rank=lora_rank, alpha=2 * lora_rank)
+total = sum(int(np.prod(v.shape)) for v in lm.backbone.weights)
+thin = sum(int(np.prod(v.shape)) for v in lm.trainable_variables)
+print(f"{thin:,} of {total:,} weights train ({thin / total:.0%})")
+
+
+def train_adapter(model, steps):
+    """Train the active adapter; returns the losses, running means of each epoch."""
+    schedule = keras.optimizers.schedules.CosineDecay(
+        0.0,
+        max(2, steps),
+        warmup_target=learning_rate,
+        warmup_steps=max(1, steps // 20),
+    )
+    model.compile(
+        optimizer=keras.optimizers.AdamW(
+            schedule, beta_2=0.95, weight_decay=0.0, global_clipnorm=1.0
+        ),
+        weighted_metrics=[],
+    )
+    losses, preprocessor = [], model.preprocessor
+    keep = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda _, logs: losses.append(logs["loss"])
+    )
+    model.preprocessor = None  # rows are tokens already
+    per_epoch = len(y) // rows_per_step
+    chosen = np.random.default_rng(0)
+    for epoch in range(-(-steps // per_epoch)):
+        begin, now = time.perf_counter(), min(per_epoch, steps - epoch * per_epoch)
+        rows = chosen.permutation(len(y))[: now * rows_per_step]
+        inputs = {name: values[rows] for name, values in x.items()}
+        model.fit(
+            inputs,
+            y[rows],
+            sample_weight=weight[rows],
+            batch_size=rows_per_step,
+            verbose=0,
+            callbacks=[keep],
+        )
+        speed = len(rows) * row_length / (time.perf_counter() - begin)
+        print(f"epoch {epoch + 1}: loss {losses[-1]:.3f}, {speed:,.0f} tokens/s")
+    model.preprocessor = preprocessor
+    return losses
+
+
+losses = train_adapter(lm, epochs * (len(y) // rows_per_step))
+figure, axes = plt.subplots(figsize=(7, 2.4), layout="constrained")
+axes.plot(losses, color="#4a7fb5", linewidth=1)
+axes.set(xlabel="step", ylabel="loss, nats a token")
+plt.show()
+
+# %% [markdown]
+# ## After
+
+# %%
+answers_after = ask(lm, test)
+after, results = score(answers_after, test)
+kinds = sorted({task.origin for task in test})
+by_kind = [
+    np.mean([r.passed for r, t in zip(results, test, strict=True) if t.origin == kind])
+    for kind in kinds
+]
+figure, axes = plt.subplots(figsize=(7, 3.4), layout="constrained")
+axes.barh(kinds, by_kind, color="#4a9d5b")
+axes.invert_yaxis()
+axes.set(xlim=(0, 1), xlabel="share of answers that pass")
+plt.show()
+print(f"pass rate: {before:.0%} -> {after:.0%} of {len(test)} answers")
+
+real_rate, _ = score(ask(lm, held_out_real), held_out_real)
+print(f"on real functions it never saw: {real_rate:.0%} of {len(held_out_real)}")
+
+# %% [markdown]
+# As said: real functions are out of reach for a model this small. Some answers to the easy
+# ones, and what the sandbox said:
+
+# %%
+for number in range(4):
+    print(test[number].question.partition("\n\n")[0])
+    print("   before:", repr(answers_before[number])[:76])
+    print("   after: ", repr(instruct.code_of(answers_after[number]))[:76])
+    print("   →", results[number].reason, end="\n\n")
+
+# %% [markdown]
+# ## Save, load, merge
+#
+# The adapter is a folder in PEFT's format, in which Transformers loads it as well. Loaded
+# on a fresh model it gives the same answers; merged into the matrices it costs nothing
+# more at run time, up to rounding.
+
+# %%
+lora.save(lm, "adapter", "answers")
+size = sum(f.stat().st_size for f in pathlib.Path("adapter").iterdir())
+print(
+    f"adapter: {size / 1e6:.1f} MB; {sorted(f.name for f in pathlib.Path('adapter').iterdir())}"
+)
+
+fresh = CodeGemmaCausalLM.from_preset(preset, dtype=dtype)
+lora.load(fresh, "adapter")
+prompts = [task.messages()[0]["content"] for task in test[:6]]
+same = [
+    fresh.chat(p, max_new_tokens=48) == lm.chat(p, max_new_tokens=48) for p in prompts
+]
+print("loaded, same answers:", sum(same), "of", len(same))
+
+probe = lm.tokenizer.encode(test[0].question)
+apart = fresh.score([probe])[0]
+lora.merge(fresh)
+merged = fresh.score([probe])[0]
+drift = float(np.abs(apart - merged).max())
+print(f"merged, log-probabilities differ by at most {drift:.1e}")
+
+# %% [markdown]
+# ## QLoRA
+#
+# The frozen matrices can be 8-bit integers: a quarter of float32's memory. The adapter
+# stays in float32 and is trained the same way. That is how the 7B is tuned on a GPU with
+# 16 GB.
+
+# %%
+small = CodeGemmaCausalLM.from_preset(preset, dtype=dtype)
+
+
+def megabytes(model):
+    blocks = model.backbone.transformer_layers
+    return sum(v.numpy().nbytes for block in blocks for v in block.weights) / 1e6
+
+
+full = megabytes(small)
+small.backbone.quantize("int8")
+quantized = megabytes(small)
+lora.add(small, "answers", rank=lora_rank, alpha=2 * lora_rank)
+print(f"blocks: {full:.1f} MB -> {quantized:.1f} MB")
+quantized_losses = train_adapter(small, quantized_steps)
+
+# %% [markdown]
+# ## What was claimed
+#
+# Hardly any answer passed before; a good part passes now, for functions with names that
+# training never showed. An adapter survives saving, loading and merging; a quantized base
+# trains.
+
+# %%
+import os
+import resource
+
+print(
+    f"{(time.perf_counter() - started) / 60:.1f} minutes on {os.cpu_count()} CPU cores, at "
+    f"most {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GB of memory"
+)
+assert not {t.name for t in test} & {t.name for t in train}
+assert before <= most_before
+assert after >= least_after
+assert all(same)
+assert drift < 1e-3
+assert quantized < 0.5 * full
+assert quantized_losses[-1] < quantized_losses[0]

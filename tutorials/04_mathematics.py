@@ -1,0 +1,263 @@
+# %% [markdown]
+# # Mathematics, step by step
+#
+# CodeGemma's instruct models were also trained to reason about numbers. Here you teach a
+# small model to: make problems with worked steps, have every answer checked by a computer
+# algebra system, fine-tune, and count right answers by kind of problem, on numbers that
+# training never showed. You also see where it still fails, and why.
+#
+# Needed: notebook 01, or knowing what a prompt is. For a real model set `preset` to
+# `code_gemma_1.1_instruct_7b_en` and `lora_rank` to 16: notebook 03 says what that does.
+
+# %% tags=["parameters"]
+preset = "code_gemma_tiny_py"
+families = (  # what is trained; the rest is only asked
+    "sum",
+    "difference",
+    "x + a = b",
+    "x - a = b",
+    "words: gain",
+    "words: loss",
+    "product",
+    "a * x + b = c",
+)
+train_problems = 2400
+test_problems = 180  # over all families
+epochs = 5
+learning_rate = 2e-3  # of all weights; a large model wants a hundredth of it, and LoRA
+lora_rank = 0  # 0 trains all weights
+row_length = 256  # tokens; several problems to a row
+rows_per_step = 8
+most_before = 0.05  # exact match of a family before training, at most
+least_after = 0.7  # after, at least ...
+least_families = 3  # ... in so many families
+
+# %%
+import time
+
+from codegemma_keras import CodeGemmaCausalLM
+
+started = time.perf_counter()
+lm = CodeGemmaCausalLM.from_preset(preset, dtype="float32")
+print(lm.chat("What is 2 + 2?", max_new_tokens=16))
+
+# %% [markdown]
+# The small model was trained on Python only; it does not know what a question is.
+#
+# ## Problems with steps
+#
+# A model of any size is bad at adding numbers in its head, and good at one digit at a
+# time. So the worked solution writes down what a child would: columns from the right, and
+# what is carried.
+
+# %%
+import numpy as np
+
+from codegemma_keras.data import maths
+
+for family in maths.FAMILIES:
+    problem = maths.generate(family, np.random.default_rng(4))
+    mark = "" if family in families else "    (asked, never trained)"
+    print(f"── {family}{mark}\n{problem.question}")
+    print(problem.messages()[1]["content"], end="\n\n")
+
+# %% [markdown]
+# ## Who checks?
+#
+# Each problem also exists as an equation, and `evals.maths` asks sympy whether an answer
+# solves it. `28`, `28.0` and `56/2` are the same answer. What a model wrote is never
+# evaluated as code: only digits, brackets and the four operations are read at all.
+
+# %%
+from codegemma_keras.evals import maths as checks
+
+for text in (
+    "Answer: 28",
+    "so x = 28",
+    "Answer: 56/2",
+    "Answer: 27",
+    "__import__('os')",
+):
+    answer = checks.answer_of(text)
+    print(f"{text!r:22} {answer!r:8} {checks.solves(answer, 'x + 2 - 30')}")
+
+train = maths.problems(families, train_problems)
+test = maths.problems(tuple(maths.FAMILIES), test_problems, held_out=True)
+table = checks.exact_match([p.messages()[1]["content"] for p in train], train)
+print("\nworked answers that sympy confirms:")
+for family, row in table.items():
+    print(f"  {family:14} {row['right']} of {row['problems']}")
+
+# %% [markdown]
+# A fifth of all *numbers* is held out, whatever the words: if 28 + 30 is in the test, then
+# 58 - 28 and x - 30 = 28 are not in training either.
+#
+# ## What is learnt
+#
+# Problems become conversations, and the loss counts on the answers only. Below, one row
+# of training: green is learnt, grey is only read.
+
+# %%
+import html
+
+from IPython.display import HTML, display
+
+from codegemma_keras import CodeGemmaChatPreprocessor
+from codegemma_keras.data.packing import pack_documents
+
+preprocessor = CodeGemmaChatPreprocessor(lm.tokenizer)
+rows = [preprocessor.row(problem.messages()) for problem in train]
+x, y, weight = pack_documents(rows, row_length)
+
+pieces = []
+for token, learnt in zip(y[0], weight[0], strict=True):
+    if token:
+        colour = "#d3f5d3" if learnt else "#e8e8e8"
+        text = html.escape(str(lm.tokenizer.decode([int(token)])))
+        pieces.append(f'<span style="background:{colour};color:#222">{text}</span>')
+display(
+    HTML(f'<pre style="line-height:1.5;white-space:pre-wrap">{"".join(pieces)}</pre>')
+)
+print(f"{len(train)} problems in {len(y)} rows of {row_length} tokens")
+print(f"{weight.mean():.0%} of the tokens are learnt")
+
+# %% [markdown]
+# ## Before
+
+# %%
+from codegemma_keras import chat
+
+
+def ask(problems):
+    """The model's greedy answers."""
+    prompts = [
+        "".join(part for part, _ in chat.render(p.messages()[:1], True))
+        for p in problems
+    ]
+    return lm.generate(prompts, max_new_tokens=96, strip_prompt=True)
+
+
+answers_before = ask(test)
+before = checks.exact_match(answers_before, test)
+for family, row in before.items():
+    print(f"{family:14} {row['right']:3} of {row['problems']}")
+
+# %% [markdown]
+# ## Training
+#
+# All of the small model's weights are trained: it has to learn a language that it has
+# never seen. A large model knows it, and an adapter suffices.
+
+# %%
+import keras
+
+from codegemma_keras import lora
+
+keras.utils.set_random_seed(0)
+if lora_rank:
+    lora.add(lm, "maths", rank=lora_rank)
+steps = epochs * (len(y) // rows_per_step)
+schedule = keras.optimizers.schedules.CosineDecay(
+    0.0, max(1, steps - 20), warmup_target=learning_rate, warmup_steps=20
+)
+lm.compile(
+    optimizer=keras.optimizers.AdamW(
+        schedule, beta_2=0.95, weight_decay=0.0, global_clipnorm=1.0
+    ),
+    weighted_metrics=[],
+)
+losses = []
+keep_loss = keras.callbacks.LambdaCallback(
+    on_train_batch_end=lambda _, logs: losses.append(logs["loss"])
+)
+text_preprocessor, lm.preprocessor = lm.preprocessor, None  # rows are tokens already
+for epoch in range(epochs):
+    begin = time.perf_counter()
+    lm.fit(
+        x,
+        y,
+        sample_weight=weight,
+        batch_size=rows_per_step,
+        verbose=0,
+        callbacks=[keep_loss],
+    )
+    speed = weight.size / (time.perf_counter() - begin)
+    print(f"epoch {epoch + 1}: loss {losses[-1]:.3f}, {speed:,.0f} tokens/s")
+lm.preprocessor = text_preprocessor
+
+# %% [markdown]
+# ## After
+#
+# The same questions again.
+
+# %%
+import matplotlib.pyplot as plt
+
+answers_after = ask(test)
+after = checks.exact_match(answers_after, test)
+
+names = list(after)
+places = np.arange(len(names))
+shares_before = [before[name]["exact_match"] for name in names]
+shares = [after[name]["exact_match"] for name in names]
+figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
+axes.barh(places + 0.2, shares_before, 0.35, color="#b9b9b9", label="before")
+axes.barh(places - 0.2, shares, 0.35, color="#4a9d5b", label="after")
+labels = [name if name in families else f"{name} (not trained)" for name in names]
+axes.set_yticks(places, labels)
+axes.invert_yaxis()
+axes.axvline(least_after, color="#c0392b", linewidth=1, linestyle="--")
+axes.set(xlim=(0, 1), xlabel="exact match on unseen numbers")
+axes.legend(loc="lower right")
+plt.show()
+for name in names:
+    print(
+        f"{name:14} {before[name]['exact_match']:4.0%} -> {after[name]['exact_match']:4.0%}"
+    )
+
+# %% [markdown]
+# ## Where it still fails
+#
+# Steps are what makes the difference. In *product* the solution has none: the answer must
+# come in one go, and it does not. The *long sum* needs the very same steps as a sum, only
+# more of them than training showed: models of this kind learn a procedure at the length
+# at which they saw it. One wrong answer of each kind:
+
+# %%
+shown = set()
+for problem, answer in zip(test, answers_after, strict=True):
+    right = checks.solves(checks.answer_of(answer), problem.equation)
+    if not right and problem.family not in shown:
+        shown.add(problem.family)
+        print(f"── {problem.family}\n{problem.question}\n{answer.strip()}")
+        print(f"✗ {problem.answer} is right\n")
+
+# %% [markdown]
+# ## With a network
+#
+# GSM8K, 8,500 school problems in words, comes through TensorFlow Datasets:
+# `tfds.data_source("gsm8k")` has `question` and `answer`, and `answer_of` reads its
+# `####`. A model needs some billions of parameters before it solves any.
+#
+# ## What was claimed
+#
+# Before training the model solved next to nothing; after, most problems of several
+# families, on numbers it had not seen together.
+
+# %%
+import os
+import resource
+
+learnt = [
+    name
+    for name in families
+    if name in after and shares[names.index(name)] >= least_after
+]
+print("learnt:", ", ".join(learnt))
+print(
+    f"{(time.perf_counter() - started) / 60:.1f} minutes on {os.cpu_count()} CPU cores, at "
+    f"most {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GB of memory"
+)
+assert all(row["exact_match"] == 1 for row in table.values())
+assert max(before[name]["exact_match"] for name in families) <= most_before
+assert len(learnt) >= least_families

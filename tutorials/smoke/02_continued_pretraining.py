@@ -1,0 +1,7 @@
+most_files = 6
+batches = 2
+epochs = 1
+test_tasks = 4
+test_files = 2
+least_gain = -1.0
+most_forgetting = 10.0

@@ -1,0 +1,10 @@
+train_tasks = 60
+test_tasks = 6
+most_real = 4
+epochs = 1
+row_length = 256
+rows_per_step = 2
+quantized_steps = 3
+run_seconds = 60.0
+most_before = 1.0
+least_after = 0.0
