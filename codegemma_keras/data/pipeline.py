@@ -112,7 +112,7 @@ def _run(units, out, settings, workers, progress):
         with _timed(timings, "read"):
             jobs = [
                 (_read_task, read, n, units[n], settings)
-                for n in names
+                for n in sorted(names, key=lambda n: -_size(units[n]))
                 if not (read / n).exists()
             ]
             _all(pool, jobs, lambda done, total: progress("read", done, total))
@@ -121,6 +121,7 @@ def _run(units, out, settings, workers, progress):
             progress("dedup", 1, 1)
         with _timed(timings, "tokens"):
             verdicts = json.loads((work / "2-dedup" / "verdicts.json").read_text())
+            codec = str(out / "tokenizer.model")
             jobs = [
                 (
                     _tokens_task,
@@ -129,54 +130,34 @@ def _run(units, out, settings, workers, progress):
                     read / n,
                     verdicts.get(n, {}),
                     settings,
-                    str(out / "tokenizer.model"),
+                    codec,
                 )
-                for n in names
+                for n in sorted(names, key=lambda n: -_size(read / n))
                 if not (tokens / n).exists()
             ]
             _all(pool, jobs, lambda done, total: progress("tokens", done, total))
-    with _timed(timings, "shards"):
-        _write_shards(out, names, settings, progress)
+        with _timed(timings, "shards"):
+            plan = stages.plan_rows(tokens, names, settings)
+            if not plan.rows:
+                raise _nothing_left(_merged(work, names))
+            number = -(-len(plan.rows) // settings.rows_per_shard())
+            shards = [out / storage.shard_name(i, number) for i in range(number)]
+            jobs = [
+                (_shard_task, work, path, stages.shard_plan(plan, settings, i), names)
+                + (settings.length,)
+                for i, path in enumerate(shards)
+                if not (path.exists() and _sidecar(work, path).exists())
+            ]
+            _all(pool, jobs, lambda done, total: progress("shards", done, total))
+    _finish(out, names, settings, plan, shards)
     if not (work / "timings.json").exists():
         files.put(work / "timings.json", json.dumps(timings).encode())
 
 
-def _write_shards(out, names, settings, progress):
+def _finish(out, names, settings, plan, shards):
+    """The reports, the metadata, and last what says that all is there."""
     work = out / "work"
-    tokens = work / "3-tokens"
-    plan = stages.plan_rows(tokens, names, settings)
-    if not plan.rows:
-        report = _merged(work, names)
-        raise ValueError(
-            "No document was left to train on. Dropped: "
-            + ", ".join(
-                f"{reason} ({number})"
-                for (step, reason), (number, _) in sorted(
-                    report.counts.items(), key=lambda item: -item[1][0]
-                )[:6]
-                if reason != "in"
-            )
-            + "."
-        )
-    size = settings.rows_per_shard()
-    shards = -(-len(plan.rows) // size)
-    rows, record_bytes = [], 0
-    for shard in range(shards):
-        path = out / storage.shard_name(shard, shards)
-        sidecar = work / f"{path.name}.json"
-        if not (path.exists() and sidecar.exists()):
-            count = storage.write_shard(
-                work / "shard.tmp",
-                stages.shard_rows(tokens, names, plan, settings, shard),
-                settings.length,
-            )
-            files.put(sidecar, json.dumps(count).encode())
-            files.sync(work / "shard.tmp")
-            os.replace(work / "shard.tmp", path)
-        number, written = json.loads(sidecar.read_text())
-        rows.append(number)
-        record_bytes += written
-        progress("shards", shard + 1, shards)
+    counts = [json.loads(_sidecar(work, path).read_text()) for path in shards]
     report = _merged(work, names)
     used = int(plan.lengths.sum())
     report.count("rows", "rows", len(plan.rows), size=used)
@@ -190,13 +171,24 @@ def _write_shards(out, names, settings, progress):
         "sources": names,
         "report": report.to_json(),
     }
-    graph = report_page.choose_graph(tokens / name / "graphs.jsonl" for name in names)
+    graphs = (work / "3-tokens" / name / "graphs.jsonl" for name in names)
+    graph = report_page.choose_graph(graphs)
     files.put(out / "report.md", report_page.markdown(about, graph).encode())
     files.put(out / "report.html", report_page.html_page(about, graph).encode())
+    rows, record_bytes = [c[0] for c in counts], sum(c[1] for c in counts)
     storage.write_metadata(out, rows, record_bytes, settings.length)
-    # Last, as it says "finished".
     text = json.dumps(about, indent=1, sort_keys=True) + "\n"
     files.put(out / "data.json", text.encode())
+
+
+def _nothing_left(report):
+    counts = sorted(report.counts.items(), key=lambda item: -item[1][0])
+    dropped = [(reason, n) for (_, reason), (n, _) in counts if reason != "in"][:6]
+    return ValueError(
+        "No document was left to train on. Dropped: "
+        + ", ".join(f"{reason} ({number})" for reason, number in dropped)
+        + "."
+    )
 
 
 # Tasks. Each takes plain values, so that it can run in another process.
@@ -242,6 +234,20 @@ def _tokens_task(folder, unit, read, dropped, settings, tokenizer):
         folder / unit,
         lambda to: stages.tokenize_unit(read, dropped, settings, codec, to),
     )
+
+
+def _shard_task(work, path, rows, units, length):
+    temporary = work / f"{path.name}.tmp-{os.getpid()}"
+    count = storage.write_shard(
+        temporary, stages.read_rows(work / "3-tokens", units, rows, length), length
+    )
+    files.put(_sidecar(work, path), json.dumps(count).encode())
+    files.sync(temporary)
+    os.replace(temporary, path)
+
+
+def _sidecar(work, shard):
+    return work / f"{shard.name}.json"
 
 
 @functools.cache
@@ -298,6 +304,18 @@ def _units(paths):
     if not units:
         raise ValueError("No source was given. Name folders, archives or jsonl files.")
     return units
+
+
+def _size(path):
+    """Bytes of a source, about: the largest are begun first, so that none is left over."""
+    if os.path.isfile(path):
+        return os.path.getsize(path)
+    found = 0
+    for folder, _, names in os.walk(path):
+        for name in names:
+            with contextlib.suppress(OSError):
+                found += os.lstat(os.path.join(folder, name)).st_size
+    return found
 
 
 def read_proto(tokenizer) -> bytes:

@@ -15,6 +15,8 @@ import dataclasses
 import hashlib
 import json
 import pathlib
+import shutil
+import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -161,9 +163,11 @@ def dedup_units(read: pathlib.Path, units, settings: Settings, folder: pathlib.P
                 names.append((number, row))
                 exact.append(bytes.fromhex(entry["exact"]))
                 has.append(entry["sketch"])
-                ranks.append((entry["repo"], entry["path"], exact[-1]))
+                repo = sys.intern(entry["repo"])
+                ranks.append((repo, entry["path"], exact[-1]))
                 bytes_of.append(entry["bytes"])
-            joined.write((read / unit / "sketches.bin").read_bytes())
+            with open(read / unit / "sketches.bin", "rb") as part:
+                shutil.copyfileobj(part, joined)
     report = Report()
     verdicts = collections.defaultdict(dict)
     if names:
@@ -326,23 +330,30 @@ def plan_rows(tokens: pathlib.Path, units, settings: Settings) -> Plan:
     )
 
 
-def shard_rows(tokens: pathlib.Path, units, plan: Plan, settings: Settings, shard: int):
-    """The rows of one shard, as `packing.fill_row` makes them."""
+def shard_plan(plan: Plan, settings: Settings, shard: int) -> list:
+    """What one shard holds: for each row, `(unit, offset, length)` of its segments."""
     size = settings.rows_per_shard()
+    parts = (plan.unit, plan.offset, plan.lengths)
+    return [
+        [tuple(int(part[index]) for part in parts) for index in row]
+        for row in plan.rows[shard * size : (shard + 1) * size]
+    ]
+
+
+def read_rows(tokens: pathlib.Path, units, rows: list, length: int):
+    """The rows of a `shard_plan`, as `packing.fill_row` makes them."""
     maps = {}
-    for row in plan.rows[shard * size : (shard + 1) * size]:
+    for row in rows:
         segments = []
-        for index in row:
-            number = int(plan.unit[index])
+        for number, start, size in row:
             if number not in maps:
                 if len(maps) > 64:
                     maps.clear()
                 maps[number] = np.memmap(
                     tokens / units[number] / "tokens.bin", "<i4", "r"
                 )
-            start = int(plan.offset[index])
-            segments.append(maps[number][start : start + int(plan.lengths[index])])
-        yield packing.fill_row(segments, settings.length)
+            segments.append(maps[number][start : start + size])
+        yield packing.fill_row(segments, length)
 
 
 # Files

@@ -107,6 +107,60 @@ def test_similar_pairs_are_those_of_a_full_comparison():
     assert len(slow) >= 10
 
 
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 4), max_size=40), st.integers(1, 9))
+def test_candidates_are_the_pairs_of_each_group(keys, most):
+    """In blocks of arrays here, one by one on Beam."""
+    before = dedup.MAX_GROUP, dedup._PAIRS
+    dedup.MAX_GROUP, dedup._PAIRS = most, 3
+    try:
+        found = [
+            pair
+            for first, second in dedup._candidates(np.array(keys, np.uint64))
+            for pair in zip(first.tolist(), second.tolist(), strict=True)
+        ]
+        groups = [[i for i, k in enumerate(keys) if k == key] for key in range(5)]
+        expected = [pair for group in groups for pair in dedup.group_pairs(group)]
+    finally:
+        dedup.MAX_GROUP, dedup._PAIRS = before
+    assert sorted(found) == sorted(expected)
+
+
+LICENCE = " ".join(f"word{i} of the licence" for i in range(200))
+
+
+@pytest.mark.parametrize(
+    ("header", "code"),
+    [
+        (f"#!/usr/bin/env python\n# Copyright 2024\n#\n# {LICENCE}\n", "import os\n"),
+        (f"\n// Licensed under X.\n// {LICENCE}\n\n", "package a\n"),
+        (f"/* {LICENCE} */\n", "#include <a.h>\n"),
+        (f"/*\n * License\n * {LICENCE}\n */\n// More.\n", "int x;\n"),
+        (f"-- license {LICENCE}", ""),
+    ],
+)
+def test_a_licence_at_the_top_makes_no_duplicate(header, code):
+    assert dedup.without_licence(header + code).strip() == code.strip()
+    files = real_files(6)
+    one, two = (header + code + text[:600] for text in files[4:6])
+    sketches = np.array([dedup.signature(one), dedup.signature(two)])
+    assert dedup.similar_pairs(sketches) == set()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["# How this works\n\nx = 1\n", "#include <licence.h>\n", "", "\n\n", "/* open"],
+)
+def test_other_comments_stay(text):
+    assert dedup.without_licence(text) == text
+
+
+def test_half_of_a_licence_is_looked_for_in_linear_time():
+    # Quadratic, this would take hours.
+    for text in ("\n" * 10**6, "# x\n" * 10**6, "/*" * 10**6, "//" + "-" * 10**6):
+        assert dedup.without_licence(text) == text
+
+
 def test_edited_copies_are_found_and_others_kept():
     rng = random.Random(1)
     documents = []
@@ -127,6 +181,7 @@ def test_edited_copies_are_found_and_others_kept():
     assert sorted(d.key for d in again) == sorted(d.key for d in kept)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=30))
 def test_every_dropped_one_is_like_a_kept_one(pairs):
     pairs = {(min(p), max(p)) for p in pairs if p[0] != p[1]}
@@ -206,7 +261,7 @@ def test_words_and_tests_are_found_in_prose():
     assert "Bench/0 code" in sink[0]["detail"]
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(st.permutations(["a", "b", "c", "d"]))
 def test_renaming_is_a_bijection(names):
     """`a = b + a` and `b = a + b` are one; `a = b + b` is another."""

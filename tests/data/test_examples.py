@@ -170,6 +170,7 @@ def test_settings_are_checked():
 # Packing
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 64), max_size=80))
 def test_packing_places_every_segment_once(lengths):
     rows = packing.pack_lengths(lengths, 64)
