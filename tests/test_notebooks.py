@@ -1,0 +1,231 @@
+"""The notebook tool: rebuilds have the same bytes, drift and unfit outputs are found."""
+
+import importlib.util
+import json
+import pathlib
+import sys
+import tempfile
+
+import nbformat
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+SPEC = importlib.util.spec_from_file_location("notebooks", ROOT / "tools/notebooks.py")
+notebooks = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(notebooks)
+
+SOURCE = """\
+# %% [markdown]
+# # A title
+#
+# What it is about.
+
+# %% tags=["parameters"]
+steps = 30
+least = 3
+
+# %%
+print("steps:", steps)
+
+# %% [markdown]
+# Now you.
+
+# %% tags=["exercise"]
+twice = None
+assert twice == 2 * steps, "Hint: multiply."
+
+# %%
+print("steps:", steps)
+
+# %%
+assert steps >= least
+"""
+SOLUTION = """\
+# %% tags=["exercise"]
+twice = 2 * steps
+assert twice == 2 * steps, "Hint: multiply."
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder of one tutorial, its solution and its smoke parameters."""
+    tutorials = tmp_path / "tutorials"
+    for name in ("smoke", "solutions"):
+        (tutorials / name).mkdir(parents=True)
+    (tutorials / "05_small.py").write_text(SOURCE)
+    (tutorials / "solutions" / "05_small.py").write_text(SOLUTION)
+    (tutorials / "smoke" / "05_small.py").write_text("steps = 2\nleast = 0\n")
+    return tutorials
+
+
+def edit(file, old, new):
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+    return file
+
+
+def test_a_built_notebook(folder):
+    notebook = notebooks.make(folder / "05_small.py")
+    nbformat.validate(notebook)
+    title, install, parameters = notebook.cells[:3]
+    assert title.source.startswith("# A title\n\n[![Open in Colab]")
+    assert "kaggle.com" in title.source
+    assert title.source.endswith("What it is about.")
+    assert install.metadata.tags == ["install"]
+    assert parameters.metadata.tags == ["parameters"]
+    sources = [cell.source for cell in notebook.cells]
+    assert len({cell.id for cell in notebook.cells}) == len(sources)  # one stands twice
+    assert sources.count('print("steps:", steps)') == 2
+
+
+def test_rebuilds_have_the_same_bytes(folder, tmp_path):
+    out, files = tmp_path / "notebooks", notebooks.sources(folder)
+    notebooks.build(files, out)
+    first = (out / "05_small.ipynb").read_bytes()
+    notebooks.build(files, out)
+    assert (out / "05_small.ipynb").read_bytes() == first
+    other = tmp_path / "elsewhere"
+    notebooks.build(files, other)
+    assert (other / "05_small.ipynb").read_bytes() == first
+
+
+def executed(folder, out):
+    """Build, and put outputs in as `run` would, without a kernel."""
+    notebooks.build(notebooks.sources(folder), out)
+    file = out / "05_small.ipynb"
+    notebook = nbformat.read(file, as_version=4)
+    for number, cell in enumerate(notebook.cells):
+        if cell.cell_type == "code" and "exercise" not in cell.metadata.get("tags", ()):
+            cell.execution_count = number
+            cell.outputs = [nbformat.v4.new_output("stream", name="stdout", text="2\n")]
+    file.write_text(notebooks.to_text(notebook))
+    return file
+
+
+def test_check_finds_drift(folder, tmp_path):
+    out, files = tmp_path / "notebooks", notebooks.sources(folder)
+    assert "missing" in notebooks.check(files, out)[0]
+    notebooks.build(files, out)
+    assert "not executed" in notebooks.check(files, out)[0]
+    file = executed(folder, out)
+    assert notebooks.check(files, out) == []
+    # Prose changes: outputs stay. Code changes: they go.
+    edit(folder / "05_small.py", "Now you.", "Your turn.")
+    assert "is not what" in notebooks.check(files, out)[0]
+    notebooks.build(files, out)
+    assert notebooks.check(files, out) == []
+    edit(
+        folder / "05_small.py",
+        'print("steps:", steps)\n\n# %% [',
+        "print(steps)\n\n# %% [",
+    )
+    notebooks.build(files, out)
+    assert "not executed" in notebooks.check(files, out)[0]
+    (out / "06_gone.ipynb").write_text(file.read_text())
+    assert "06_gone.ipynb has no source" in notebooks.check(files, out)[-1]
+
+
+@pytest.mark.parametrize(
+    ("output", "problem"),
+    [
+        ({"name": "stderr", "text": "UserWarning: old"}, "warns: UserWarning: old"),
+        ({"name": "stdout", "text": f"in {ROOT}/x.py"}, "shows a path"),
+        ({"name": "stdout", "text": f"{sys.prefix}/lib"}, "shows a path"),
+        ({"name": "stdout", "text": f"{tempfile.gettempdir()}/x"}, "shows a path"),
+        ({"name": "stdout", "text": "<object at 0x7f1234567890>"}, "shows the address"),
+        ({"name": "stdout", "text": "line\n" * 500}, "prints 500 lines"),
+    ],
+)
+def test_unfit_outputs_are_found(folder, tmp_path, output, problem):
+    out = tmp_path / "notebooks"
+    file = executed(folder, out)
+    notebook = nbformat.read(file, as_version=4)
+    notebook.cells[-1].outputs = [nbformat.v4.new_output("stream", **output)]
+    file.write_text(notebooks.to_text(notebook))
+    (found,) = notebooks.check(notebooks.sources(folder), out)
+    assert problem in found
+
+
+def test_a_bar_is_kept_in_its_last_state():
+    assert notebooks.settle("1/3 [=  ]\r2/3 [== ]\r3/3 [===]\nend") == "3/3 [===]\nend"
+    assert notebooks.settle("\x1b[1mab\x1b[0m\b\bcd ") == "cd"
+    cell = nbformat.v4.new_code_cell("x")
+    start_up = "I0000 00:00:1795398572.098482   17077 cudart_stub.cc:31] No GPU\n"
+    cell.outputs = [
+        nbformat.v4.new_output("stream", name=name, text=text)
+        for name, text in [
+            ("stdout", "1/2\r"),
+            ("stdout", "2/2\n"),
+            ("stderr", start_up),
+            ("stderr", "UserWarning\n"),
+        ]
+    ]
+    notebooks.clean_outputs(cell)
+    assert [output.text for output in cell.outputs] == ["2/2\n", "UserWarning\n"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("# # A title", "# A title", "must be the title"),
+        ('tags=["parameters"]', "", "tagged `parameters`"),
+        ('tags=["exercise"]', 'tags=["excercise"]', "unknown tags"),
+        ("assert steps >= least", "print(least)", "must assert"),
+    ],
+)
+def test_conventions_are_checked(folder, old, new, message):
+    file = edit(folder / "05_small.py", old, new)
+    with pytest.raises(notebooks.NotebookError, match=message):
+        notebooks.read(file)
+
+
+def test_smoke_sets_parameters_only(folder):
+    file = folder / "05_small.py"
+    assert notebooks.smoke_cells(file) == "steps = 2\nleast = 0\n"
+    edit(folder / "smoke" / "05_small.py", "steps = 2", "step = 2")
+    with pytest.raises(notebooks.NotebookError, match=r"sets \['step'\]"):
+        notebooks.smoke_cells(file)
+
+
+def test_execution(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(notebooks, "INSTALL", "pass")  # no Keras: it takes seconds
+    file = folder / "05_small.py"
+    notebook, cost = notebooks.execute(file, smoke=True)
+    assert cost["peak_gb"] > 0
+    shown = [o.text for c in notebook.cells for o in c.get("outputs", ())]
+    assert shown == ["steps: 2\n", "steps: 2\n"]
+    # In full, and exercises are left to the reader.
+    notebook, _ = notebooks.execute(file)
+    shown = [o.text for c in notebook.cells for o in c.get("outputs", ())]
+    assert shown == ["steps: 30\n", "steps: 30\n"]
+    text = notebooks.to_text(notebook)
+    assert "timestamp" not in text
+    assert str(tmp_path) not in text
+    assert json.loads(text)["metadata"] == notebooks.METADATA
+
+
+@pytest.mark.parametrize(
+    ("where", "old", "new", "message"),
+    [
+        ("", "twice = None", "twice = 60", "passes unsolved"),
+        ("", "Hint: multiply.", "no", "fails without a hint"),
+        ("solutions", "2 * steps\n", "3 * steps\n", "Hint: multiply"),
+        ("", "assert steps >= least", "assert steps < least", "AssertionError"),
+    ],
+)
+def test_failures_are_told(folder, monkeypatch, where, old, new, message):
+    monkeypatch.setattr(notebooks, "INSTALL", "pass")
+    edit(folder / where / "05_small.py", old, new)
+    if not where and "twice" in old:
+        edit(folder / "smoke" / "05_small.py", "steps = 2", "steps = 30")
+    with pytest.raises(notebooks.NotebookError, match=message):
+        notebooks.execute(folder / "05_small.py", smoke=True)
+
+
+def test_every_tutorial_keeps_the_conventions():
+    for file in notebooks.sources():
+        notebooks.make(file)
+        notebooks.smoke_cells(file)
+        notebooks.solutions(file)
