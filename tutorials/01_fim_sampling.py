@@ -27,7 +27,12 @@ import time
 from codegemma_keras import CodeGemmaCausalLM
 
 started = time.perf_counter()
-lm = CodeGemmaCausalLM.from_preset(preset, dtype=dtype)
+try:
+    lm = CodeGemmaCausalLM.from_preset(preset, dtype=dtype)
+except (OSError, ValueError, MemoryError) as error:
+    print(f"{error}\n\nSo this goes on with the small model in the package.")
+    preset = "code_gemma_tiny_py"
+    lm = CodeGemmaCausalLM.from_preset(preset, dtype=dtype)
 before = "def mean(values):\n    total = "
 after = "\n    return total / len(values)\n"
 middle = lm.infill(before, after, path="stats.py", max_new_tokens=max_new_tokens)

@@ -34,7 +34,12 @@ from codegemma_keras import CodeGemmaCausalLM
 
 started = time.perf_counter()
 root = pathlib.Path(importlib.util.find_spec(package).origin).parent
-lm = CodeGemmaCausalLM.from_preset(preset, dtype="float32")
+try:
+    lm = CodeGemmaCausalLM.from_preset(preset, dtype="float32")
+except (OSError, ValueError, MemoryError) as error:
+    print(f"{error}\n\nSo this goes on with the small model in the package.")
+    preset = "code_gemma_tiny_py"
+    lm = CodeGemmaCausalLM.from_preset(preset, dtype="float32")
 middle = lm.infill(
     "from rich.console import Console\n\nconsole = ",
     "\nconsole.print(message)\n",

@@ -33,7 +33,12 @@ import time
 from codegemma_keras import CodeGemmaCausalLM
 
 started = time.perf_counter()
-lm = CodeGemmaCausalLM.from_preset(preset, dtype=dtype)
+try:
+    lm = CodeGemmaCausalLM.from_preset(preset, dtype=dtype)
+except (OSError, ValueError, MemoryError) as error:
+    print(f"{error}\n\nSo this goes on with the small model in the package.")
+    preset = "code_gemma_tiny_py"
+    lm = CodeGemmaCausalLM.from_preset(preset, dtype=dtype)
 question = "Write a Python function `add_seven(x)`.\nReturn x plus 7."
 print(lm.chat(question, max_new_tokens=24))
 

@@ -38,7 +38,12 @@ import time
 from codegemma_keras import CodeGemmaCausalLM
 
 started = time.perf_counter()
-lm = CodeGemmaCausalLM.from_preset(preset, dtype="float32")
+try:
+    lm = CodeGemmaCausalLM.from_preset(preset, dtype="float32")
+except (OSError, ValueError, MemoryError) as error:
+    print(f"{error}\n\nSo this goes on with the small model in the package.")
+    preset = "code_gemma_tiny_py"
+    lm = CodeGemmaCausalLM.from_preset(preset, dtype="float32")
 print(lm.chat("What is 2 + 2?", max_new_tokens=16))
 
 # %% [markdown]

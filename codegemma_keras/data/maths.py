@@ -100,26 +100,24 @@ def is_held_out(problem: Problem, share: float = 0.2) -> bool:
 
 
 def add_steps(a: int, b: int) -> str:
-    """Column addition, from the right: `7 + 5 = 12, write 2 carry 1`."""
+    """Column addition from the right: `7+5=12`, then `3+4+1=8` with the 1 carried."""
     lines, carry = [], 0
     for place in range(max(len(str(a)), len(str(b)))):
         x, y = a // 10**place % 10, b // 10**place % 10
         total = x + y + carry
-        line = f"{x} + {y}" + (" + 1" if carry else "") + f" = {total}"
-        lines.append(line + f", write {total % 10} carry {total // 10}")
+        lines.append(f"{x}+{y}{'+1' if carry else ''}={total}")
         carry = total // 10
     return "\n".join(lines)
 
 
 def subtract_steps(a: int, b: int) -> str:
-    """Column subtraction of b from a >= b: `12 - 7 = 5, borrow 1`."""
+    """Column subtraction of b from a >= b: `12-7=5`, then `3-1-1=1` with the 1 borrowed."""
     lines, borrow = [], 0
     for place in range(len(str(a))):
         x, y = a // 10**place % 10, b // 10**place % 10
-        lent = x < y + borrow
-        line = f"{x + 10 * lent} - {y}" + (" - 1" if borrow else "")
-        lines.append(f"{line} = {x + 10 * lent - y - borrow}, borrow {int(lent)}")
-        borrow = int(lent)
+        lent = 10 * (x < y + borrow)
+        lines.append(f"{x + lent}-{y}{'-1' if borrow else ''}={x + lent - y - borrow}")
+        borrow = int(lent > 0)
     return "\n".join(lines)
 
 
@@ -134,7 +132,7 @@ def _sum(rng):
     a, b = _two(rng)
     return (
         f"What is {a} + {b}?",
-        f"{a} + {b}\n{add_steps(a, b)}",
+        f"{a}+{b}\n{add_steps(a, b)}",
         a + b,
         f"{a} + {b} - x",
     )
@@ -143,20 +141,20 @@ def _sum(rng):
 def _difference(rng):
     b, answer = _two(rng)
     a = b + answer
-    steps = f"{a} - {b}\n{subtract_steps(a, b)}"
+    steps = f"{a}-{b}\n{subtract_steps(a, b)}"
     return f"What is {a} - {b}?", steps, answer, f"{a} - {b} - x"
 
 
 def _plus_equation(rng):
     a, answer = _two(rng)
     b = a + answer
-    steps = f"x = {b} - {a}\n{subtract_steps(b, a)}"
+    steps = f"x = {b}-{a}\n{subtract_steps(b, a)}"
     return f"Solve x + {a} = {b}.", steps, answer, f"x + {a} - {b}"
 
 
 def _minus_equation(rng):
     a, b = _two(rng)
-    steps = f"x = {b} + {a}\n{add_steps(b, a)}"
+    steps = f"x = {b}+{a}\n{add_steps(b, a)}"
     return f"Solve x - {a} = {b}.", steps, a + b, f"x - {a} - {b}"
 
 
@@ -166,7 +164,7 @@ def _gain(rng):
     words = (
         f"{name} has {a} {thing} and gets {b} more. How many {thing} does {name} have?"
     )
-    return words, f"{a} + {b}\n{add_steps(a, b)}", a + b, f"{a} + {b} - x"
+    return words, f"{a}+{b}\n{add_steps(a, b)}", a + b, f"{a} + {b} - x"
 
 
 def _loss(rng):
@@ -174,21 +172,19 @@ def _loss(rng):
     a = b + answer
     name, thing = rng.choice(NAMES), rng.choice(THINGS)
     words = f"{name} has {a} {thing} and gives {b} away. How many {thing} are left?"
-    return words, f"{a} - {b}\n{subtract_steps(a, b)}", answer, f"{a} - {b} - x"
+    return words, f"{a}-{b}\n{subtract_steps(a, b)}", answer, f"{a} - {b} - x"
 
 
 def _product(rng):
     a, b = _two(rng, 2, 30)
-    return f"What is {a} * {b}?", f"{a} * {b}", a * b, f"{a} * {b} - x"
+    return f"What is {a} * {b}?", f"{a}*{b}", a * b, f"{a} * {b} - x"
 
 
 def _two_step_equation(rng):
     a, answer = _two(rng, 2, 9)
     b = int(rng.integers(1, 30))
     c = a * answer + b
-    steps = (
-        f"{a} * x = {c} - {b}\n{subtract_steps(c, b)}\n{a} * x = {c - b}\nx = {answer}"
-    )
+    steps = f"{a}*x = {c}-{b}\n{subtract_steps(c, b)}\n{a}*x = {c - b}\nx = {answer}"
     return f"Solve {a} * x + {b} = {c}.", steps, answer, f"{a} * x + {b} - {c}"
 
 
@@ -196,7 +192,7 @@ def _long_sum(rng):
     a, b = _two(rng, 1000, 4999)
     return (
         f"What is {a} + {b}?",
-        f"{a} + {b}\n{add_steps(a, b)}",
+        f"{a}+{b}\n{add_steps(a, b)}",
         a + b,
         f"{a} + {b} - x",
     )
