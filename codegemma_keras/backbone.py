@@ -26,6 +26,7 @@ from codegemma_keras import presets
 from codegemma_keras.ops import (
     apply_rotary,
     attention_mask,
+    remat,
     rotary_angles,
     saturate,
     slots_of,
@@ -415,7 +416,7 @@ class CodeGemmaBackbone(Backbone):
                 def step(x, block=block):
                     return block(x, rotary, mask, training=training)
 
-                x = keras.remat(step)(x)
+                x = remat(step, block)(x)
             elif cache is None:
                 x = block(x, rotary, mask, training=training)
             else:

@@ -133,3 +133,32 @@ def saturate(x):
     if keras.backend.standardize_dtype(x.dtype) != "float16":
         return x
     return ops.clip(x, -65504.0, 65504.0)
+
+
+def remat(function, layer):
+    """`function(x)`, computed again in the backward pass instead of kept.
+
+    Dropout in it drops the same values both times: seeds are drawn here, outside. Drawn
+    inside, they would be others when TensorFlow computes again (wrong gradients), and
+    on JAX the generator's new state could not leave the computation.
+
+    Args:
+        function: of one tensor; calls `layer` once.
+        layer: a Keras layer; the seeds are those of its dropout layers.
+    """
+    found = (
+        getattr(inner, "seed_generator", None) for inner in layer._flatten_layers()
+    )
+    generators = [generator for generator in found if generator is not None]
+    seeds = [generator.next() for generator in generators]
+
+    def again(x):
+        for generator, seed in zip(generators, seeds, strict=True):
+            generator.next = lambda ordered=True, seed=seed: seed
+        try:
+            return function(x)
+        finally:
+            for generator in generators:
+                del generator.next  # the class's own again
+
+    return keras.remat(again)

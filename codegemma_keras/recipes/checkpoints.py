@@ -1,24 +1,28 @@
-"""Checkpoints that survive a kill at any moment.
+"""Checkpoints that survive a kill at any moment, written while training goes on.
 
 A checkpoint is a folder `step-00000100` with `variables.safetensors` (what training
 changes: trainable variables, the optimizer with its step, random states; by name) and
-`position.json` (what the recipe must know to go on). It is written under another name
+`position.json` (what the loop must know to go on). It is written under another name
 and renamed when all of it is on the disk, so a folder of that name is always complete.
 What is frozen, such as the base under an adapter, is not in it.
 
-Left out: writing in the background. A step waits until its checkpoint is on the disk;
-`save` returns the seconds, so that a recipe can show them.
+`save` copies the values to the host and returns; a thread writes them. So memory of the
+host holds one copy of what training changes while a write is under way (the next `save`
+waits for it). Whole values are stored, so a run may go on with another mesh.
+
+Left out: several hosts, each writing its own part: one process must see every value.
 """
 
+import concurrent.futures
 import json
-import os
 import pathlib
 import shutil
-import time
 
+import keras
 import numpy as np
 import safetensors.numpy
-from keras import ops
+
+from codegemma_keras.data import files
 
 VARIABLES = "variables.safetensors"
 POSITION = "position.json"
@@ -27,57 +31,97 @@ POSITION = "position.json"
 class Checkpoints:
     """The checkpoints in a folder; the newest `keep` are kept.
 
+    Used as a context manager, it waits at the end until all is written.
+
     Args:
         folder: created where it does not exist. What an interrupted save left is
             removed.
         keep: int, at least 1.
+        optimizer: False leaves out optimizer and random states: weights to use, not to
+            go on from.
+        writer: a `concurrent.futures.Executor` of one thread. Checkpoints that share one
+            are on the disk in the order in which they were saved.
     """
 
-    def __init__(self, folder, keep=2):
+    def __init__(self, folder, keep=2, optimizer=True, writer=None):
         if keep < 1:
             raise ValueError(f"keep={keep}: at least 1, or there is nothing to resume.")
         self.folder = pathlib.Path(folder)
         self.keep = keep
+        self._optimizer = optimizer
+        self._writer = writer or concurrent.futures.ThreadPoolExecutor(1)
+        self._writing = None
         self.folder.mkdir(parents=True, exist_ok=True)
         for unfinished in self.folder.glob("new-*"):
             shutil.rmtree(unfinished)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.wait()
 
     def steps(self) -> list[int]:
         """Steps that there are complete checkpoints of, oldest first."""
         return sorted(int(p.name.split("-")[1]) for p in self.folder.glob("step-*"))
 
-    def save(self, lm, step, position) -> float:
-        """Save model, optimizer and `position` (JSON); returns the seconds it took.
+    def save(self, lm, step, position):
+        """Start saving model, optimizer and `position` (JSON).
 
         Raises:
-            OSError: no room or no right to write; older checkpoints are untouched.
+            OSError, FloatingPointError: an earlier one could not be written (see
+                `wait`).
         """
-        began = time.monotonic()
+        self.wait()
+        if (self.folder / f"step-{step:08d}").exists():
+            return
+        values = {name: _copy(v) for name, v in self._variables(lm).items()}
+        # As text now: the loop goes on changing it.
+        position = json.dumps({**position, "step": step})
+        self._writing = self._writer.submit(self._write, step, values, position)
+
+    def wait(self):
+        """Until the last `save` is on the disk.
+
+        Raises:
+            OSError: there was no room or no right to write.
+            FloatingPointError: a value to save was not finite.
+            Older checkpoints are untouched by either.
+        """
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def check(self):
+        """Raise what `wait` would, but only if the writing is over."""
+        if self._writing is not None and self._writing.done():
+            self.wait()
+
+    def _write(self, step, values, position):
+        _check_finite(step, values, self._last())
         new = self.folder / f"new-{step:08d}"
-        final = self.folder / f"step-{step:08d}"
-        if final.exists():
-            return 0.0
         try:
             new.mkdir()
-            safetensors.numpy.save_file(_values(lm), new / VARIABLES)
-            (new / POSITION).write_text(json.dumps({**position, "step": step}))
+            safetensors.numpy.save_file(values, new / VARIABLES)
+            (new / POSITION).write_text(position)
             for name in (VARIABLES, POSITION):
-                _sync(new / name)
-            new.replace(final)
-            _sync(self.folder)
+                files.sync(new / name)
+            new.replace(self.folder / f"step-{step:08d}")
+            files.sync(self.folder)
         except (OSError, safetensors.SafetensorError) as error:
             shutil.rmtree(new, ignore_errors=True)
-            need = sum(v.nbytes for v in _values(lm).values())
+            need = sum(value.nbytes for value in values.values())
             free = shutil.disk_usage(self.folder).free
             raise OSError(
                 f"Checkpoint of step {step} could not be written to {self.folder}: "
                 f"{error}. It needs {need / 2**20:.0f} MiB; {free / 2**20:.0f} MiB are "
-                f"free. Make room and start again: the run goes on from step "
-                f"{max(self.steps(), default=0)}."
+                f"free. Make room and start again: the run goes on from {self._last()}."
             ) from error
         for old in self.steps()[: -self.keep]:
             shutil.rmtree(self.folder / f"step-{old:08d}")
-        return time.monotonic() - began
+
+    def _last(self):
+        return f"step {max(self.steps(), default=0)}"
 
     def restore(self, lm):
         """Load the newest checkpoint into `lm`; returns its position, or None.
@@ -85,11 +129,12 @@ class Checkpoints:
         Raises:
             ValueError: it is of another model, adapter or optimizer.
         """
+        self.wait()
         if not self.steps():
             return None
         folder = self.folder / f"step-{self.steps()[-1]:08d}"
         stored = safetensors.numpy.load_file(folder / VARIABLES)
-        variables = _variables(lm)
+        variables = self._variables(lm)
         for name in sorted(stored.keys() ^ variables.keys()):
             where = "the checkpoint" if name in stored else "the model"
             raise ValueError(
@@ -106,52 +151,47 @@ class Checkpoints:
             variable.assign(stored[name])
         return json.loads((folder / POSITION).read_text())
 
+    def _variables(self, lm):
+        """Name -> variable of all that is saved."""
+        groups = {"model": lm.trainable_variables}
+        if self._optimizer:
+            lm.optimizer.build(lm.trainable_variables)
+            groups["optimizer"] = lm.optimizer.variables
+            groups["state"] = _states(lm)
+        # Keras numbers the optimizers and seeds of a process ("adam_w_1"), so their
+        # names are of no use in another one; their order and own names are the same.
+        return {
+            f"{group}/{number}/"
+            + (variable.path if group == "model" else variable.name): variable
+            for group, variables in groups.items()
+            for number, variable in enumerate(variables)
+        }
 
-def _variables(lm):
-    """Name -> variable of all that training changes."""
-    lm.optimizer.build(lm.trainable_variables)
+
+def _states(lm):
+    """Variables that change without being trained: random states."""
     weights = {id(v) for v in lm.weights}
-    states = [
+    metrics = {id(v) for v in lm.metrics_variables}
+    return [
         v
         for v in lm.non_trainable_variables
-        if id(v) not in weights or "seed" in v.path
+        if (id(v) not in weights or "seed" in v.path) and id(v) not in metrics
     ]
-    metrics = {id(v) for v in lm.metrics_variables}
-    states = [v for v in states if id(v) not in metrics]
-    groups = {
-        "model": lm.trainable_variables,
-        "optimizer": lm.optimizer.variables,
-        "state": states,
-    }
-    # Keras numbers the optimizers and seeds of a process ("adam_w_1"), so their names
-    # are of no use in another one; their order and own names are the same.
-    return {
-        f"{group}/{number}/"
-        + (variable.path if group == "model" else variable.name): variable
-        for group, variables in groups.items()
-        for number, variable in enumerate(variables)
-    }
 
 
-def _values(lm):
-    # NumPy has no bfloat16; float32 holds each of its values exactly.
-    return {
-        name: np.array(
-            ops.convert_to_numpy(
-                ops.cast(variable.value, "float32")
-                if variable.dtype == "bfloat16"
-                else variable.value
-            ),
-            order="C",
-        )
-        for name, variable in _variables(lm).items()
-    }
+def _copy(variable):
+    """The value on the host. A copy: the next step may overwrite its memory."""
+    return np.array(keras.ops.convert_to_numpy(variable.value), order="C")
 
 
-def _sync(path):
-    """Wait until a file, or the names in a folder, are on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _check_finite(step, values, last):
+    # The loss of a step is known before its update: it may be finite and the weights
+    # after it not. Such a checkpoint would take the place of a good one.
+    for name, value in values.items():
+        if value.dtype.kind in "iub":
+            continue
+        if not np.isfinite(value).all():
+            raise FloatingPointError(
+                f"{name} is not finite after step {step}, so it was not saved. The last "
+                f"good checkpoint is of {last}. Lower learning_rate or clip_norm."
+            )

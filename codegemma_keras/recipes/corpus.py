@@ -1,8 +1,8 @@
 """Python source that is already on this machine: the standard library and packages.
 
-What the embedded preset learns from, so that anyone can repeat it offline. Left out: the
-full data pipeline (near-duplicates, secrets, repository order); that is
-`codegemma_keras.data`.
+What the embedded preset learns from, so that anyone can repeat it offline: files, and
+the packed training rows made of them. Left out: the full data pipeline (near-duplicates,
+secrets, repository order); that is `codegemma_keras.data`.
 """
 
 import hashlib
@@ -11,6 +11,10 @@ import importlib.util
 import pathlib
 import sysconfig
 from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from codegemma_keras.data.packing import pack_documents
 
 STDLIB = "stdlib"
 MAX_BYTES = 200_000  # longer files are tables and generated code
@@ -75,3 +79,51 @@ def python_files(packages: Sequence[str]) -> Iterator[tuple[str, str]]:
                 continue
             seen.add(digest)
             yield f"{package}/{relative.as_posix()}".removeprefix(f"{STDLIB}/"), text
+
+
+def pieces(text, tokenizer, limit, rng) -> Iterator[str]:
+    """Cut a file at line ends into pieces of `limit / 4` to `limit` tokens.
+
+    Each piece is split for fill-in-the-middle by itself: shorter ones give more middles
+    for the same tokens, longer ones more context. A line that is longer than `limit`
+    is a piece of its own.
+    """
+    piece, size, room = [], 0, rng.integers(limit // 4, limit + 1)
+    for line in text.splitlines(keepends=True):
+        length = len(tokenizer.encode(line))
+        if piece and size + length > room:
+            yield "".join(piece)
+            piece, size, room = [], 0, rng.integers(limit // 4, limit + 1)
+        piece.append(line)
+        size += length
+    if piece:
+        yield "".join(piece)
+
+
+def packed_rows(files, fim, length, tokens, seed):
+    """Packed rows of about `tokens` tokens of files, in random order.
+
+    Args:
+        files: iterable of `(path, text)`, read as far as needed.
+        fim: a `CodeGemmaFIMPreprocessor`.
+        length: int. T.
+        tokens: int, padding included.
+        seed: int.
+
+    Returns:
+        `(x, y, sample_weight)` as docs/design.md defines them, each `[rows, T]`.
+    """
+    documents, total = [], 0
+    rng = np.random.default_rng(seed)
+    for path, text in files:
+        # 24 tokens: the path line, the sentinels, bos and eos.
+        for piece in pieces(text, fim.tokenizer, length - 24, rng):
+            documents.append(fim.row(piece, path))
+            total += len(documents[-1][0])
+        if total > 1.02 * tokens:  # rows are packed to about 99 %
+            break
+    x, y, weight = pack_documents(documents, length)
+    order = np.random.default_rng(seed + 1).permutation(len(y))
+    x = {name: values[order] for name, values in x.items()}
+    print(f"{len(documents):,} pieces, {total:,} tokens, {len(y):,} rows")
+    return x, y[order], weight[order]

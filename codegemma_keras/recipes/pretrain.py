@@ -1,50 +1,66 @@
-"""Pretrain a small CodeGemma from nothing: the recipe of `code_gemma_tiny_py`.
+"""Pretraining, continued from a preset or from nothing, on packed rows of code.
 
-Tokenizer, fill-in-the-middle at rate 0.9 (PSM and SPM half and half), packing, a
-warm-up-stable-decay schedule, held-out evaluation, model card. It runs on two CPU cores
-(TensorFlow trains about three times faster there than JAX) and on anything larger.
+Continued, on what `codegemma data build` made with the preset's tokenizer:
+
+    python -m codegemma_keras.recipes.pretrain --data out --preset code_gemma_2b_en \\
+        --batch-tokens 131072 --accumulation 4 --remat block --out runs/ours
+
+All weights train; `--lora-rank 16` trains an adapter alone, `--quantize int8` over an
+integer base. From nothing, the recipe of the embedded preset `code_gemma_tiny_py`: no
+preset gives random weights, and no data the Python packages that are installed here.
 
     python -m codegemma_keras.recipes.pretrain --out runs/tiny
     python -m codegemma_keras.recipes.pretrain --out runs/twin --fim-rate 0 \\
         --tokenizer runs/tiny/tokenizer.spm
 
-Killed at any moment, the same command goes on from the last checkpoint. Left out: data
-from repositories (`codegemma data build`), more than one device, LoRA.
+Killed at any moment, the same command goes on from the last checkpoint with the same
+losses. In `out`: `config.json`, `curve.csv` and `curve.png`, `checkpoints/`, and at the
+end `preset/` (or `adapter/` in PEFT's format).
+
+Left out: mixing several data folders by weight (`data.load` can), and several hosts.
 """
 
-import argparse
 import dataclasses
+import hashlib
 import json
 import pathlib
-import time
 
 import keras
 import numpy as np
 
-from codegemma_keras import CodeGemmaBackbone, CodeGemmaCausalLM, CodeGemmaTokenizer
-from codegemma_keras.data.packing import pack_documents
-from codegemma_keras.losses import NextTokenLoss
+from codegemma_keras import (
+    CodeGemmaBackbone,
+    CodeGemmaCausalLM,
+    CodeGemmaTokenizer,
+    data,
+    lora,
+    sharding,
+)
+from codegemma_keras.data.packing import model_inputs
 from codegemma_keras.preprocessor import (
     CodeGemmaCausalLMPreprocessor,
     CodeGemmaFIMPreprocessor,
 )
-from codegemma_keras.recipes import corpus
+from codegemma_keras.recipes import corpus, options, training
 from codegemma_keras.tokenizer_training import train_tokenizer
 
-SAVE_EVERY = 100  # steps
-LOG_EVERY = 20  # steps; divides SAVE_EVERY
-HEADER = "step,tokens,loss,tokens_per_second"
+ADAPTER = "pretrain"
+TINY_LENGTH = 512  # tokens a row; attention is a fifth of the work here
+TINY_TOKENS = 12_000_000
 
 
 @dataclasses.dataclass(frozen=True)
 class PretrainConfig:
     """Every knob of the recipe, with its unit.
 
-    The defaults are those of the embedded preset.
+    The defaults are those of the embedded preset; None is derived (see `resolved`).
     """
 
     out: str = "runs/tiny"
-    # Data: packages whose licence permits it; the last four are never trained on.
+    # Data: a folder of `codegemma data build`, or None for installed packages.
+    data: str | None = None
+    held_out_data: str | None = None  # another such folder, to evaluate on
+    # Packages whose licence permits it; the last four are never trained on.
     packages: tuple[str, ...] = (
         "stdlib",
         "tensorflow",
@@ -59,115 +75,102 @@ class PretrainConfig:
     held_out: tuple[str, ...] = ("networkx", "rich", "requests", "h5py")
     tokenizer: str | None = None  # a .spm file; None trains one on `packages`
     vocabulary_size: int = 8192  # pieces; about 3.5 bytes of Python each
-    # Model: Gemma 1 with one key/value head, as the 2B.
+    fim_rate: float = 0.9  # of packages; data are split already
+    spm_rate: float = 0.5
+    span_lengths: str = "lines"  # see `fim.random_split`
+    # Model: a preset to go on from; None for random weights of these sizes (Gemma 1
+    # with one key/value head, as the 2B).
+    preset: str | None = None
     num_layers: int = 5
     hidden_dim: int = 256
     intermediate_dim: int = 1024  # 2F
     num_query_heads: int = 4
     head_dim: int = 64
-    # Training
-    sequence_length: int = 512  # tokens a row; attention is a fifth of the work here
-    tokens: int = 12_000_000  # each seen once
-    batch_size: int = 8  # rows
     dtype: str = "mixed_bfloat16"  # twice float32 where the CPU has the instructions
-    optimizer: str = "muon"  # or "adamw"
-    learning_rate: float = 4e-3  # peak
+    # What of a preset trains
+    lora_rank: int = 0  # 0 trains all weights
+    lora_alpha: float = 32.0
+    lora_dropout: float = 0.0
+    quantize: str | None = None  # "int8" or "int4": of the frozen base, with LoRA
+    remat: str = "none"  # or "attention", "block": see CodeGemmaBackbone.remat
+    mesh: str | None = None  # "data=8", "fsdp=2,model=4": see codegemma_keras.sharding
+    # Batches
+    sequence_length: int | None = (
+        None  # tokens a row; of data, what they were built with
+    )
+    tokens: int | None = None  # of the run, padding included; None: all data once
+    batch_tokens: int = 4096  # tokens an update, padding included
+    accumulation: int = 1  # parts that an update's batch is computed in
+    # Optimizer
+    optimizer: str | None = None  # "muon" or "adamw"
+    learning_rate: float | None = None  # peak
+    schedule: str = "wsd"  # warm-up, constant, linear decay; or "cosine"
     warmup_steps: int = 48
     decay: float = 0.6  # share of the steps, at the end, linear to 0
     weight_decay: float = 0.1
     clip_norm: float = 1.0
-    fim_rate: float = 0.9
-    spm_rate: float = 0.5
-    span_lengths: str = "lines"  # see `fim.random_split`
+    z_loss: float = 0.0
+    # Watching; all in steps. The first is a divisor of the two others.
+    log_every: int = 20
+    evaluate_every: int = 500  # 0: never
+    save_every: int = 100
+    keep: int = 2  # checkpoints
+    held_out_rows: int = 64  # to evaluate on, at most
+    patience: int = 0  # evaluations without a better one before it stops; 0: never
+    peak_tflops: float | None = None  # of one device, for MFU; None: a data sheet's
+    tensorboard: bool = False  # needs tensorboardX
     seed: int = 0
 
 
-@keras.saving.register_keras_serializable(package="codegemma_keras")
-class WarmupStableDecay(keras.optimizers.schedules.LearningRateSchedule):
-    """Linear warm-up, constant, linear decay to zero, by step."""
+def resolved(config: PretrainConfig) -> PretrainConfig:
+    """The settings with nothing left to derive.
 
-    def __init__(self, peak, steps, warmup_steps, decay):
-        self.peak, self.steps = peak, steps
-        self.warmup_steps, self.decay = warmup_steps, decay
+    Rates: 4e-3 with Muon from nothing was measured for the embedded preset; 2e-5 for all
+    weights of a preset and 2e-4 for an adapter are usual values, not measured here.
 
-    def __call__(self, step):
-        step = keras.ops.cast(step, "float32")
-        rise = (step + 1.0) / max(1.0, self.warmup_steps)
-        fall = (self.steps - step) / max(1.0, self.decay * self.steps)
-        share = keras.ops.minimum(1.0, keras.ops.minimum(rise, fall))
-        return self.peak * keras.ops.maximum(share, 0.0)
-
-    def get_config(self):
-        return {
-            "peak": self.peak,
-            "steps": self.steps,
-            "warmup_steps": self.warmup_steps,
-            "decay": self.decay,
-        }
-
-
-def pieces(text, tokenizer, limit, rng):
-    """Cut a file at line ends into pieces of `limit / 4` to `limit` tokens.
-
-    Each piece is split for fill-in-the-middle by itself: shorter ones give more middles
-    for the same tokens, longer ones more context.
+    Raises:
+        ValueError, FileNotFoundError: settings and data do not fit together.
     """
-    piece, size, room = [], 0, rng.integers(limit // 4, limit + 1)
-    for line in text.splitlines(keepends=True):
-        length = len(tokenizer.encode(line))
-        if piece and size + length > room:
-            yield "".join(piece)
-            piece, size, room = [], 0, rng.integers(limit // 4, limit + 1)
-        piece.append(line)
-        size += length
-    if piece:
-        yield "".join(piece)
-
-
-def prepare(config: PretrainConfig):
-    """Tokenizer and packed training rows; both are kept in `out` and reused."""
-    out = pathlib.Path(config.out)
-    out.mkdir(parents=True, exist_ok=True)
-    files = list(corpus.python_files(config.packages))
-    np.random.default_rng(config.seed).shuffle(files)
-    spm = pathlib.Path(config.tokenizer or out / "tokenizer.spm")
-    if not spm.exists():
-        print(f"training a tokenizer of {config.vocabulary_size} pieces")
-        texts = (text for _, text in files)
-        spm.write_bytes(train_tokenizer(texts, config.vocabulary_size))
-    tokenizer = CodeGemmaTokenizer(proto=str(spm))
-    fim = CodeGemmaFIMPreprocessor(
-        tokenizer,
-        sequence_length=config.sequence_length,
-        fim_rate=config.fim_rate,
-        spm_rate=config.spm_rate,
-        span_lengths=config.span_lengths,
-        seed=config.seed,
+    length = config.sequence_length
+    if config.data:
+        built = rows_in(config.data).about["length"]
+        if length not in (None, built):
+            raise ValueError(
+                f"{config.data} holds rows of {built} tokens, and sequence_length is "
+                f"{length}. Leave it out, or build the data with --length {length}."
+            )
+        length = built
+    if not config.preset and (config.lora_rank or config.quantize):
+        raise ValueError(
+            "An adapter or a quantized base needs weights to stand on: set preset, or "
+            "lora_rank=0 and no quantize."
+        )
+    if config.preset and not config.data and config.tokenizer:
+        raise ValueError("preset has a tokenizer of its own: leave out tokenizer.")
+    rate = (2e-4 if config.lora_rank else 2e-5) if config.preset else 4e-3
+    return dataclasses.replace(
+        config,
+        sequence_length=length or TINY_LENGTH,
+        tokens=config.tokens or (None if config.data else TINY_TOKENS),
+        optimizer=config.optimizer or ("adamw" if config.preset else "muon"),
+        learning_rate=config.learning_rate or rate,
     )
-    stored = out / "rows.npz"
-    if not stored.exists():
-        documents, total = [], 0
-        rng = np.random.default_rng(config.seed)
-        for path, text in files:
-            # 24 tokens: the path line, the sentinels, bos and eos.
-            for piece in pieces(text, tokenizer, config.sequence_length - 24, rng):
-                documents.append(fim.row(piece, path))
-                total += len(documents[-1][0])
-            if total > 1.02 * config.tokens:  # rows are packed to about 99 %
-                break
-        x, y, weight = pack_documents(documents, config.sequence_length)
-        order = np.random.default_rng(config.seed + 1).permutation(len(y))
-        x = {name: values[order] for name, values in x.items()}
-        np.savez(stored, y=y[order], weight=weight[order], **x)
-        print(f"{len(documents):,} pieces, {total:,} tokens, {len(y):,} rows")
-    arrays = dict(np.load(stored))
-    y, weight = arrays.pop("y"), arrays.pop("weight")
-    return tokenizer, (arrays, y, weight)
 
 
-def build(config: PretrainConfig, tokenizer) -> CodeGemmaCausalLM:
-    """The model, with random weights or those of an earlier run."""
+def rows_in(folder):
+    """The rows of a folder of `codegemma data build`, by index."""
+    from codegemma_keras.data.storage import Rows
+
+    return Rows(folder)
+
+
+def model_of(config: PretrainConfig, tokenizer) -> CodeGemmaCausalLM:
+    """The model to start from: the preset, or random weights."""
     keras.utils.set_random_seed(config.seed)
+    if config.preset:
+        lm = CodeGemmaCausalLM.from_preset(config.preset, dtype=config.dtype)
+        training.add_adapter(lm, config, ADAPTER)
+        return lm
     backbone = CodeGemmaBackbone(
         vocabulary_size=tokenizer.vocabulary_size(),
         num_layers=config.num_layers,
@@ -184,121 +187,205 @@ def build(config: PretrainConfig, tokenizer) -> CodeGemmaCausalLM:
     return CodeGemmaCausalLM(backbone, preprocessor)
 
 
-def optimizer_of(config, steps):
-    """Muon for the feed-forward matrices and AdamW for the rest, or AdamW for all.
+def tokenizer_of(config: PretrainConfig) -> CodeGemmaTokenizer:
+    """The tokenizer of the preset or the data; else a file, or one trained on packages.
 
-    Keras scales Muon's updates to the size of AdamW's, so one rate serves both.
+    Raises:
+        ValueError: the data were built with another tokenizer than the preset's.
     """
-    rate = WarmupStableDecay(
-        config.learning_rate, steps, config.warmup_steps, config.decay
-    )
-    common = {"weight_decay": config.weight_decay, "global_clipnorm": config.clip_norm}
-    if config.optimizer == "adamw":
-        return keras.optimizers.AdamW(rate, beta_2=0.95, **common)
-    if config.optimizer != "muon":
-        raise ValueError(f"optimizer={config.optimizer!r}: give 'muon' or 'adamw'.")
-    return keras.optimizers.Muon(
-        rate, adam_beta_2=0.95, adam_weight_decay=config.weight_decay, **common
-    )
+    built = config.data and pathlib.Path(config.data) / "tokenizer.model"
+    if config.preset:
+        tokenizer = CodeGemmaTokenizer.from_preset(config.preset)
+        if built and CodeGemmaTokenizer(proto=str(built)).proto != tokenizer.proto:
+            raise ValueError(
+                f"{config.data} was built with another tokenizer than that of "
+                f"{config.preset}: its ids would mean other pieces. Build the data again "
+                f"with --tokenizer {config.preset}."
+            )
+        return tokenizer
+    if built:
+        return CodeGemmaTokenizer(proto=str(built))
+    spm = pathlib.Path(config.tokenizer or pathlib.Path(config.out) / "tokenizer.spm")
+    if not spm.exists():
+        print(f"training a tokenizer of {config.vocabulary_size} pieces")
+        texts = (text for _, text in _shuffled(config))
+        spm.write_bytes(train_tokenizer(texts, config.vocabulary_size))
+    return CodeGemmaTokenizer(proto=str(spm))
+
+
+def _shuffled(config):
+    files = list(corpus.python_files(config.packages))
+    np.random.default_rng(config.seed).shuffle(files)
+    return files
+
+
+class PackageRows:
+    """Rows of installed packages, kept in `out` and reused: `rows.npz`, `held_out.npz`."""
+
+    def __init__(self, config: PretrainConfig, tokenizer):
+        self._config, self._tokenizer = config, tokenizer
+        self._rows = self._stored(
+            "rows.npz", config.packages, _shuffled(config), config.tokens
+        )
+
+    def __len__(self):
+        return len(self._rows[1])
+
+    def batches(self, start):
+        size = training.rows_of_part(self._config)
+        return training.batches_of(self._rows, size, self._config.seed, start)
+
+    def held_out(self):
+        """At most `held_out_rows` rows to evaluate on, or None."""
+        config = self._config
+        if not config.held_out:
+            return None
+        files = corpus.python_files(config.held_out)
+        tokens = config.held_out_rows * config.sequence_length
+        rows = self._stored("held_out.npz", config.held_out, files, tokens)
+        return _first(rows, config.held_out_rows)
+
+    def _stored(self, name, packages, files, tokens):
+        """Packed rows from a file in `out`, or made and stored there."""
+        config = self._config
+        fim = CodeGemmaFIMPreprocessor(
+            self._tokenizer,
+            sequence_length=config.sequence_length,
+            fim_rate=config.fim_rate,
+            spm_rate=config.spm_rate,
+            span_lengths=config.span_lengths,
+            seed=config.seed,
+        )
+        digest = hashlib.blake2b(self._tokenizer.proto, digest_size=16).hexdigest()
+        settings = {k: v for k, v in fim.get_config().items() if k in _OF_ROWS}
+        made_of = json.dumps([settings, list(packages), tokens, digest])
+        file = pathlib.Path(config.out) / name
+        if file.exists():
+            arrays = dict(np.load(file))
+            if str(arrays.pop("made_of", "")) == made_of:
+                y, weight = arrays.pop("y"), arrays.pop("weight")
+                return arrays, y, weight
+        x, y, weight = corpus.packed_rows(
+            files, fim, config.sequence_length, tokens, config.seed
+        )
+        new = file.with_name(f"new-{name}")
+        np.savez(new, y=y, weight=weight, made_of=np.array(made_of), **x)
+        new.replace(file)
+        return x, y, weight
+
+
+_OF_ROWS = {"sequence_length", "fim_rate", "spm_rate", "span_lengths", "seed"}
+
+
+class BuiltRows:
+    """Rows of a folder of `codegemma data build`."""
+
+    def __init__(self, config: PretrainConfig):
+        self._config = config
+
+    def __len__(self):
+        return len(rows_in(self._config.data))
+
+    def batches(self, start):
+        config = self._config
+        size = training.rows_of_part(config)
+        return iter(data.load(config.data, size, seed=config.seed, start=start))
+
+    def held_out(self):
+        """At most `held_out_rows` rows to evaluate on, or None."""
+        config = self._config
+        if not config.held_out_data:
+            return None
+        rows = rows_in(config.held_out_data)
+        if rows.about["length"] != config.sequence_length:
+            raise ValueError(
+                f"{config.held_out_data} holds rows of {rows.about['length']} tokens, "
+                f"{config.data} of {config.sequence_length}: build both with one --length."
+            )
+        # Stored in random order, so the first are as good as any.
+        chosen = [
+            model_inputs(**rows[i]) for i in range(min(len(rows), config.held_out_rows))
+        ]
+        xs, ys, weights = zip(*chosen, strict=True)
+        x = {name: np.stack([x[name] for x in xs]) for name in xs[0]}
+        return x, np.stack(ys), np.stack(weights)
+
+
+def _first(rows, count):
+    x, y, weight = rows
+    x = {name: value[:count] for name, value in x.items()}
+    return x, y[:count], weight[:count]
+
+
+def steps_of(config: PretrainConfig, rows: int) -> int:
+    """Updates of the run.
+
+    Args:
+        config: resolved.
+        rows: how many there are.
+
+    Raises:
+        ValueError: not even one batch.
+    """
+    per_step = config.batch_tokens // config.sequence_length
+    wanted = rows
+    if config.tokens is not None:
+        wanted = config.tokens // config.sequence_length
+        if not config.data:  # packages: each row once
+            wanted = min(wanted, rows)
+    if wanted < per_step or rows < per_step // config.accumulation:
+        raise ValueError(
+            f"{rows} rows of {config.sequence_length} tokens of data and "
+            f"tokens={config.tokens} do not fill one batch of {per_step} rows. Lower "
+            "batch_tokens, or bring more data."
+        )
+    if wanted > rows:
+        print(f"{wanted:,} rows of {rows:,}: {wanted / rows:.1f} passes over the data")
+    return wanted // per_step
 
 
 def train(config: PretrainConfig) -> CodeGemmaCausalLM:
-    """Run the recipe; returns the trained model, also saved in `out/preset`."""
+    """Run the recipe, or go on with it.
+
+    Returns:
+        The trained model, also saved in `out/preset` (an adapter: `out/adapter`). If it
+        may stop early (`patience`), the weights are those of the best evaluation.
+
+    Raises:
+        FloatingPointError, OSError, ValueError: see `training.run`.
+    """
+    config = resolved(config)
     out = pathlib.Path(config.out)
-    tokenizer, (x, y, weight) = prepare(config)
-    (out / "config.json").write_text(json.dumps(dataclasses.asdict(config), indent=2))
-    lm = build(config, tokenizer)
-    steps = min(config.tokens // config.sequence_length, len(y)) // config.batch_size
-    if not steps:
-        raise ValueError(
-            f"tokens={config.tokens} and {len(y)} rows of data do not fill one batch of "
-            f"{config.batch_size} rows of {config.sequence_length} tokens."
-        )
-    lm.compile(
-        optimizer=optimizer_of(config, steps),
-        loss=NextTokenLoss(),
-        weighted_metrics=[],
-        # On a CPU, TensorFlow's own kernels know bfloat16 instructions; XLA's do not.
-        jit_compile=keras.backend.backend() == "jax",
-    )
-    lm.optimizer.build(lm.trainable_variables)
-    state = out / "state.weights.h5"  # weights, optimizer, and with it the step
-    if state.exists():
-        lm.load_weights(state)
-    done = int(lm.optimizer.iterations)
-    lm.preprocessor, preprocessor = None, lm.preprocessor  # rows are tokens already
-    log = StepLog(out / "curve.csv", done, steps, config)
-    while done < steps:
-        chunk = min(SAVE_EVERY - done % SAVE_EVERY, steps - done)
-        rows = slice(done * config.batch_size, (done + chunk) * config.batch_size)
-        lm.fit(
-            {name: values[rows] for name, values in x.items()},
-            y[rows],
-            sample_weight=weight[rows],
-            batch_size=config.batch_size,
-            shuffle=False,  # shuffled once, so a resumed run sees the same order
-            callbacks=[log],
-            verbose=0,
-        )
-        done += chunk
-        lm.save_weights(out / "new.weights.h5")
-        (out / "new.weights.h5").replace(state)  # at no moment half a file
-    lm.preprocessor = preprocessor
-    lm.save_to_preset(str(out / "preset"))
+    rows_per_step = config.batch_tokens // config.sequence_length
+    more = {"batch_size": rows_per_step}
+    if config.data:
+        more["data_digest"] = training.digest(pathlib.Path(config.data) / "data.json")
+    training.keep_settings(config, **more)
+    tokenizer = tokenizer_of(config)
+    rows = BuiltRows(config) if config.data else PackageRows(config, tokenizer)
+    steps = steps_of(config, len(rows))
+    heads = config.preset or {
+        "num_query_heads": config.num_query_heads,
+        "num_key_value_heads": 1,
+    }
+    with sharding.use(config.mesh, heads):
+        lm = model_of(config, tokenizer)
+        training.compile_model(lm, config, steps, config.optimizer)
+        lm.preprocessor, preprocessor = None, lm.preprocessor  # rows are tokens already
+        held_out = rows.held_out() if config.evaluate_every else None
+        best = config.patience > 0
+        training.run(lm, config, steps, rows.batches, held_out, best)
+        lm.preprocessor = preprocessor
+        if config.lora_rank:
+            lora.save(lm, out / "adapter", ADAPTER)
+        else:
+            lm.save_to_preset(str(out / "preset"))
     return lm
-
-
-class StepLog(keras.callbacks.Callback):
-    """Mean loss of every `LOG_EVERY` steps into a CSV file and on the terminal."""
-
-    def __init__(self, file, done, steps, config):
-        super().__init__()
-        self._file, self._step, self._steps = file, done, steps
-        self._tokens = config.batch_size * config.sequence_length
-        self._last = time.monotonic()
-        lines = file.read_text().splitlines() if file.exists() else [HEADER]
-        # What was logged after the state that we go on from will be logged again.
-        kept = [line for line in lines[1:] if int(line.split(",")[0]) <= done]
-        file.write_text("\n".join([HEADER, *kept]) + "\n")
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self._sum = self._count = 0
-
-    def on_train_batch_end(self, batch, logs=None):
-        self._step += 1
-        if self._step % LOG_EVERY and self._step != self._steps:
-            return
-        # Keras reports the mean since the start of this call of fit.
-        total, count = logs["loss"] * (batch + 1), batch + 1
-        loss = (total - self._sum) / (count - self._count)
-        now = time.monotonic()
-        rate = (count - self._count) * self._tokens / (now - self._last)
-        self._sum, self._count, self._last = total, count, now
-        tokens = self._step * self._tokens
-        with self._file.open("a") as file:
-            file.write(f"{self._step},{tokens},{loss:.4f},{rate:.0f}\n")
-        minutes = (self._steps - self._step) * self._tokens / rate / 60
-        print(
-            f"step {self._step}/{self._steps}, loss {loss:.3f}, {rate:.0f} tokens/s, "
-            f"{minutes:.0f} min left",
-            flush=True,
-        )
 
 
 def main(argv=None):
     """Command line: each field of `PretrainConfig` is an option."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for field in dataclasses.fields(PretrainConfig):
-        name = "--" + field.name.replace("_", "-")
-        if isinstance(field.default, tuple):
-            parser.add_argument(name, nargs="*", default=field.default)
-        else:
-            kind = str if field.default is None else type(field.default)
-            parser.add_argument(name, type=kind, default=field.default)
-    options = vars(parser.parse_args(argv))
-    for name in ("packages", "held_out"):
-        options[name] = tuple(options[name])
-    train(PretrainConfig(**options))
+    train(options.parse(PretrainConfig, __doc__.splitlines()[0], argv))
 
 
 if __name__ == "__main__":

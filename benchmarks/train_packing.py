@@ -1,0 +1,131 @@
+"""Useful tokens a second, packed against padded, over the files of real repositories.
+
+    KERAS_BACKEND=tensorflow python benchmarks/train_packing.py SDIST.tar.gz ...
+
+Every Python file of the archives is tokenized (`code_gemma_tiny_py`). Padded: a file a
+row, cut to 2,048 tokens, as KerasHub's preprocessor gives it. Packed: the same tokens by
+`data.packing`. Both train the embedded model on rows of 2,048 tokens; a token is useful
+if it is a target with weight. Times are medians, the two taken in turn.
+
+"Padded in pieces" leaves nothing cut off: a long file makes several full rows. Nobody
+calls `fit` so, but it is the best that padding could do.
+"""
+
+import argparse
+import statistics
+import tarfile
+import time
+
+import keras
+import numpy as np
+from _data import record
+
+from codegemma_keras import CodeGemmaCausalLM
+from codegemma_keras.data.packing import pack_documents
+from codegemma_keras.losses import NextTokenLoss
+from codegemma_keras.preprocessor import pack_rows
+
+LENGTH = 2048
+ROWS = 2  # a batch
+
+
+def documents(archives, tokenizer):
+    """Token ids of every Python file, bos first and eos last."""
+    for archive in archives:
+        with tarfile.open(archive) as tar:
+            for member in tar:
+                if not (member.isfile() and member.name.endswith(".py")):
+                    continue
+                text = tar.extractfile(member).read().decode("utf-8", "replace")
+                if text.strip():
+                    ids = tokenizer.encode(text)
+                    yield [tokenizer.start_token_id, *ids, tokenizer.end_token_id]
+
+
+def pieces(ids):
+    """A document in pieces of at most T + 1 ids: the last of each is a target only."""
+    for start in range(0, len(ids) - 1, LENGTH):
+        yield ids[start : start + LENGTH + 1]
+
+
+def padded(rows):
+    return pack_rows(rows, [[1.0] * len(row) for row in rows], LENGTH, 0)
+
+
+def packed(rows):
+    return pack_documents([(row, [1.0] * len(row)) for row in rows], LENGTH)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("archives", nargs="+")
+    parser.add_argument("--repeats", type=int, default=10)
+    args = parser.parse_args()
+    lm = CodeGemmaCausalLM.from_preset("code_gemma_tiny_py", dtype="float32")
+    found = list(documents(args.archives, lm.tokenizer))
+    lm.preprocessor = None
+    cut = [ids[: LENGTH + 1] for ids in found]
+    whole = [piece for ids in found for piece in pieces(ids)]
+    ways = {
+        "packed": packed(cut),
+        "padded": padded(cut),
+        "packed_in_pieces": packed(whole),
+        "padded_in_pieces": padded(whole),
+    }
+    lm.compile(
+        keras.optimizers.SGD(0.0),
+        loss=NextTokenLoss(),
+        weighted_metrics=[],
+        jit_compile=keras.backend.backend() == "jax",
+    )
+    figures = speeds(lm, ways, args.repeats)
+    lengths = [len(ids) for ids in found]
+    record(
+        f"train_packing_{keras.backend.backend()}",
+        {
+            "archives": [archive.rsplit("/", 1)[-1] for archive in args.archives],
+            "files": len(found),
+            "tokens_of_a_file": {
+                "median": statistics.median(lengths),
+                "mean": statistics.mean(lengths),
+                "above_a_row": sum(n > LENGTH + 1 for n in lengths),
+            },
+            "rows_of_a_batch": ROWS,
+            "tokens_of_a_row": LENGTH,
+            "model": "code_gemma_tiny_py, float32",
+            **figures,
+            "packed_over_padded": figures["packed"]["useful_tokens_per_second"]
+            / figures["padded"]["useful_tokens_per_second"],
+            "in_pieces": figures["packed_in_pieces"]["useful_tokens_per_second"]
+            / figures["padded_in_pieces"]["useful_tokens_per_second"],
+        },
+    )
+
+
+def speeds(lm, ways, repeats):
+    """Figures of each way: rows, share of useful tokens, tokens a second."""
+    rng = np.random.default_rng(0)
+    times = {name: [] for name in ways}
+    for repeat in range(repeats + 1):
+        for name, (x, y, weight) in ways.items():
+            chosen = rng.choice(len(y), ROWS, replace=False)
+            batch = {key: value[chosen] for key, value in x.items()}
+            began = time.perf_counter()
+            lm.train_on_batch(batch, y[chosen], sample_weight=weight[chosen])
+            if repeat:  # the first compiles
+                times[name].append(time.perf_counter() - began)
+    figures = {}
+    for name, (_, y, weight) in ways.items():
+        useful = float(weight.sum()) / weight.size  # over all rows, not those drawn
+        seconds = statistics.median(times[name])
+        figures[name] = {
+            "rows": len(y),
+            "useful_share": useful,
+            "seconds_per_step": seconds,
+            "useful_tokens_per_second": useful * ROWS * LENGTH / seconds,
+        }
+    return figures
+
+
+if __name__ == "__main__":
+    main()
