@@ -172,22 +172,23 @@ def encode_document(
             f"A row of {limit + 2} tokens cannot hold {document.path!r:.80} and text. "
             "Make rows longer."
         )
-    number = 0
-    waiting = [document.text]
+    number, waiting, density = 0, [document.text], None
     while waiting:
         text = waiting.pop()
-        # A token is at least a byte: what cannot fit is cut before it is encoded.
-        if len(text) <= limit * 24:
+        if density is None and len(text) > 4 * limit:
+            # Too long, in all likelihood: a look at its start saves encoding it twice.
+            density = len(encode([text[: 2 * limit]])) / (2 * limit)
+        # Where the estimate is wrong by less, cutting would make two short pieces of one.
+        if density is None or len(text) * density < 1.1 * limit:
             parts, kind, split = render_piece(document, text, settings, number)
             token_ids = list(encode(parts))
+            density = len(token_ids) / max(1, len(text))
             if len(token_ids) <= limit:
                 yield Piece(token_ids, kind, split)
                 number += 1
                 continue
-            share = (limit - overhead) / len(token_ids)
-        else:
-            share = 0.5
-        first, rest = cut(text, max(1, int(len(text) * share * 0.95)))
+        place = int(0.95 * (limit - overhead) / density)
+        first, rest = cut(text, min(max(place, 1), len(text) - 1))
         waiting += [rest, first]
 
 
