@@ -32,6 +32,7 @@ import platform
 import re
 import sys
 import tempfile
+import textwrap
 import time
 
 import jupytext
@@ -383,13 +384,14 @@ def solutions(file):
     return [cell.source for cell in cells]
 
 
-def execute(file, smoke=False):
+def execute(file, smoke=False, verbose=False):
     """Execute a tutorial's notebook in an empty folder.
 
     Args:
         file: the source.
         smoke: with few steps, and with the exercises: each must first fail with a hint,
             then pass with its solution. Else exercises are left to the reader.
+        verbose: print what cells print.
 
     Returns:
         `(notebook with outputs, {"minutes", "peak_gb"})`.
@@ -424,7 +426,7 @@ def execute(file, smoke=False):
                 if cell.cell_type != "code":
                     continue
                 if "exercise" not in tags_of(cell):
-                    run_cell(client, cell, number, file)
+                    run_cell(client, cell, number, file, verbose)
                 elif smoke:
                     check_exercise(client, cell, number, file, waiting.pop(0))
             minutes = (time.monotonic() - started) / 60
@@ -435,7 +437,7 @@ def execute(file, smoke=False):
     return notebook, {"minutes": round(minutes, 2), "peak_gb": round(peak, 2)}
 
 
-def run_cell(client, cell, number, file):
+def run_cell(client, cell, number, file, verbose=False):
     """Execute one cell; its outputs are left clean."""
     from nbclient.exceptions import CellExecutionError
 
@@ -452,6 +454,9 @@ def run_cell(client, cell, number, file):
     seconds = time.monotonic() - started
     if seconds > 2:
         print(f"  cell {number}: {seconds:.0f} s", flush=True)
+    for output in cell.outputs:
+        if output.output_type == "stream" and verbose:
+            print(textwrap.indent(output.text.rstrip(), "    | "), flush=True)
 
 
 def check_exercise(client, cell, number, file, solution):
@@ -507,6 +512,7 @@ def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("command", choices=("build", "check", "smoke", "run"))
     parser.add_argument("names", nargs="*", help="beginnings of names; default: all")
+    parser.add_argument("--verbose", action="store_true", help="show what cells print")
     args = parser.parse_args(argv)
     try:
         files = sources(chosen=args.names)
@@ -518,7 +524,9 @@ def main(argv=None) -> int:
         else:
             for file in files:
                 print(file.stem, flush=True)
-                notebook, cost = execute(file, smoke=args.command == "smoke")
+                notebook, cost = execute(
+                    file, smoke=args.command == "smoke", verbose=args.verbose
+                )
                 record(args.command, file.stem, cost)
                 print(f"  {cost['minutes']} minutes, {cost['peak_gb']} GB", flush=True)
                 if args.command == "run":
