@@ -1,11 +1,12 @@
-"""Beam's DirectRunner gives the rows of the local stages. Needs an environment with
-apache-beam, without TensorFlow:
+"""Beam's DirectRunner gives the rows of the local stages.
 
-    pip install apache-beam datasketch detect-secrets pathspec numpy tree-sitter \\
-        tree-sitter-python pytest
+Needs an environment of its own, for apache-beam wants an older protobuf than what the
+other tests need; `make test-beam` makes it. Then:
+
     python -m pytest tests/optional/beam_equals_local.py -p no:cacheprovider --noconftest
 """
 
+import hashlib
 import json
 import os
 import pathlib
@@ -61,13 +62,12 @@ def local_rows(texts):
             [mine[p] for p in ordered], ByteCodec(), SETTINGS.fim, SETTINGS.length
         )
     chunks = [c.token_ids for c in chunks]
-    hashes = [
-        __import__("hashlib")
-        .blake2b(np.array(c, "<i4").tobytes(), digest_size=12)
-        .digest()
-        for c in chunks
-    ]
-    chunks = [c for _, c in sorted(zip(hashes, chunks, strict=True))]
+
+    def digest(ids):
+        data = np.array(ids, "<i4").tobytes()
+        return hashlib.blake2b(data, digest_size=12).digest()
+
+    chunks.sort(key=digest)
     rows = packing.pack_lengths([len(c) for c in chunks], SETTINGS.length)
     return [packing.fill_row([chunks[i] for i in row], SETTINGS.length) for row in rows]
 
