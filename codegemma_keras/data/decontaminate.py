@@ -40,6 +40,8 @@ TOKENS = 10  # per n-gram of code
 MIN_SHARE = {"words": 0.5, "code": 0.6, "tests": 0.5}
 MIN_HITS = {"words": 3, "code": 1, "tests": 3}
 
+# Tokens whose codes are remembered, most of a corpus's mentions: 10 MB.
+MAX_REMEMBERED = 50_000
 # Longer strings are prose or data, whatever their quotes.
 LONG_STRING = 100
 _STRINGS = (
@@ -137,7 +139,7 @@ class _Codes(dict):
         code |= _OPEN * (token == "(") | _DOT * (token == ".") | _DEF * (token == "def")
         if token not in _FIXED and (token[0].isalpha() or token[0] == "_"):
             code |= _NAME * token.isidentifier()
-        if len(self) > 500_000:  # 100 MB; a corpus has no end of names.
+        if len(self) >= MAX_REMEMBERED:  # A corpus has no end of names.
             self.clear()
         self[token] = code
         return code
@@ -198,7 +200,7 @@ def _parameterised(codes, names, size):
 
 class _Words(dict):
     def __missing__(self, word):
-        if len(self) > 500_000:
+        if len(self) >= MAX_REMEMBERED:
             self.clear()
         code = self[word] = zlib.crc32(word.encode("utf-8", "replace"))
         return code

@@ -86,7 +86,7 @@ class _Codes(dict):
     """Word -> hash, remembered: most words of a file were in one before it."""
 
     def __missing__(self, word):
-        if len(self) >= 200_000:  # 20 MB; a corpus has no end of words.
+        if len(self) >= 50_000:  # 5 MB; a corpus has no end of words.
             self.clear()
         code = self[word] = zlib.crc32(word.encode("utf-8", "replace"))
         return code
