@@ -344,12 +344,12 @@ def random_split(text: str, rng, lengths: str = "uniform") -> tuple[str, str, st
             characters, as in Bavarian et al. 2022; the middle is a third of the file on
             average. `"log_uniform"`: the middle's length uniform in its logarithm and
             its place uniform, so that most middles are as short as what editors ask for.
-            `"lines"`: half of the middles as `"log_uniform"`; the others are what an
-            editor's cursor asks for, whole lines or the rest of a line (`_line_span`).
+            `"lines"`: a quarter of the middles as `"log_uniform"`; the others are what
+            an editor's cursor asks for, whole lines or the rest of one (`_line_span`).
     """
     if lengths == "uniform":
         cuts = sorted(int(rng.random() * (len(text) + 1)) for _ in range(2))
-    elif lengths == "lines" and rng.random() < 0.5:
+    elif lengths == "lines" and rng.random() < 0.75:
         cuts = _line_span(text, rng)
     elif lengths in ("log_uniform", "lines"):
         size = min(int((len(text) + 1) ** rng.random()), len(text))
@@ -366,16 +366,17 @@ def random_split(text: str, rng, lengths: str = "uniform") -> tuple[str, str, st
 def _line_span(text, rng):
     """`[start, end]` of whole lines, or from within a line to the end of that or another.
 
-    Half of the spans are one line or less; n + 1 lines are half as frequent as n. They
-    begin in a line that is not blank. Whole lines take their line end with them, the
-    rest of a line leaves it to the suffix.
+    Three quarters of the spans are one line or less, three quarters of the others two, and
+    so on: with fewer, stopping after a line is never the likeliest, and a small model
+    that decodes greedily does not stop at all. Spans begin in a line that is not blank.
+    Whole lines take their line end with them, the rest of a line leaves it.
     """
     lines = [match.span() for match in re.finditer(r"[^\n]*\n|[^\n]+", text)]
     used = [i for i, (start, end) in enumerate(lines) if not text[start:end].isspace()]
     if not used:
         return [0, 0]
     first = last = used[int(rng.random() * len(used))]
-    while last + 1 < len(lines) and rng.random() < 0.5:
+    while last + 1 < len(lines) and rng.random() < 0.25:
         last += 1
     start, end = lines[first][0], lines[last][1]
     if rng.random() < 0.5:

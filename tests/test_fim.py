@@ -220,17 +220,21 @@ def test_random_split_reaches_every_span_alike():
 
 
 def test_line_spans():
-    """Half of the middles are whole lines or the rest of one, as a cursor asks for."""
+    """Three of four middles are whole lines or the rest of one, as a cursor asks for."""
     text = "a = 1\n\n  b = 2\r\nc = 3"
     rng = np.random.default_rng(0)
     splits = [fim.random_split(text, rng, "lines") for _ in range(4000)]
     middles = collections.Counter(middle for _, middle, _ in splits)
-    # 1/2 a line span x 1/3 this line x 1/2 whole x 1/2 no further line; by chance too.
+    # 3/4 a line span x 1/3 this line x 3/4 no further line x 1/2 whole; and by chance.
     for line in ("a = 1\n", "  b = 2\r\n"):
-        assert 4000 / 24 * 0.8 < middles[line] < 4000 / 24 * 1.5
+        assert 4000 * 3 / 32 * 0.8 < middles[line] < 4000 * 3 / 32 * 1.3
+    ends_at_line = sum(
+        s.startswith(("\n", "\r\n")) or not s or m.endswith("\n") for _, m, s in splits
+    )
+    assert ends_at_line > 3000
     # The rest of a line leaves its end to the suffix.
     rests = [s for p, m, s in splits if m in ("= 1", " = 1", "a = 1")]
-    assert len(rests) > 4000 / 24 / 2
+    assert len(rests) > 4000 * 3 / 32 / 5
     assert all(s.startswith("\n") for s in rests)
     for blank in ("", " ", "\n\n"):
         assert "".join(fim.random_split(blank, rng, "lines")) == blank
