@@ -6,7 +6,7 @@
     python tools/notebooks.py run       executes each in full and keeps the outputs
 
 Names after the command choose notebooks (`run 01 04`); default: all. KERAS_BACKEND
-chooses the backend (default: jax).
+chooses the backend; default: what the notebook itself asks for, JAX if nothing else.
 
 `build` adds the badges and one cell that installs; a cell's id is a hash of its text, and
 nothing else of the moment of building goes in, so a rebuild has the same bytes. Outputs
@@ -57,7 +57,7 @@ INSTALL = """\
 import importlib.util
 import os
 
-os.environ.setdefault("KERAS_BACKEND", "jax")  # or "tensorflow"; before importing Keras
+os.environ.setdefault("KERAS_BACKEND", BACKEND
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's start-up messages
 if importlib.util.find_spec("codegemma_keras") is None:
     %pip install -q "codegemma-keras[notebooks]"
@@ -71,6 +71,11 @@ START_UP = re.compile(
     r"|WARNING: All log messages before absl::InitializeLog\(\) .*)\n?",
     re.MULTILINE,
 )
+# What the install cell says of a notebook's own backend.
+BACKENDS = {
+    "jax": '"jax")  # or "tensorflow"; before importing Keras',
+    "tensorflow": '"tensorflow")  # on a CPU it trains faster than "jax"',
+}
 ALLOWED_TAGS = {"parameters", "exercise", "install"}
 
 
@@ -128,15 +133,18 @@ def make(file, costs=None):
 
     Args:
         file: the percent file.
-        costs: `{name: {"minutes", "peak_gb", ...}}` of full runs, for the line below the
-            title; default: those in benchmarks/results.
+        costs: `{name: {"minutes", "peak_gb", ...}}` of full runs on their own backends,
+            for the line below the title; default: those in benchmarks/results.
     """
     cells = read(file)
     title, _, rest = cells[0].source.partition("\n")
     head = f"{title}\n\n{badges(file.stem)}\n\n{cost_line(file.stem, costs)}".rstrip()
     made = [
         nbformat.v4.new_markdown_cell(f"{head}\n{rest}".rstrip()),
-        nbformat.v4.new_code_cell(INSTALL, metadata={"tags": ["install"]}),
+        nbformat.v4.new_code_cell(
+            INSTALL.replace("BACKEND\n", f"{BACKENDS[backend_of(cells)]}\n"),
+            metadata={"tags": ["install"]},
+        ),
     ]
     for cell in cells[1:]:
         if cell.cell_type == "markdown":
@@ -155,6 +163,15 @@ def make(file, costs=None):
     return nbformat.v4.new_notebook(cells=made, metadata=copy.deepcopy(METADATA))
 
 
+def backend_of(cells):
+    """The backend that a tutorial asks for, in the line of its parameters cell."""
+    parameters = next(cell for cell in cells if "parameters" in tags_of(cell))
+    backend = parameters.metadata.get("backend", "jax")
+    if backend not in BACKENDS:
+        raise NotebookError(f"backend={backend!r} must be one of {sorted(BACKENDS)}.")
+    return backend
+
+
 def badges(name):
     """Markdown of the links that open a notebook in Colab and Kaggle."""
     path = f"{REPOSITORY}/blob/main/notebooks/{name}.ipynb"
@@ -170,22 +187,23 @@ def badges(name):
 
 def cost_line(name, costs=None):
     """What the last full run took, in words; empty if there was none."""
-    costs = read_costs("run", "jax") if costs is None else costs
-    if name not in costs:
+    cost = (read_costs("run") if costs is None else costs).get(name)
+    if cost is None:
         return ""
-    cost = costs[name]
+    device = "JAX" if cost["backend"] == "jax" else "TensorFlow"
     return (
         f"*Runs in {max(1, round(cost['minutes']))} minutes and {cost['peak_gb']:.1f} GB "
-        f"of memory on {cost['cores']} CPU cores, offline.*"
+        f"of memory on {cost['cores']} CPU cores ({device}), offline.*"
     )
 
 
-def results_file(mode, backend):
-    return RESULTS / f"notebooks_{mode}_{backend}.json"
+def results_file(mode):
+    return RESULTS / f"notebooks_{mode}.json"
 
 
-def read_costs(mode, backend):
-    file = results_file(mode, backend)
+def read_costs(mode):
+    """`{name: cost}` of what was executed last; other backends are `name (backend)`."""
+    file = results_file(mode)
     return json.loads(file.read_text())["notebooks"] if file.exists() else {}
 
 
@@ -394,7 +412,7 @@ def execute(file, smoke=False, verbose=False):
         verbose: print what cells print.
 
     Returns:
-        `(notebook with outputs, {"minutes", "peak_gb"})`.
+        `(notebook with outputs, {"minutes", "peak_gb", "backend"})`.
 
     Raises:
         NotebookError: a cell failed, or an output is not fit to be shown.
@@ -409,7 +427,8 @@ def execute(file, smoke=False, verbose=False):
         notebook.cells.insert(place + 1, nbformat.v4.new_code_cell(text))
     waiting = solutions(file)
     environment = {**os.environ, "PYTHONHASHSEED": "0"}
-    environment.setdefault("KERAS_BACKEND", "jax")
+    own = backend_of(read(file))
+    backend = environment.setdefault("KERAS_BACKEND", own)
     with tempfile.TemporaryDirectory() as folder:
         client = NotebookClient(
             notebook,
@@ -434,7 +453,8 @@ def execute(file, smoke=False, verbose=False):
     if problems := output_problems(notebook.cells):
         raise NotebookError(f"{file.name}: " + "; ".join(problems))
     notebook.metadata = copy.deepcopy(METADATA)
-    return notebook, {"minutes": round(minutes, 2), "peak_gb": round(peak, 2)}
+    cost = {"minutes": round(minutes, 2), "peak_gb": round(peak, 2)}
+    return notebook, {**cost, "backend": backend}
 
 
 def run_cell(client, cell, number, file, verbose=False):
@@ -493,19 +513,19 @@ def peak_memory(client):
     return kilobytes / 2**20 * (2**10 if sys.platform == "darwin" else 1)
 
 
-def record(mode, name, cost):
+def record(mode, file, cost):
     """Note what an execution took, beside device and date."""
-    backend = os.environ.get("KERAS_BACKEND", "jax")
-    file = results_file(mode, backend)
-    costs = read_costs(mode, backend)
+    own = cost["backend"] == backend_of(read(file))
+    name = file.stem if own else f"{file.stem} ({cost['backend']})"
+    costs = read_costs(mode)
     costs[name] = {**cost, "cores": os.cpu_count(), "date": f"{datetime.date.today()}"}
     about = {
-        "command": f"KERAS_BACKEND={backend} python tools/notebooks.py {mode}",
+        "command": f"python tools/notebooks.py {mode}",
         "device": f"{os.cpu_count()} {platform.machine()} CPU cores",
         "notebooks": dict(sorted(costs.items())),
     }
     RESULTS.mkdir(parents=True, exist_ok=True)
-    write(file, json.dumps(about, indent=2) + "\n")
+    write(results_file(mode), json.dumps(about, indent=2) + "\n")
 
 
 def main(argv=None) -> int:
@@ -527,7 +547,7 @@ def main(argv=None) -> int:
                 notebook, cost = execute(
                     file, smoke=args.command == "smoke", verbose=args.verbose
                 )
-                record(args.command, file.stem, cost)
+                record(args.command, file, cost)
                 print(f"  {cost['minutes']} minutes, {cost['peak_gb']} GB", flush=True)
                 if args.command == "run":
                     target = NOTEBOOKS / f"{file.stem}.ipynb"

@@ -10,7 +10,7 @@
 # Needed: notebook 01, or knowing what prefix, suffix and middle are. `package` may be any
 # installed package; for a folder of yours, set `root` in the second cell.
 
-# %% tags=["parameters"]
+# %% tags=["parameters"] backend="tensorflow"
 preset = "code_gemma_tiny_py"
 package = "rich"  # MIT licence; no part of it was in the small model's training
 other = "requests"  # code that is neither here nor there: is it forgotten?
@@ -250,6 +250,7 @@ lm.compile(
         schedule, beta_2=0.95, weight_decay=0.1, global_clipnorm=1.0
     ),
     weighted_metrics=[],
+    jit_compile=keras.backend.backend() == "jax",  # slower on a CPU with TensorFlow
 )
 losses = []
 

@@ -10,7 +10,7 @@
 # Needed: notebook 01. For a real model set `preset` to `code_gemma_7b_en`, `dtype` to
 # `bfloat16` and `learning_rate` to 2e-4.
 
-# %% tags=["parameters"]
+# %% tags=["parameters"] backend="tensorflow"
 preset = "code_gemma_tiny_py"
 dtype = "float32"
 isolation = "bubblewrap"  # the least that answers may run in; Colab has "namespaces"
@@ -208,6 +208,7 @@ def train_adapter(model, steps):
             schedule, beta_2=0.95, weight_decay=0.0, global_clipnorm=1.0
         ),
         weighted_metrics=[],
+        jit_compile=keras.backend.backend() == "jax",  # slower on a CPU with TensorFlow
     )
     losses, preprocessor = [], model.preprocessor
     keep = keras.callbacks.LambdaCallback(

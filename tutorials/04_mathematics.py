@@ -9,7 +9,7 @@
 # Needed: notebook 01, or knowing what a prompt is. For a real model set `preset` to
 # `code_gemma_1.1_instruct_7b_en` and `lora_rank` to 16: notebook 03 says what that does.
 
-# %% tags=["parameters"]
+# %% tags=["parameters"] backend="tensorflow"
 preset = "code_gemma_tiny_py"
 families = (  # what is trained; the rest is only asked
     "sum",
@@ -170,6 +170,7 @@ lm.compile(
         schedule, beta_2=0.95, weight_decay=0.0, global_clipnorm=1.0
     ),
     weighted_metrics=[],
+    jit_compile=keras.backend.backend() == "jax",  # slower on a CPU with TensorFlow
 )
 losses = []
 keep_loss = keras.callbacks.LambdaCallback(

@@ -1,3 +1,4 @@
+isolation = "limits"  # at least; where there is bubblewrap, it is used all the same
 train_tasks = 60
 test_tasks = 6
 most_real = 4
