@@ -1,0 +1,287 @@
+# %% [markdown]
+# # Training from nothing, on a laptop
+#
+# Take an untrained network and some source code, and watch a language model come about in
+# two minutes. You make the vocabulary, check the network before you trust it, train, and
+# compare with models that only count. In the end you compute what the same costs at the
+# size of CodeGemma.
+#
+# You need chapters 10 and 11, or to know what a token and a network are. What is trained
+# here has half a million parameters. It will learn how Python looks, and not what it means.
+
+# %% tags=["parameters"]
+packages = ("json", "logging", "email", "http", "asyncio")  # of the standard library
+pieces = 1024  # of the vocabulary
+length = 128  # tokens of a row
+batch = 8  # rows of a step
+steps = 240
+report_every = 24
+peak_rate = 4e-3
+least_gain = 0.6  # nats below the model that counts single tokens
+
+# %%
+import math
+import time
+
+import keras
+import numpy as np
+
+from codegemma_keras import CodeGemmaBackbone, CodeGemmaCausalLM, CodeGemmaTokenizer
+from codegemma_keras.preprocessor import CodeGemmaCausalLMPreprocessor
+from codegemma_keras.recipes import corpus
+from codegemma_keras.tokenizer_training import train_tokenizer
+
+keras.utils.set_random_seed(0)
+files = [text for _, text in corpus.python_files(packages)]
+tokenizer = CodeGemmaTokenizer(proto=train_tokenizer(files, pieces))
+ids = [tokenizer.encode(text) for text in files]
+total, characters = sum(map(len, ids)), sum(map(len, files))
+print(f"{len(files)} files, {characters:,} characters, {total:,} tokens")
+print([tokenizer.decode([i]) for i in ids[0][:24]])
+
+# %% [markdown]
+# The vocabulary is small on purpose: each piece is a row of the embedding table, and a small
+# network should not spend all its numbers there.
+#
+# ## The data
+#
+# Files in random order, joined by the sign that ends one, and cut into rows. A row of
+# `length + 1` tokens is input and target at once: the target of each token is the next. The
+# last files are kept apart; nothing is learnt from them.
+
+# %%
+order = np.random.default_rng(0).permutation(len(ids))
+stream = []
+for i in order:
+    stream += [*ids[i], tokenizer.file_separator_id]
+rows = np.array(stream[: len(stream) // length * length]).reshape(-1, length)
+rows = np.insert(rows, 0, tokenizer.start_token_id, axis=1)  # bos, [R, length + 1]
+held = max(1, len(rows) // 30)
+train_rows, test_rows = rows[:-held], rows[-held:]
+
+
+def inputs(rows):
+    """Rows as `(x, y)` for fit()."""
+    x = {"token_ids": rows[:, :-1], "padding_mask": np.ones_like(rows[:, :-1])}
+    return x, rows[:, 1:]
+
+
+print(f"{len(train_rows)} rows to learn from, {len(test_rows)} to be tested on")
+
+# %% [markdown]
+# ## The network, and two checks
+#
+# An untrained network should know nothing: each of V tokens equally likely, a loss of
+# `ln V`. Much more means that it starts out with wrong convictions.
+
+
+# %%
+def new_model():
+    """An untrained CodeGemma, small."""
+    backbone = CodeGemmaBackbone(
+        vocabulary_size=tokenizer.vocabulary_size(),
+        num_layers=3,
+        num_query_heads=4,
+        num_key_value_heads=1,
+        hidden_dim=128,
+        intermediate_dim=2 * 256,  # both branches
+        head_dim=32,
+    )
+    preprocessor = CodeGemmaCausalLMPreprocessor(tokenizer, sequence_length=length)
+    return CodeGemmaCausalLM(backbone, preprocessor)
+
+
+def test_loss(model):
+    """Nats a token on the rows kept apart."""
+    x, y = inputs(test_rows)
+    found = model.evaluate(x, y, batch_size=batch, verbose=0, return_dict=True)
+    return float(found["loss"])
+
+
+lm = new_model()
+parameters = lm.count_params()
+lm.compile(optimizer=keras.optimizers.Adam(peak_rate))
+at_start = test_loss(lm)
+print(f"{parameters:,} parameters")
+print(f"loss {at_start:.2f}, ln V = {math.log(tokenizer.vocabulary_size()):.2f}")
+
+# %% [markdown]
+# The second check finds most mistakes in a training program, in seconds: give it *one* batch
+# again and again. It must learn it by heart. If it cannot, no amount of data will help.
+
+# %%
+one_batch = inputs(train_rows[:batch])
+by_heart = lm.fit(*one_batch, batch_size=batch, epochs=40, verbose=0).history["loss"]
+print("one batch:", [round(v, 2) for v in by_heart[::8]], "...", round(by_heart[-1], 3))
+
+# %% [markdown]
+# ## What counting can do
+#
+# A loss means nothing alone. How good is a model that knows only how *frequent* each token
+# is? And one that knows which token follows which? Both are made by counting.
+
+# %%
+V = tokenizer.vocabulary_size()
+_, targets = inputs(train_rows)
+previous = train_rows[:, :-1]
+singles = np.bincount(targets.ravel(), minlength=V) + 0.1
+single_p = singles / singles.sum()
+pairs = np.zeros((V, V))
+np.add.at(pairs, (previous.ravel(), targets.ravel()), 1)
+weight = 5.0  # how many observations the single counts are worth
+pair_p = (pairs + weight * single_p) / (pairs.sum(1, keepdims=True) + weight)
+x, y = inputs(test_rows)
+counting = {
+    "single tokens": float(-np.log(single_p[y]).mean()),
+    "pairs": float(-np.log(pair_p[x["token_ids"], y]).mean()),
+}
+print({name: round(value, 2) for name, value in counting.items()})
+
+# %% [markdown]
+# ## The run
+#
+# The learning rate rises for a few steps, since the first gradients of an untrained network
+# are wild; stays; and falls to zero, so that the last steps settle. There are more rows than
+# the run needs: none is seen twice.
+
+# %%
+from codegemma_keras.recipes.pretrain import WarmupStableDecay
+
+keras.utils.set_random_seed(1)
+lm = new_model()
+schedule = WarmupStableDecay(peak_rate, steps, warmup_steps=steps // 12, decay=0.5)
+lm.compile(
+    optimizer=keras.optimizers.AdamW(
+        schedule, weight_decay=0.1, beta_2=0.95, global_clipnorm=1.0
+    )
+)
+opening = "def read(self, path):\n"
+
+
+def sample():
+    """What the model makes of an opening, greedily."""
+    text = lm.generate(opening, max_new_tokens=24, strip_prompt=True)
+    return text
+
+
+samples = {0: sample()}
+trained_on, losses, tested = [], [], [(0, test_loss(lm))]
+many = np.resize(np.arange(len(train_rows)), steps * batch)
+begin = time.perf_counter()
+for done in range(0, steps, report_every):
+    chosen = many[done * batch : (done + report_every) * batch]
+    history = lm.fit(
+        *inputs(train_rows[chosen]), batch_size=batch, verbose=0, shuffle=False
+    )
+    trained_on.append(done + report_every / 2)
+    losses.append(history.history["loss"][0])
+    tested.append((done + report_every, test_loss(lm)))
+    print(f"step {tested[-1][0]:4}: {tested[-1][1]:.2f} nats a token")
+seconds = time.perf_counter() - begin
+samples[steps] = sample()
+
+# %%
+import matplotlib.pyplot as plt
+
+figure, axes = plt.subplots(figsize=(7, 3), layout="constrained")
+axes.plot(trained_on, losses, color="#8fc98f", label="rows it learns from")
+axes.plot(*zip(*tested, strict=True), "o-", color="#4a7fb5", label="rows kept apart")
+for (name, value), style in zip(counting.items(), ("--", ":"), strict=True):
+    axes.axhline(value, color="#e08e45", linestyle=style, label=f"counting {name}")
+axes.set(xlabel="step", ylabel="nats a token", ylim=(0, None))
+axes.legend(ncols=2)
+plt.show()
+for step, text in samples.items():
+    print(f"after {step} steps:", repr(text))
+
+# %% [markdown]
+# First it learns which tokens are frequent, then which follow which; from there on it has
+# to look further back, and that takes most of the time.
+#
+# ## What it costs at full size
+#
+# Training takes about 6 operations for each parameter and each token: a multiplication and
+# an addition forward, twice that backward. So the whole of a run fits into one product. Take
+# this machine's speed, just measured, and do the sum for CodeGemma 2B, which saw another
+# 500 billion tokens.
+
+# %%
+seen = steps * batch * length
+speed = 6 * parameters * seen / seconds  # operations a second
+years = 6 * 2.5e9 * 500e9 / speed / (365 * 24 * 3600)
+print(
+    f"here: {seen:,} tokens in {seconds:.0f} s, {speed / 1e9:.1f} billion operations a second"
+)
+print(f"CodeGemma 2B on this machine: {years:,.0f} years")
+
+# %% [markdown]
+# (The time includes the tests along the way, and a small network leaves a processor half
+# idle; but a factor of ten changes nothing here.) That is why one starts from a trained
+# model, and why chapter 23 changes as little of it as possible.
+#
+# ## Exercises
+#
+# Each cell fails with a hint until you have filled it in. Solutions are in
+# `tutorials/solutions/21_training.py`.
+#
+# **1.** Write the schedule: linear from 0 to `peak` in `warmup` steps, then constant, and
+# linear down to 0 in the last `decay` share of all steps.
+
+
+# %% tags=["exercise"]
+def rate_at(step, peak, steps, warmup, decay):
+    """The learning rate of a step; step 0 has rate 0, and so has the last, `steps`."""
+    return None  # your lines
+
+
+assert rate_at(0, 1.0, 100, 10, 0.2) is not None, "Hint: three cases, by the step."
+assert rate_at(0, 1.0, 100, 10, 0.2) == 0, "Hint: it begins at 0."
+assert abs(rate_at(5, 1.0, 100, 10, 0.2) - 0.5) < 1e-9, "Hint: half way up at half."
+assert rate_at(50, 1.0, 100, 10, 0.2) == 1.0, "Hint: the peak in between."
+assert abs(rate_at(90, 1.0, 100, 10, 0.2) - 0.5) < 1e-9, "Hint: half way down at 90."
+
+# %% [markdown]
+# **2.** Models with different vocabularies cannot be compared by nats a *token*, for their
+# tokens differ in length. Bits per *byte* of text can be.
+
+
+# %% tags=["exercise"]
+def bits_per_byte(nats_per_token, tokens, size):
+    """Bits for each of `size` bytes, if their text has so many tokens."""
+    return None  # your lines
+
+
+found = bits_per_byte(math.log(256), 1000, 1000)
+assert found is not None, "Hint: a nat is 1 / ln 2 bits."
+assert abs(found - 8) < 1e-9, "Hint: 256 equally likely tokens of a byte each: 8 bits."
+assert abs(bits_per_byte(2.0, 100, 400) - 0.7213) < 1e-3, (
+    "Hint: all nats are nats_per_token times tokens; share them among the bytes."
+)
+
+# %% [markdown]
+# **3.** You have a number of operations to spend. The rule of thumb of Hoffmann et al. (2022)
+# says that a network should see about 20 tokens per parameter. How large a network, and how
+# many tokens?
+
+
+# %% tags=["exercise"]
+def best_size(operations):
+    """`(parameters, tokens)` with tokens = 20 * parameters."""
+    return None  # your lines
+
+
+found = best_size(6 * 1e6 * 20e6)
+assert found is not None, "Hint: operations = 6 * parameters * tokens."
+assert abs(found[0] - 1e6) < 1, "Hint: that is 120 times the square of the parameters."
+assert abs(found[1] - 20e6) < 20, "Hint: tokens are 20 times as many."
+
+# %% [markdown]
+# ## What was claimed
+
+# %%
+final = tested[-1][1]
+assert abs(at_start - math.log(V)) < 1.0
+assert by_heart[-1] < 0.3 * by_heart[0]
+assert steps * batch <= len(train_rows)
+assert final < counting["single tokens"] - least_gain
+assert samples[0] != samples[steps]

@@ -1,0 +1,355 @@
+# %% [markdown]
+# # Evaluating code by running it
+#
+# Is a piece of generated code good? Not if it *looks* right, but if it *does* the right
+# thing: run it against tests. Here you build such an evaluation with all that makes it
+# honest: a sandbox, since you are about to run programs that nobody wrote; tests that catch
+# mistakes; the estimate named pass@k, and why the obvious formula for it is wrong; and how
+# far one may trust the result.
+#
+# You need to know Python. Programs run in the package's sandbox, which wants *bubblewrap*
+# (Debian and Ubuntu: `apt install bubblewrap`). Where there is none, the first cell that
+# runs a program says so, and nothing is run. On a machine that is thrown away afterwards,
+# such as a Colab notebook, you may set `least` to what it offers instead.
+
+# %% tags=["parameters"]
+preset = "code_gemma_tiny_py"
+least = "bubblewrap"  # the weakest isolation to accept
+samples = 6  # answers per task
+temperature = 0.6
+trials = 4000  # of the simulated evaluations
+
+# %%
+from codegemma_keras.evals import execution
+
+print("isolation here:", execution.isolation())
+limits = execution.Limits(seconds=5, memory_mb=512)
+program = "def mean(values):\n    return sum(values) / len(values)\n"
+test = "assert mean([1, 2, 6]) == 3\nassert mean([5]) == 5\n"
+result = execution.run(program + test, limits, least=least)
+print(result.passed, result.reason)
+
+# %% [markdown]
+# ## What may go wrong
+#
+# A model writes whatever is likely, and some of it is worse than wrong. Each program below
+# does something else instead of its task. None of them may count as solved, and none may do
+# harm. (`sys.exit(0)` is the sly one: the process ends *without an error* before any test
+# has run. So the sandbox looks for a secret line that is printed last.)
+
+# %%
+bodies = {
+    "right": "return sum(values) / len(values)",
+    "wrong": "return sum(values) / 2",
+    "does not parse": "return sum(values",
+    "never ends": "while True: pass",
+    "exits early": "import sys; sys.exit(0)",
+    "takes memory": "return len(bytes(10**10))",
+    "calls out": "import socket; socket.create_connection(('192.0.2.1', 80), 1)",
+    "writes a file": "import pathlib; (pathlib.Path.home() / 'was-here').write_text('x')",
+}
+hostile = [f"def mean(values):\n    {body}\n" + test for body in bodies.values()]
+quick = execution.Limits(seconds=3, memory_mb=512)
+results = execution.run_all(hostile, quick, least=least)
+passed = {name for name, r in zip(bodies, results, strict=True) if r.passed}
+for name, r in zip(bodies, results, strict=True):
+    print(f"{name:15} {'passed' if r.passed else 'failed':7} {r.reason.split(':')[0]}")
+
+# %% [markdown]
+# ## Why not compare texts?
+#
+# A tempting shortcut: compare the answer with a reference, letter by letter. Here are
+# answers to one task, each with its likeness to the reference (1 is the same text) and with
+# what happens when it runs.
+
+# %%
+import difflib
+
+import matplotlib.pyplot as plt
+
+reference = "return sorted(words, key=len)[-1]"
+answers = [
+    reference,
+    "return sorted(words, key=len)[0]",
+    "return sorted(words, key=min)[-1]",
+    "return sorted(word, key=len)[-1]",
+    "return max(reversed(words), key=len)",
+    "best = ''\n    for w in words:\n        if len(w) >= len(best):\n            best = w\n"
+    "    return best",
+    "return words[-1]",
+    "pass",
+]
+longest_test = """
+assert longest(["a", "ccc", "bb"]) == "ccc"
+assert longest(["x"]) == "x"
+assert longest(["ab", "z", "cd"]) == "cd"
+"""
+ran = execution.run_all(
+    [f"def longest(words):\n    {a}\n{longest_test}" for a in answers],
+    limits,
+    least=least,
+)
+likeness = [difflib.SequenceMatcher(None, reference, a).ratio() for a in answers]
+good = [r.passed for r in ran]
+figure, axes = plt.subplots(figsize=(7, 3), layout="constrained")
+colours = ["#4a7fb5" if g else "#e08e45" for g in good]
+axes.barh(range(len(answers)), likeness, color=colours)
+labels = [a.replace("\n    ", " ⏎ ").replace("\n", " ⏎ ")[:44] for a in answers]
+axes.set_yticks(range(len(answers)), labels, fontsize=8, family="monospace")
+axes.invert_yaxis()
+axes.set(xlabel="likeness to the reference; blue: passes, orange: fails", xlim=(0, 1))
+plt.show()
+
+# %% [markdown]
+# One letter decides, and a quite different text may be right. Likeness says little.
+#
+# ## pass@k
+#
+# Sampling gives another answer each time. Two numbers are of interest: how often is *one*
+# answer right (pass@1), and how often is at least one of k right (pass@k)? Take n answers
+# per task, of which c pass. The obvious estimate of the second is `1 - (1 - c/n)**k`, and it
+# is too low: `c/n` is uncertain, and the power bends it. The right way counts: of all ways
+# to choose k of the n answers, how many contain a good one?
+
+
+# %%
+import math
+
+import numpy as np
+
+
+def pass_at_k(n, c, k):
+    """Probability that k of n answers, c of which pass, contain one that passes."""
+    return 1 - math.comb(n - c, k) / math.comb(n, k)
+
+
+def obvious(n, c, k):
+    return 1 - (1 - c / n) ** k
+
+
+p, n = 0.15, 10  # a task that is solved with 15 % of the answers; ten are drawn
+rng = np.random.default_rng(0)
+passing = rng.binomial(n, p, size=trials)
+ks = list(range(1, n + 1))
+truth = [1 - (1 - p) ** k for k in ks]
+counted = [np.mean([pass_at_k(n, int(c), k) for c in passing]) for k in ks]
+bent = [np.mean([obvious(n, int(c), k) for c in passing]) for k in ks]
+
+figure, axes = plt.subplots(figsize=(7, 2.8), layout="constrained")
+axes.plot(ks, truth, color="#333", label="truth")
+axes.plot(ks, counted, "o", color="#4a7fb5", label="by counting")
+axes.plot(ks, bent, "s", color="#e08e45", label="the obvious formula")
+axes.set(xlabel="k", ylabel="pass@k", ylim=(0, 1), xticks=ks)
+axes.legend()
+plt.show()
+
+# %% [markdown]
+# ## A model, measured
+#
+# Eight small tasks: one line is missing, and tests follow. First the evaluation itself has
+# to be evaluated: with the right line every task must pass, and with none, none may. A
+# harness that fails this measures itself.
+
+# %%
+TASKS = [
+    (
+        "def add(a, b):\n    return ",
+        "a + b",
+        "assert add(2, 3) == 5 and add(-1, 0) == -1",
+    ),
+    ("def first(items):\n    return ", "items[0]", "assert first([7, 8, 9]) == 7"),
+    ("def size(items):\n    return ", "len(items)", "assert size('abc') == 3"),
+    (
+        "def is_even(number):\n    return ",
+        "number % 2 == 0",
+        "assert is_even(4) is True and is_even(7) is False",
+    ),
+    (
+        "class Point:\n    def __init__(self, x, y):\n        self.x = x\n        ",
+        "self.y = y",
+        "point = Point(1, 2)\nassert (point.x, point.y) == (1, 2)",
+    ),
+    (
+        "def squares(numbers):\n    found = []\n    for number in numbers:\n        ",
+        "found.append(number**2)",
+        "assert squares([1, 3]) == [1, 9]",
+    ),
+    (
+        "def read_all(path):\n    with open(path) as file:\n        return ",
+        "file.read()",
+        "open('t', 'w').write('hi')\nassert read_all('t') == 'hi'",
+    ),
+    ("def shout(text):\n    return text.", "upper()", "assert shout('ab') == 'AB'"),
+]
+SUFFIXES = ["\n"] * 5 + ["\n    return found\n"] + ["\n"] * 2
+
+
+def programs(lines):
+    """Each task's program with a line in its gap, and its tests."""
+    for line, (prefix, _, checks), suffix in zip(lines, TASKS, SUFFIXES, strict=True):
+        yield f"{prefix}{line}{suffix}\n{checks}\n"
+
+
+canonical = execution.run_all(
+    programs([line for _, line, _ in TASKS]), limits, least=least
+)
+empty = execution.run_all(programs(["pass"] * len(TASKS)), limits, least=least)
+print("right lines:", sum(r.passed for r in canonical), "of", len(TASKS))
+print("no lines:   ", sum(r.passed for r in empty), "of", len(TASKS))
+
+# %%
+from codegemma_keras import CodeGemmaCausalLM, Sampling
+
+lm = CodeGemmaCausalLM.from_preset(preset)
+sampling = Sampling(temperature=temperature, top_p=0.95)
+drawn = []
+for number, ((prefix, _, _), suffix) in enumerate(zip(TASKS, SUFFIXES, strict=True)):
+    found = lm.alternatives(
+        prefix,
+        suffix,
+        n=samples,
+        sampling=sampling,
+        seed=number,
+        until="line",
+        max_new_tokens=24,
+    )
+    drawn.append([completion.text for completion in found])
+rounds = [
+    execution.run_all(programs(lines), limits, least=least)
+    for lines in zip(*drawn, strict=True)
+]
+wins = np.array([[r.passed for r in results] for results in rounds]).sum(0)  # of a task
+for (prefix, _, _), lines, count in zip(TASKS, drawn, wins, strict=True):
+    print(f"{count} of {samples}  {prefix.splitlines()[0]:32} {lines[0]!r:.40}")
+
+# %%
+table = {
+    k: float(np.mean([pass_at_k(samples, int(c), k) for c in wins]))
+    for k in range(1, samples + 1)
+}
+figure, axes = plt.subplots(figsize=(7, 2.4), layout="constrained")
+axes.bar(list(table), list(table.values()), color="#4a7fb5")
+axes.set(xlabel="k", ylabel="pass@k", ylim=(0, 1), xticks=list(table))
+plt.show()
+print({k: f"{value:.0%}" for k, value in table.items()})
+
+# %% [markdown]
+# The small model solves few of them or none; put `code_gemma_2b_en` into the parameters and
+# the bars rise. The evaluation stays as it is.
+#
+# ## How far to trust it
+#
+# Eight tasks are few. Had we drawn eight others of the same kind, the result would have been
+# another. How far apart do results of *the same* model lie, for sets of 8, 164 (HumanEval
+# has as many) and 1,033 tasks, if it solves 40 %?
+
+# %%
+spread = {}
+figure, axes = plt.subplots(figsize=(7, 2.6), layout="constrained")
+for tasks, colour in ((8, "#e08e45"), (164, "#8fc98f"), (1033, "#4a7fb5")):
+    rates = rng.binomial(tasks, 0.4, size=trials) / tasks
+    low, high = np.quantile(rates, [0.025, 0.975])
+    spread[tasks] = high - low
+    axes.hist(
+        rates,
+        np.linspace(0, 1, 61),
+        density=True,
+        color=colour,
+        alpha=0.6,
+        label=f"{tasks} tasks: {low:.0%} to {high:.0%}",
+    )
+axes.set(xlabel="measured pass rate of a model that solves 40 %", yticks=[])
+axes.legend()
+plt.show()
+
+# %% [markdown]
+# On 164 tasks, two models that differ by three points cannot be told apart by one run.
+#
+# ## Exercises
+#
+# Each cell fails with a hint until you have filled it in. Solutions are in
+# `tutorials/solutions/22_evaluation.py`.
+#
+# **1.** Give the interval in which 95 % of measured rates lie, from the rate and the number
+# of tasks: the rate, plus and minus 1.96 standard errors `sqrt(p (1 - p) / n)`.
+
+
+# %% tags=["exercise"]
+def interval(rate, tasks):
+    """`(low, high)`."""
+    return None  # your lines
+
+
+found = interval(0.4, 164)
+assert found is not None, "Hint: math.sqrt, and two numbers back."
+low, high = found
+assert low < 0.4 < high, "Hint: minus on one side, plus on the other."
+assert abs(low - 0.325) < 0.001, "Hint: 1.96 times the standard error."
+assert abs(high - 0.475) < 0.001, "Hint: the same on both sides."
+
+# %% [markdown]
+# **2.** A test is as good as the mistakes that it catches. Write tests for `median` so that
+# the right program passes and each of the three wrong ones fails. They run in the sandbox.
+
+
+# %% tags=["exercise"]
+def median_tests():
+    """Lines of Python that assert something about median()."""
+    return None  # your lines
+
+
+right = "def median(v):\n    v = sorted(v)\n    h = len(v) // 2\n"
+right += "    return v[h] if len(v) % 2 else (v[h - 1] + v[h]) / 2\n"
+mistakes = [
+    right.replace("sorted(v)", "list(v)"),
+    right.replace("if len(v) % 2 else (v[h - 1] + v[h]) / 2", ""),
+    right.replace("v = sorted(v)", "v.sort()"),  # changes its caller's list
+]
+tests = median_tests()
+assert tests, 'Hint: return a string such as "assert median([3, 1, 2]) == 2".'
+verdicts = execution.run_all(
+    [f"{code}\n{tests}\n" for code in [right, *mistakes]], limits, least=least
+)
+assert verdicts[0].passed, f"Hint: the right program fails: {verdicts[0].reason}"
+assert not verdicts[1].passed, "Hint: try a list that is not sorted."
+assert not verdicts[2].passed, "Hint: try a list with an even number of values."
+assert not verdicts[3].passed, "Hint: is the list that was given still the same?"
+
+# %% [markdown]
+# **3.** Greedy decoding gives one answer per task. You may draw ten instead and keep the one
+# that passes the *example* in the question. Which number tells how good you will be on the
+# hidden tests: pass@1, pass@10, or something in between? Compute it: `shown` and `hidden` say
+# for each answer of a task whether it passes the example, and the hidden tests. The first
+# answer that passes the example is handed in; if there is none, the first answer.
+
+
+# %% tags=["exercise"]
+def handed_in(shown, hidden):
+    """Share of tasks whose handed-in answer passes the hidden tests."""
+    return None  # your lines
+
+
+shown = [[False, True, True], [False, False, False], [True, True, False]]
+hidden = [[False, True, True], [False, False, True], [False, True, False]]
+found = handed_in(shown, hidden)
+assert found is not None, (
+    "Hint: for each task, find the index of the first True in shown."
+)
+assert found != 2 / 3, (
+    "Hint: the second task passes no example: its first answer counts."
+)
+assert abs(found - 1 / 3) < 1e-9, "Hint: only the first task's choice passes."
+
+# %% [markdown]
+# ## What was claimed
+
+# %%
+assert passed == {"right"} or execution.isolation() != "bubblewrap", passed
+assert good == [True, False, False, False, True, True, False, False]
+assert min(likeness[1:4]) > max(likeness[4:6])
+assert all(r.passed for r in canonical)
+assert not any(r.passed for r in empty)
+assert max(abs(a - b) for a, b in zip(counted, truth, strict=True)) < 0.03
+assert max(t - b for t, b in zip(truth, bent, strict=True)) > 0.05
+assert sorted(table.values()) == list(table.values())
+assert spread[8] > 4 * spread[164] > 8 * spread[1033]

@@ -1,0 +1,3 @@
+steps = 48
+peak_rate = 2e-3
+least_gain = 0.0
