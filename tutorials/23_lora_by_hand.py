@@ -80,8 +80,9 @@ def fit(model, learning_rate):
     """Train; the loss on the eight new tests before, and after each epoch."""
     x, y, weight = test
     model.compile(optimizer=keras.optimizers.Adam(learning_rate))
-    before = model.evaluate(x, y, sample_weight=weight, batch_size=8, verbose=0)
-    before = before if isinstance(before, float) else before[0]
+    before = model.evaluate(
+        x, y, sample_weight=weight, batch_size=8, verbose=0, return_dict=True
+    )
     history = model.fit(
         train[0],
         train[1],
@@ -92,7 +93,7 @@ def fit(model, learning_rate):
         validation_batch_size=8,
         verbose=0,
     )
-    return [before, *history.history["val_loss"]]
+    return [before["loss"], *history.history["val_loss"]]
 
 
 keras.utils.set_random_seed(0)
@@ -170,6 +171,7 @@ class LowRank(keras.layers.Layer):
         start = keras.initializers.RandomNormal(stddev=in_size**-0.5, seed=seed)
         self.a = self.add_weight(shape=(in_size, rank), initializer=start)
         self.b = self.add_weight(shape=(rank, out_size), initializer="zeros")
+        self.built = True
 
     def call(self, y, x, training=None):
         low = ops.matmul(ops.matmul(x, self.a), self.b)  # [B, T, out]
