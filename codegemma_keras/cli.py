@@ -21,6 +21,7 @@ import time
 
 from codegemma_keras import __version__
 from codegemma_keras.data import cli as data_cli
+from codegemma_keras.plan import cli as plan_cli
 
 DEFAULT_PRESET = "code_gemma_tiny_py"
 # What the library raises about a request says what to do; no traceback is needed.
@@ -67,6 +68,7 @@ def _parser():
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_complete(subparsers)
     data_cli.add_parser(subparsers)
+    plan_cli.add_parser(subparsers)
     return parser
 
 
