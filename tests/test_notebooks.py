@@ -13,6 +13,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 SPEC = importlib.util.spec_from_file_location("notebooks", ROOT / "tools/notebooks.py")
 notebooks = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(notebooks)
+execution = notebooks.notebook_execution
 
 SOURCE = """\
 # %% [markdown]
@@ -149,8 +150,8 @@ def test_unfit_outputs_are_found(folder, tmp_path, output, problem):
 
 
 def test_a_bar_is_kept_in_its_last_state():
-    assert notebooks.settle("1/3 [=  ]\r2/3 [== ]\r3/3 [===]\nend") == "3/3 [===]\nend"
-    assert notebooks.settle("\x1b[1mab\x1b[0m\b\bcd ") == "cd"
+    assert execution.settle("1/3 [=  ]\r2/3 [== ]\r3/3 [===]\nend") == "3/3 [===]\nend"
+    assert execution.settle("\x1b[1mab\x1b[0m\b\bcd ") == "cd"
     cell = nbformat.v4.new_code_cell("x")
     start_up = "I0000 00:00:1795398572.098482   17077 cudart_stub.cc:31] No GPU\n"
     cell.outputs = [
@@ -162,7 +163,7 @@ def test_a_bar_is_kept_in_its_last_state():
             ("stderr", "UserWarning\n"),
         ]
     ]
-    notebooks.clean_outputs(cell)
+    execution.clean_outputs(cell)
     assert [output.text for output in cell.outputs] == ["2/2\n", "UserWarning\n"]
 
 

@@ -15,8 +15,7 @@ cell after the one tagged `parameters`, and exchanges exercises for their soluti
 seeing them fail with a hint. Both executions refuse outputs with a warning, a path of
 this machine, or the address of an object.
 
-Left out: execution in parallel (notebooks measure memory and minutes), and any format
-but percent. tutorials/README.md has the conventions for authors.
+Left out: any format but percent. tutorials/README.md has the conventions for authors.
 """
 
 import argparse
@@ -31,14 +30,15 @@ import pathlib
 import platform
 import re
 import sys
-import tempfile
-import textwrap
-import time
 
 import jupytext
 import nbformat
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+
+import notebook_execution
+from notebook_execution import ROOT, NotebookError, output_problems, tags_of
+
 TUTORIALS = ROOT / "tutorials"
 NOTEBOOKS = ROOT / "notebooks"
 RESULTS = ROOT / "benchmarks" / "results"
@@ -65,22 +65,12 @@ if importlib.util.find_spec("codegemma_keras") is None:
     if importlib.util.find_spec("codegemma_keras") is None:
         raise ImportError("pip could not install codegemma-keras. Is there a network?")
     print("If Keras was imported before this cell, restart the session now.")"""
-# Log lines of TensorFlow's and XLA's C++: of a time and a source line, or about the log.
-START_UP = re.compile(
-    r"^(?:[IW]\d{4} [\d:.]+ +\d+ \w+\.cc:\d+\] .*|normalizer\.cc\(\d+\) LOG\(INFO\) .*"
-    r"|WARNING: All log messages before absl::InitializeLog\(\) .*)\n?",
-    re.MULTILINE,
-)
 # What the install cell says of a notebook's own backend.
 BACKENDS = {
     "jax": '"jax")  # or "tensorflow"; before importing Keras',
     "tensorflow": '"tensorflow")  # on a CPU it trains faster than "jax"',
 }
 ALLOWED_TAGS = {"parameters", "exercise", "install"}
-
-
-class NotebookError(Exception):
-    """A source or an execution that is not as it must be; the message says where."""
 
 
 # Sources to notebooks
@@ -122,10 +112,6 @@ def read(file):
             f"{file.name}: the last code cell must assert what the text claims."
         )
     return cells
-
-
-def tags_of(cell):
-    return tuple(cell.metadata.get("tags", ()))
 
 
 def make(file, costs=None):
@@ -277,78 +263,6 @@ def check(files, folder=NOTEBOOKS):
     return found + [f"{name} has no source: delete it." for name in sorted(stale)]
 
 
-# Outputs
-
-
-def clean_outputs(cell):
-    """Outputs as a page shows them: streams joined, progress bars at their last state.
-
-    What TensorFlow's C++ says when it starts goes: nothing that a program or its
-    environment sets keeps it from saying it.
-    """
-    joined = []
-    for output in cell.outputs:
-        before = joined[-1] if joined else None
-        if (
-            output.output_type == "stream"
-            and before is not None
-            and before.output_type == "stream"
-            and before.name == output.name
-        ):
-            before.text += output.text
-        else:
-            joined.append(output)
-    for output in joined:
-        if output.output_type == "stream":
-            output.text = START_UP.sub("", settle(output.text))
-        output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
-    cell.outputs = [o for o in joined if o.output_type != "stream" or o.text.strip()]
-    cell.metadata.pop("execution", None)
-
-
-def settle(text):
-    """Text after carriage returns, backspaces and colours have done their work."""
-    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
-    lines = []
-    for line in text.split("\n"):
-        shown, place = [], 0
-        for character in line:
-            if character == "\r":
-                place = 0
-            elif character == "\b":
-                place = max(0, place - 1)
-            else:
-                shown[place : place + 1] = [character]
-                place += 1
-        lines.append("".join(shown).rstrip())
-    return "\n".join(lines)
-
-
-def output_problems(cells):
-    """What no reader should see in outputs: sentences, empty if all is well."""
-    home = str(pathlib.Path.home())
-    paths = {str(ROOT), sys.prefix, home, tempfile.gettempdir() + "/"} - {"/", ""}
-    found = []
-    for number, cell in enumerate(cells):
-        for output in cell.get("outputs", ()):
-            if output.output_type == "error":
-                found.append(f"cell {number} raised {output.ename}: {output.evalue}")
-                continue
-            if output.output_type == "stream" and output.name == "stderr":
-                found.append(f"cell {number} warns: {output.text.strip()[:300]}")
-            data = output.get("data", {})
-            text = output.get("text", "") + data.get("text/html", "")
-            text += data.get("text/plain", "")
-            for line in text.splitlines():
-                if any(path in line for path in paths):
-                    found.append(f"cell {number} shows a path: {line.strip()[:200]}")
-            if re.search(r" at 0x[0-9a-f]{6,}", text):
-                found.append(f"cell {number} shows the address of an object")
-            if text.count("\n") > 200:
-                found.append(f"cell {number} prints {text.count(chr(10))} lines")
-    return found
-
-
 # Execution
 
 
@@ -403,12 +317,11 @@ def solutions(file):
 
 
 def execute(file, smoke=False, verbose=False):
-    """Execute a tutorial's notebook in an empty folder.
+    """Execute a tutorial's notebook.
 
     Args:
         file: the source.
-        smoke: with few steps, and with the exercises: each must first fail with a hint,
-            then pass with its solution. Else exercises are left to the reader.
+        smoke: with few steps, and exercises exchanged for their solutions.
         verbose: print what cells print.
 
     Returns:
@@ -417,100 +330,21 @@ def execute(file, smoke=False, verbose=False):
     Raises:
         NotebookError: a cell failed, or an output is not fit to be shown.
     """
-    from nbclient import NotebookClient
-
     notebook = make(file)
     if smoke and (text := smoke_cells(file)):
         place = next(
             i for i, c in enumerate(notebook.cells) if "parameters" in tags_of(c)
         )
         notebook.cells.insert(place + 1, nbformat.v4.new_code_cell(text))
-    waiting = solutions(file)
     environment = {**os.environ, "PYTHONHASHSEED": "0"}
-    own = backend_of(read(file))
-    backend = environment.setdefault("KERAS_BACKEND", own)
-    with tempfile.TemporaryDirectory() as folder:
-        client = NotebookClient(
-            notebook,
-            timeout=None,
-            kernel_name="python3",
-            resources={"metadata": {"path": folder}},
-            record_timing=False,
-            startup_timeout=300,
-            extra_arguments=["--log-level=ERROR"],
-        )
-        started = time.monotonic()
-        with client.setup_kernel(env=environment):
-            for number, cell in enumerate(notebook.cells):
-                if cell.cell_type != "code":
-                    continue
-                if "exercise" not in tags_of(cell):
-                    run_cell(client, cell, number, file, verbose)
-                elif smoke:
-                    check_exercise(client, cell, number, file, waiting.pop(0))
-            minutes = (time.monotonic() - started) / 60
-            peak = peak_memory(client)
-    if problems := output_problems(notebook.cells):
-        raise NotebookError(f"{file.name}: " + "; ".join(problems))
+    backend = environment.setdefault("KERAS_BACKEND", backend_of(read(file)))
+    solved = solutions(file)
+    minutes, peak = notebook_execution.execute(
+        notebook, file.name, environment, solved if smoke else None, verbose
+    )
     notebook.metadata = copy.deepcopy(METADATA)
     cost = {"minutes": round(minutes, 2), "peak_gb": round(peak, 2)}
     return notebook, {**cost, "backend": backend}
-
-
-def run_cell(client, cell, number, file, verbose=False):
-    """Execute one cell; its outputs are left clean."""
-    from nbclient.exceptions import CellExecutionError
-
-    started = time.monotonic()
-    try:
-        client.execute_cell(cell, number)
-    except CellExecutionError as error:
-        first = cell.source.strip().splitlines()[0]
-        raise NotebookError(
-            f"{file.name}, cell {number} ({first}):\n{settle(str(error))}"
-        ) from None
-    finally:
-        clean_outputs(cell)
-    seconds = time.monotonic() - started
-    if seconds > 2:
-        print(f"  cell {number}: {seconds:.0f} s", flush=True)
-    for output in cell.outputs:
-        if output.output_type == "stream" and verbose:
-            print(textwrap.indent(output.text.rstrip(), "    | "), flush=True)
-
-
-def check_exercise(client, cell, number, file, solution):
-    """An exercise as it is fails with a hint; its solution passes."""
-    from nbclient.exceptions import CellExecutionError
-
-    unsolved = copy.deepcopy(cell)
-    try:
-        client.execute_cell(unsolved, number)
-    except CellExecutionError as error:
-        if "hint" not in f"{error.evalue}".lower():
-            raise NotebookError(
-                f"{file.name}, cell {number}: the exercise fails without a hint: "
-                f"{error.ename}: {error.evalue}"
-            ) from None
-    else:
-        raise NotebookError(
-            f"{file.name}, cell {number}: the exercise passes unsolved."
-        )
-    solved = copy.deepcopy(cell)
-    solved.source = solution
-    run_cell(client, solved, number, file)
-
-
-def peak_memory(client):
-    """The kernel's peak resident memory, GB."""
-    cell = nbformat.v4.new_code_cell(
-        "import resource\nprint(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
-    )
-    client.nb.cells.append(cell)
-    client.execute_cell(cell, len(client.nb.cells) - 1)
-    client.nb.cells.pop()
-    kilobytes = int("".join(o.text for o in cell.outputs if o.output_type == "stream"))
-    return kilobytes / 2**20 * (2**10 if sys.platform == "darwin" else 1)
 
 
 def record(mode, file, cost):
