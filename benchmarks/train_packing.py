@@ -1,17 +1,21 @@
 """Useful tokens a second, packed against padded, over the files of real repositories.
 
-    KERAS_BACKEND=tensorflow python benchmarks/train_packing.py SDIST.tar.gz ...
+    KERAS_BACKEND=tensorflow python benchmarks/train_packing.py SDIST.tar.gz ... \\
+        --vocabulary vocabulary.spm
 
-Every Python file of the archives is tokenized (`code_gemma_tiny_py`). Padded: a file a
-row, cut to 2,048 tokens, as KerasHub's preprocessor gives it. Packed: the same tokens by
-`data.packing`. Both train the embedded model on rows of 2,048 tokens; a token is useful
-if it is a target with weight. Times are medians, the two taken in turn.
+Every Python file of the archives is tokenized, with a SentencePiece file such as Gemma's
+own, or with the embedded preset's 8,192 pieces (which make more and shorter tokens). Padded:
+a file a row, cut to 2,048 tokens, as KerasHub's preprocessor gives it. Packed: the same
+tokens by `data.packing`. Both train the embedded model; a token is useful if it is a
+target with weight. Times are medians, the ways taken in turn.
 
-"Padded in pieces" leaves nothing cut off: a long file makes several full rows. Nobody
-calls `fit` so, but it is the best that padding could do.
+"In pieces" leaves nothing cut off: a long file makes several full rows. Nobody calls
+`fit` so, but it is the best that padding could do. How full rows of other lengths would
+be is counted, not timed.
 """
 
 import argparse
+import pathlib
 import statistics
 import tarfile
 import time
@@ -21,31 +25,36 @@ import numpy as np
 from _data import record
 
 from codegemma_keras import CodeGemmaCausalLM
+from codegemma_keras.codec import PlainCodec
 from codegemma_keras.data.packing import pack_documents
 from codegemma_keras.losses import NextTokenLoss
 from codegemma_keras.preprocessor import pack_rows
 
+BOS, EOS = 2, 1
 LENGTH = 2048
 ROWS = 2  # a batch
 
 
-def documents(archives, tokenizer):
-    """Token ids of every Python file, bos first and eos last."""
-    for archive in archives:
-        with tarfile.open(archive) as tar:
-            for member in tar:
-                if not (member.isfile() and member.name.endswith(".py")):
-                    continue
-                text = tar.extractfile(member).read().decode("utf-8", "replace")
-                if text.strip():
-                    ids = tokenizer.encode(text)
-                    yield [tokenizer.start_token_id, *ids, tokenizer.end_token_id]
+def documents(archive, codec):
+    """Token ids of every Python file of an archive, bos first and eos last."""
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            if not (member.isfile() and member.name.endswith(".py")):
+                continue
+            text = tar.extractfile(member).read().decode("utf-8", "replace")
+            if text.strip():
+                yield [BOS, *codec.encode(text), EOS]
 
 
 def pieces(ids):
     """A document in pieces of at most T + 1 ids: the last of each is a target only."""
     for start in range(0, len(ids) - 1, LENGTH):
         yield ids[start : start + LENGTH + 1]
+
+
+def padded_fill(documents, length):
+    """Share of targets in rows of `length` tokens that hold one document each."""
+    return statistics.mean(min(len(ids) - 1, length) / length for ids in documents)
 
 
 def padded(rows):
@@ -58,12 +67,19 @@ def packed(rows):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("archives", nargs="+")
+    parser.add_argument("archives", nargs="+", type=pathlib.Path)
+    parser.add_argument("--vocabulary", type=pathlib.Path)
     parser.add_argument("--repeats", type=int, default=10)
     args = parser.parse_args()
     lm = CodeGemmaCausalLM.from_preset("code_gemma_tiny_py", dtype="float32")
-    found = list(documents(args.archives, lm.tokenizer))
+    codec = lm.tokenizer
+    if args.vocabulary:
+        codec = PlainCodec(args.vocabulary.read_bytes())
     lm.preprocessor = None
+    size = lm.backbone.vocabulary_size
+    by_archive = {a.name: list(documents(a, codec)) for a in args.archives}
+    # Which ids they are makes no difference to the time.
+    found = [[i % size for i in ids] for files in by_archive.values() for ids in files]
     cut = [ids[: LENGTH + 1] for ids in found]
     whole = [piece for ids in found for piece in pieces(ids)]
     ways = {
@@ -83,8 +99,15 @@ def main():
     record(
         f"train_packing_{keras.backend.backend()}",
         {
-            "archives": [archive.rsplit("/", 1)[-1] for archive in args.archives],
+            "vocabulary": "the file given" if args.vocabulary else "code_gemma_tiny_py",
             "files": len(found),
+            "padded_useful_share_by_archive": {
+                name: padded_fill(files, LENGTH) for name, files in by_archive.items()
+            },
+            "padded_useful_share_by_length_of_row": {
+                length: padded_fill(found, length)
+                for length in (1024, 2048, 4096, 8192)
+            },
             "tokens_of_a_file": {
                 "median": statistics.median(lengths),
                 "mean": statistics.mean(lengths),

@@ -169,7 +169,6 @@ def test_from_nothing_on_packages(tmp_path, monkeypatch):
     )
     whole = pretrain.train(settings)
     assert [p.name for p in sorted((tmp_path / "whole").iterdir())] == [
-        "best",
         "checkpoints",
         "config.json",
         "curve.csv",

@@ -8,9 +8,8 @@ import pytest
 import safetensors.numpy
 from keras import ops
 
-from codegemma_keras import CodeGemmaCausalLM, lora
+from codegemma_keras import CodeGemmaBackbone, CodeGemmaCausalLM, lora
 from codegemma_keras.recipes.checkpoints import Checkpoints
-from tests.tiny_models import our_backbone
 
 V = 53
 IDS = np.random.default_rng(2).integers(3, V, (2, 8)).astype("int32")
@@ -18,7 +17,9 @@ X = {"token_ids": IDS[:, :-1], "padding_mask": np.ones((2, 7), "int32")}
 
 
 def model(rank=4, dtype=None, trained=1):
-    lm = CodeGemmaCausalLM(our_backbone(num_layers=1, dtype=dtype), dtype=dtype)
+    keras.utils.set_random_seed(0)
+    backbone = CodeGemmaBackbone(V, 1, 4, 2, 24, 80, 8, dtype=dtype)
+    lm = CodeGemmaCausalLM(backbone, dtype=dtype)
     if rank:
         lora.add(lm, "a", rank=rank)
     lm.compile(optimizer=keras.optimizers.AdamW(0.01), weighted_metrics=[])
@@ -75,7 +76,7 @@ def test_what_is_written_is_the_step_that_was_saved(tmp_path, monkeypatch):
 
 
 def test_the_newest_are_kept(tmp_path):
-    lm = model()
+    lm = model(trained=0)
     with Checkpoints(tmp_path, keep=2) as checkpoints:
         for step in (1, 2, 10):
             checkpoints.save(lm, step, {})
@@ -85,21 +86,21 @@ def test_the_newest_are_kept(tmp_path):
 def test_what_a_kill_left_is_removed(tmp_path):
     (tmp_path / "new-00000003").mkdir()
     (tmp_path / "new-00000003" / "variables.safetensors").write_bytes(b"half")
-    assert Checkpoints(tmp_path).restore(model()) is None
+    assert Checkpoints(tmp_path).restore(model(trained=0)) is None
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(model(), 1, {})
+        checkpoints.save(model(trained=0), 1, {})
     with pytest.raises(ValueError, match="another model, adapter or optimizer"):
-        checkpoints.restore(model(rank=0))
+        checkpoints.restore(model(rank=0, trained=0))
     with pytest.raises(ValueError, match="the model of"):
-        checkpoints.restore(model(rank=2))
+        checkpoints.restore(model(rank=2, trained=0))
 
 
 def test_a_disk_that_is_full_leaves_the_older_checkpoint(tmp_path, monkeypatch):
-    lm = model()
+    lm = model(trained=0)
     checkpoints = Checkpoints(tmp_path, keep=1)
     checkpoints.save(lm, 1, {})
     checkpoints.wait()
@@ -119,7 +120,7 @@ def test_a_disk_that_is_full_leaves_the_older_checkpoint(tmp_path, monkeypatch):
 
 
 def test_weights_that_are_no_numbers_are_not_saved(tmp_path):
-    lm = model()
+    lm = model(trained=0)
     checkpoints = Checkpoints(tmp_path, keep=1)
     checkpoints.save(lm, 1, {})
     good = values(lm)

@@ -1,6 +1,5 @@
 """The loop of all recipes: stops, bad data, several devices, what it writes."""
 
-import csv
 import dataclasses
 import itertools
 import os
@@ -13,12 +12,20 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from codegemma_keras import CodeGemmaCausalLM, sharding
+from codegemma_keras import CodeGemmaBackbone, CodeGemmaCausalLM, sharding
 from codegemma_keras.recipes import flops, options, progress, schedules, training
 from codegemma_keras.recipes.checkpoints import Checkpoints
-from tests.tiny_models import SIZES, our_backbone
 
 V, T = 53, 16
+SIZES = {
+    "vocabulary_size": V,
+    "num_layers": 1,
+    "num_query_heads": 4,
+    "num_key_value_heads": 2,
+    "hidden_dim": 24,
+    "intermediate_dim": 80,
+    "head_dim": 8,
+}
 GENERATOR = np.random.default_rng(4)
 IDS = GENERATOR.integers(3, V, (24, T + 1)).astype("int32")
 X = {"token_ids": IDS[:, :-1], "padding_mask": np.ones((24, T), "int32")}
@@ -51,9 +58,13 @@ class Config:
     seed: int = 0
 
 
-def run(config, steps=6, batches=None, held_out=None):
+def model():
     keras.utils.set_random_seed(0)
-    lm = CodeGemmaCausalLM(our_backbone(num_layers=1))
+    return CodeGemmaCausalLM(CodeGemmaBackbone(**SIZES))
+
+
+def run(config, steps=6, batches=None, held_out=None):
+    lm = model()
     training.compile_model(lm, config, steps)
     training.keep_settings(config)
 
@@ -69,7 +80,15 @@ def losses(out):
     return [row["loss"] for row in progress.read(out / "curve.csv")]
 
 
-def test_a_loss_that_is_no_number_stops_and_names_the_step(tmp_path):
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The losses of a run in two parts a step that nothing happened to."""
+    folder = tmp_path_factory.mktemp("whole")
+    run(Config(str(folder), accumulation=2))
+    return losses(folder)
+
+
+def test_a_loss_that_is_no_number_stops_and_names_the_step(tmp_path, whole):
     config = Config(str(tmp_path), accumulation=2)
 
     def poisoned(start):
@@ -82,9 +101,7 @@ def test_a_loss_that_is_no_number_stops_and_names_the_step(tmp_path):
         run(config, batches=poisoned)
     assert Checkpoints(tmp_path / "checkpoints").steps() == [3]
     run(config)  # the data mended, it goes on
-    whole = Config(str(tmp_path / "whole"), accumulation=2)
-    run(whole)
-    assert losses(tmp_path) == losses(tmp_path / "whole")
+    assert losses(tmp_path) == whole
 
 
 def test_weights_that_are_no_numbers_stop_too(tmp_path):
@@ -94,13 +111,13 @@ def test_weights_that_are_no_numbers_stop_too(tmp_path):
         run(config)
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     if checkpoints.steps():
-        lm = CodeGemmaCausalLM(our_backbone(num_layers=1))
+        lm = model()
         training.compile_model(lm, config, 6)
         checkpoints.restore(lm)
         assert all(np.isfinite(np.asarray(v)).all() for v in lm.trainable_variables)
 
 
-def test_data_that_end_early_are_said_and_nothing_is_lost(tmp_path):
+def test_data_that_end_early_are_said_and_nothing_is_lost(tmp_path, whole):
     config = Config(str(tmp_path), accumulation=2)
 
     def short(start):
@@ -111,12 +128,11 @@ def test_data_that_end_early_are_said_and_nothing_is_lost(tmp_path):
         run(config, batches=short)
     assert Checkpoints(tmp_path / "checkpoints").steps() == [3, 4]
     run(config)
-    run(Config(str(tmp_path / "whole"), accumulation=2))
-    assert losses(tmp_path) == losses(tmp_path / "whole")
+    assert losses(tmp_path) == whole
 
 
-def test_a_full_disk_stops_the_run_and_it_can_go_on(tmp_path, monkeypatch):
-    config = Config(str(tmp_path))
+def test_a_full_disk_stops_the_run_and_it_can_go_on(tmp_path, monkeypatch, whole):
+    config = Config(str(tmp_path), accumulation=2)
     saved = []
 
     def save_file(*args):
@@ -131,27 +147,40 @@ def test_a_full_disk_stops_the_run_and_it_can_go_on(tmp_path, monkeypatch):
         with pytest.raises(OSError, match=r"No space left .* from step 3"):
             run(config)
     run(config)
-    run(Config(str(tmp_path / "whole")))
-    assert losses(tmp_path) == losses(tmp_path / "whole")
+    assert losses(tmp_path) == whole
+
+
+def test_a_step_that_does_not_fit_says_what_to_turn(tmp_path, monkeypatch):
+    def no_room(*args, **kwargs):
+        raise RuntimeError(
+            "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 123456789 bytes."
+        )
+
+    monkeypatch.setattr(CodeGemmaCausalLM, "train_on_batch", no_room)
+    match = r"asked for 123456789 bytes.* remat \(now 'none'.* accumulation \(now 1"
+    with pytest.raises(MemoryError, match=match):
+        run(Config(str(tmp_path)))
 
 
 def test_other_settings_are_refused(tmp_path):
-    run(Config(str(tmp_path)))
+    config = Config(str(tmp_path))
+    training.keep_settings(config, data_digest="a")
+    training.keep_settings(config, data_digest="b")  # nothing was trained yet
+    (tmp_path / "checkpoints" / "step-00000003").mkdir(parents=True)
     written = (tmp_path / "config.json").read_bytes()
-    with pytest.raises(ValueError, match=r"other settings \(seed: 0 -> 1\)"):
-        run(Config(str(tmp_path), seed=1))
+    changed = dataclasses.replace(config, seed=1)
+    match = r"other settings \(data_digest: b -> a, seed: 0 -> 1\)"
+    with pytest.raises(ValueError, match=match):
+        training.keep_settings(changed, data_digest="a")
     assert (tmp_path / "config.json").read_bytes() == written
-    run(Config(str(tmp_path), save_every=1, remat="block"))  # may change
-    with pytest.raises(
-        ValueError, match=r"save_every=5 must be a multiple of log_every"
-    ):
-        run(Config(str(tmp_path / "new"), save_every=5, log_every=2))
+    other = dataclasses.replace(config, save_every=1, remat="block")  # may change
+    training.keep_settings(other, data_digest="b")
 
 
 def test_evaluation_weighs_every_target_alike():
     """Five rows in twos: the last batch is filled up, with rows that do not count."""
     config = Config("unused")
-    lm = CodeGemmaCausalLM(our_backbone(num_layers=1))
+    lm = model()
     training.compile_model(lm, config, 6)
     weight = GENERATOR.choice([0.0, 1.0, 2.0], (5, T)).astype("float32")
     rows = {name: value[:5] for name, value in X.items()}, IDS[:5, 1:], weight
@@ -165,8 +194,9 @@ def test_evaluation_weighs_every_target_alike():
 
 
 def test_the_log_has_means_rates_and_mfu(tmp_path, capsys):
-    config = Config(str(tmp_path / "all"), peak_tflops=1e-6)
+    config = Config(str(tmp_path / "all"), peak_tflops=1e-6, tensorboard=True)
     run(config)
+    shown = capsys.readouterr().out
     grouped = dataclasses.replace(
         config, out=str(tmp_path / "some"), log_every=3, evaluate_every=3
     )
@@ -180,24 +210,28 @@ def test_the_log_has_means_rates_and_mfu(tmp_path, capsys):
     )
     assert every[-1]["held_out_loss"] is None
     assert some[-1]["held_out_loss"] < some[0]["held_out_loss"]
-    sizes = {**SIZES, "num_layers": 1}
-    needed = flops.flops_per_token(flops.Sizes.of(sizes), T)
+    needed = flops.flops_per_token(flops.Sizes.of(SIZES), T)
     for row in every:
         share = needed * row["tokens_per_second"] / 1e6
         assert row["mfu"] == pytest.approx(share, rel=1e-2, abs=1e-4)
-    shown = capsys.readouterr().out
     assert "step 6/6, loss" in shown
     assert "MFU" in shown
     assert "0 s left" in shown
     assert (tmp_path / "all" / "curve.png").read_bytes()[:4] == b"\x89PNG"
-
-
-def test_tensorboard_reads_the_same_numbers(tmp_path):
-    run(Config(str(tmp_path), tensorboard=True))
-    (file,) = (tmp_path / "tensorboard").iterdir()
-    found = dict(scalars(file.read_bytes(), "loss"))
-    expected = {r["step"]: r["loss"] for r in progress.read(tmp_path / "curve.csv")}
-    assert found == {k: pytest.approx(v, rel=1e-6) for k, v in expected.items()}
+    # TensorBoard is given the same numbers.
+    (events,) = (tmp_path / "all" / "tensorboard").iterdir()
+    found = dict(scalars(events.read_bytes(), "loss"))
+    assert found == {r["step"]: pytest.approx(r["loss"], rel=1e-6) for r in every}
+    # What a crash left of a line is forgotten.
+    file = tmp_path / "all" / "curve.csv"
+    file.write_text(file.read_text()[:-4])
+    assert [row["step"] for row in progress.read(file)] == [1, 2, 3, 4, 5]
+    progress.Curve(tmp_path / "all", 4, 6, 64, needed, None)  # goes on from step 4
+    assert [row["step"] for row in progress.read(file)] == [1, 2, 3, 4]
+    with pytest.raises(
+        ValueError, match="save_every=3 must be a multiple of log_every"
+    ):
+        run(dataclasses.replace(config, out=str(tmp_path / "new"), log_every=2))
 
 
 def scalars(data, tag):
@@ -212,16 +246,6 @@ def scalars(data, tag):
         for value in event.summary.value:
             if value.tag == tag:
                 yield event.step, value.simple_value
-
-
-def test_half_a_line_of_the_log_is_forgotten(tmp_path):
-    run(Config(str(tmp_path)))
-    file = tmp_path / "curve.csv"
-    whole = file.read_text()
-    file.write_text(whole[:-4])
-    assert [row["step"] for row in progress.read(file)] == [1, 2, 3, 4, 5]
-    with file.open() as lines:
-        assert next(csv.reader(lines)) == list(progress.COLUMNS)
 
 
 def test_schedules():
@@ -240,13 +264,11 @@ def test_schedules():
 
 
 def test_flops_count_every_matrix_once():
-    backbone = our_backbone()
-    sizes = flops.Sizes.of(backbone.get_config())
-    matrices = sum(
-        int(np.prod(v.shape)) for v in backbone.trainable_variables if len(v.shape) > 1
-    )
+    variables = model().trainable_variables
+    matrices = sum(int(np.prod(v.shape)) for v in variables if len(v.shape) > 1)
+    sizes = flops.Sizes.of(SIZES)
     assert sizes.matrix_weights() == matrices
-    attention = 3 * 2 * 16 * 4 * 8  # L 2 T N H, half of the scores and of the mix
+    attention = 1 * 2 * 16 * 4 * 8  # L 2 T N H, half of the scores and of the mix
     assert flops.flops_per_token(sizes, 16) == 6 * matrices + 3 * attention
     assert flops.flops_per_token(sizes, 16, adapter_weights=10) == (
         4 * matrices + 60 + 3 * attention

@@ -13,6 +13,7 @@ one that is not finite; next to a step of a large model that wait is nothing.
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -20,6 +21,7 @@ import itertools
 import json
 import math
 import pathlib
+import re
 import time
 import typing
 
@@ -234,6 +236,7 @@ def run(lm, config, steps, batches, held_out=None, keep_best=False):
         FloatingPointError: a loss or a weight is not finite; the last good checkpoint
             stays.
         OSError: no room for a checkpoint; the older ones stay.
+        MemoryError: a step does not fit in the device's memory.
         ValueError: the data ended early, and a checkpoint was saved; settings that do
             not fit together.
     """
@@ -249,17 +252,18 @@ def run(lm, config, steps, batches, held_out=None, keep_best=False):
         checkpoints = Checkpoints(
             out / "checkpoints", max(2, config.keep), writer=writer
         )
-        best = Checkpoints(out / "best", 1, optimizer=False, writer=writer)
+        best = None
+        if keep_best:
+            best = Checkpoints(out / "best", 1, optimizer=False, writer=writer)
         position = checkpoints.restore(lm) or {"step": 0, "best": None, "worse": 0}
         curve = _curve(lm, config, position["step"], steps)
-        keeper = best if keep_best else None
         try:
-            with checkpoints, best:
-                state = _State(position, checkpoints, keeper, curve)
+            with checkpoints, best or contextlib.nullcontext():
+                state = _State(position, checkpoints, best, curve)
                 _steps(lm, config, steps, batches, held_out, state)
         finally:
             curve.close()
-        if keep_best:
+        if best:
             best.restore(lm)
 
 
@@ -281,7 +285,11 @@ def _steps(lm, config, steps, batches, held_out, state):
         batch = list(itertools.islice(parts, config.accumulation))
         if len(batch) < config.accumulation:
             _ended(lm, position, steps, checkpoints)
-        loss = _update(lm, batch)
+        try:
+            loss = _update(lm, batch)
+        except Exception as error:
+            _explain_memory(config, error)
+            raise
         step = position["step"] = position["step"] + 1
         if not math.isfinite(loss):
             _not_finite(config, loss, step, checkpoints)
@@ -356,6 +364,34 @@ def _not_finite(config, loss, step, checkpoints):
         "learning_rate or clip_norm, or look at the rows of that step: batches "
         f"{first} to {first + config.accumulation - 1} of the data."
     )
+
+
+def _explain_memory(config, error):
+    """Raise a `MemoryError` that says what to turn, if it was the device's memory."""
+    text = str(error)
+    if "RESOURCE_EXHAUSTED" not in text and "OOM when allocating" not in text:
+        return
+    asked = re.search(r"allocat\w*\s+(?:of\s+)?([\d.,]+ ?\w*)", text)
+    asked = f"It asked for {asked[1]}; " if asked else ""
+    raise MemoryError(
+        f"A step does not fit in the device's memory. {asked}{_free_memory()}. Turn "
+        f"first remat (now {config.remat!r}; 'block' needs least), then accumulation "
+        f"(now {config.accumulation}: more parts, each of fewer rows), then lora_rank "
+        f"(now {config.lora_rank}; an adapter needs no optimizer state for the rest), "
+        f"then sequence_length (now {config.sequence_length}). What was trained up to "
+        "the last checkpoint is kept."
+    ) from error
+
+
+def _free_memory():
+    if keras.backend.backend() == "jax":
+        import jax
+
+        stats = jax.local_devices()[0].memory_stats() or {}
+        if "bytes_limit" in stats:
+            free = stats["bytes_limit"] - stats["bytes_in_use"]
+            return f"{free:,} of {stats['bytes_limit']:,} bytes are free"
+    return "how much is free the backend does not tell"
 
 
 def _curve(lm, config, done, steps):
