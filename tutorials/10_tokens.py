@@ -9,7 +9,7 @@
 #
 # You need Python, and nothing of machine learning. No network is used and no model
 # computes anything, so every cell answers at once. The vocabulary in the package has
-# 8,192 pieces; that of `code_gemma_2b_en` has 256,000, and everything below holds for it.
+# 8,192 pieces; that of `code_gemma_2b_en` has 256,000, and is of the same kind.
 
 # %% tags=["parameters"]
 preset = "code_gemma_tiny_py"
