@@ -11,6 +11,7 @@
 
 # %% tags=["parameters"] backend="tensorflow"
 preset = "code_gemma_tiny_py"
+dtype = "mixed_bfloat16"  # twice as fast where the processor has instructions for it
 families = (  # what is trained; the rest is only asked
     "sum",
     "difference",
@@ -18,16 +19,14 @@ families = (  # what is trained; the rest is only asked
     "x - a = b",
     "words: gain",
     "words: loss",
-    "product",
-    "a * x + b = c",
 )
 train_problems = 2400
 test_problems = 180  # over all families
-epochs = 5
+epochs = 9
 learning_rate = 2e-3  # of all weights; a large model wants a hundredth of it, and LoRA
 lora_rank = 0  # 0 trains all weights
 row_length = 256  # tokens; several problems to a row
-rows_per_step = 8
+rows_per_step = 4
 most_before = 0.05  # exact match of a family before training, at most
 least_after = 0.7  # after, at least ...
 least_families = 3  # ... in so many families
@@ -39,11 +38,11 @@ from codegemma_keras import CodeGemmaCausalLM
 
 started = time.perf_counter()
 try:
-    lm = CodeGemmaCausalLM.from_preset(preset, dtype="float32")
+    lm = CodeGemmaCausalLM.from_preset(preset, dtype=dtype)
 except (OSError, ValueError, MemoryError) as error:
     print(f"{error}\n\nSo this goes on with the small model in the package.")
     preset = "code_gemma_tiny_py"
-    lm = CodeGemmaCausalLM.from_preset(preset, dtype="float32")
+    lm = CodeGemmaCausalLM.from_preset(preset, dtype=dtype)
 print(lm.chat("What is 2 + 2?", max_new_tokens=16))
 
 # %% [markdown]
@@ -224,10 +223,10 @@ for name in names:
 # %% [markdown]
 # ## Where it still fails
 #
-# Steps are what makes the difference. In *product* the solution has none: the answer must
-# come in one go, and it does not. The *long sum* needs the very same steps as a sum, only
-# more of them than training showed: models of this kind learn a procedure at the length
-# at which they saw it. One wrong answer of each kind:
+# Three families were never trained. The *long sum* needs the very same steps as a sum, only
+# more of them: models of this kind learn a procedure at the length at which they saw it.
+# *Product* and *a * x + b = c* need facts and an order of steps that nobody showed. One
+# wrong answer of each kind:
 
 # %%
 shown = set()
