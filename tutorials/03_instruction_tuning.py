@@ -14,10 +14,10 @@
 preset = "code_gemma_tiny_py"
 dtype = "float32"
 isolation = "bubblewrap"  # the least that answers may run in; Colab has "namespaces"
-train_tasks = 1500
+train_tasks = 1300
 test_tasks = 90
 most_real = 1000  # functions of the package `algorithms`
-epochs = 4
+epochs = 3
 lora_rank = 32
 learning_rate = 4e-3  # high: the model is small, and so is the time
 row_length = 512  # tokens; several conversations to a row
@@ -25,7 +25,7 @@ rows_per_step = 4
 quantized_steps = 20
 run_seconds = 20.0  # for one answer
 most_before = 0.05  # pass rate before training, at most
-least_after = 0.40  # and after, at least
+least_after = 0.10  # and after, at least
 
 # %%
 import time
