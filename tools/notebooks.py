@@ -367,7 +367,7 @@ def main(argv=None) -> int:
     parser.add_argument("command", choices=("build", "check", "smoke", "run"))
     parser.add_argument("names", nargs="*", help="beginnings of names; default: all")
     parser.add_argument("--verbose", action="store_true", help="show what cells print")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     try:
         files = sources(chosen=args.names)
         if args.command == "build":
