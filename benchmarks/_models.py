@@ -5,8 +5,10 @@ same number of steps. Token ids go in and out: tokenizers are not measured.
 """
 
 import argparse
+import concurrent.futures
 import datetime
 import json
+import os
 import pathlib
 import platform
 import statistics
@@ -28,12 +30,14 @@ SIZES = {
     # For trying a benchmark out.
     "small": (8_192, 2, 256, 1024),
 }
+# Not random: the preset in the package.
+EMBEDDED = "code_gemma_tiny_py"
 
 
 def arguments(description, **defaults):
     """A parser with what all have: `--size`, `--repeats`, `--peers`."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--size", choices=SIZES, default="mid")
+    parser.add_argument("--size", choices=[*SIZES, "embedded"], default="mid")
     parser.add_argument("--repeats", type=int, default=defaults.get("repeats", 5))
     parser.add_argument(
         "--peers", nargs="*", default=["keras_hub", "transformers"], help="or none"
@@ -53,6 +57,21 @@ def backbone_arguments(size):
         "head_dim": 256,
         "dtype": "float32",
     }
+
+
+def make_backbone(size):
+    """Ours, of random weights or the embedded preset."""
+    if size == "embedded":
+        return CodeGemmaBackbone.from_preset(EMBEDDED, dtype="float32")
+    keras.utils.set_random_seed(0)
+    return CodeGemmaBackbone(**backbone_arguments(size))
+
+
+def random_prompts(backbone, lengths, seed=1):
+    """Token ids at random, none of them a control token."""
+    rng = np.random.default_rng(seed)
+    size = backbone.vocabulary_size
+    return [rng.integers(min(300, size // 2), size, n).tolist() for n in lengths]
 
 
 class Ours:
@@ -150,11 +169,14 @@ def _value(backbone, path):
 
 def libraries(size, peers):
     """`name -> library`, all with the same weights."""
-    keras.utils.set_random_seed(0)
-    backbone = CodeGemmaBackbone(**backbone_arguments(size))
+    backbone = make_backbone(size)
     found = {"ours": Ours(backbone)}
     if "keras_hub" in peers:
-        hub = keras_hub.models.GemmaBackbone(**backbone_arguments(size))
+        config = backbone.get_config()
+        names = [*backbone_arguments("small"), "layer_norm_epsilon"]
+        hub = keras_hub.models.GemmaBackbone(
+            **{**{name: config[name] for name in names}, "dtype": "float32"}
+        )
         for theirs, ours in zip(hub.variables, backbone.variables, strict=True):
             assert theirs.path == ours.path
             theirs.assign(ours.value)
@@ -171,10 +193,15 @@ def timed(function, *args):
     return time.perf_counter() - start, result
 
 
-def in_turn(functions, repeats):
+def in_turn(functions, repeats, report=lambda seconds: None):
     """Run each once to compile, then all in turn; `name -> list of seconds`.
 
     In turn, so that a busy machine slows all of them alike.
+
+    Args:
+        functions: by name.
+        repeats: of each.
+        report: called with what there is after every round.
     """
     seconds = {name: [] for name in functions}
     for function in functions.values():
@@ -182,36 +209,62 @@ def in_turn(functions, repeats):
     for _ in range(repeats):
         for name, function in functions.items():
             seconds[name].append(timed(function)[0])
-            print(f"{name}: {seconds[name][-1]:.2f} s", flush=True)
+            print(f"{name}: {seconds[name][-1]:.3f} s", flush=True)
+        report(seconds)
     return seconds
+
+
+def medians(seconds):
+    """Of each of `in_turn`'s."""
+    return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 def median(values):
     return statistics.median(values)
 
 
-def copy_bandwidth():
-    """Bytes a second that numpy reads, one pass over 1 GB: the roofline's slope."""
+def bandwidth():
+    """Bytes a second that all cores together read, over 1 GB: the roofline's slope.
+
+    The best of numpy's maximum in one thread and in a thread for each core.
+    """
     data = np.ones(2**28, "float32")
+    cores = len(os.sched_getaffinity(0))
+    parts = np.split(data, cores) if len(data) % cores == 0 else [data]
     best = min(timed(lambda: float(data.max()))[0] for _ in range(5))
+    with concurrent.futures.ThreadPoolExecutor(len(parts)) as pool:
+        for _ in range(5):
+            seconds, _ = timed(lambda: list(pool.map(np.max, parts)))
+            best = min(best, seconds)
     return data.nbytes / best
 
 
-def write(name, figures):
-    """Figures beside device, date and versions, to results/<name>_<backend>.json."""
+class Report:
+    """Figures beside device, date and versions, in results/<name>_<backend>.json.
 
-    backend = keras.config.backend()
-    result = {
-        "device": device(),
-        "date": datetime.date.today().isoformat(),
-        "python": platform.python_version(),
-        "backend": backend,
-        "versions": {
-            name: version(name)
-            for name in ("keras", "keras-hub", "jax", "tensorflow", "transformers")
-        },
-        **figures,
-    }
-    path = RESULTS / f"{name}_{backend}.json"
-    path.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result, indent=2))
+    Written at every change, so that a run that is cut off keeps what it has. Figures of
+    an earlier run stay until they are measured again; each section says its date.
+    """
+
+    def __init__(self, name):
+        backend = keras.config.backend()
+        self._path = RESULTS / f"{name}_{backend}.json"
+        kept = json.loads(self._path.read_text()) if self._path.exists() else {}
+        self._content = {
+            "device": device(),
+            "python": platform.python_version(),
+            "backend": backend,
+            "versions": {
+                name: version(name)
+                for name in ("keras", "keras-hub", "jax", "tensorflow", "transformers")
+            },
+            "sections": kept.get("sections", {}),
+        }
+
+    def put(self, section, **figures):
+        """Replace figures of a section."""
+        found = self._content["sections"].setdefault(section, {})
+        found.update(date=datetime.date.today().isoformat(), **figures)
+        self._path.parent.mkdir(exist_ok=True)
+        self._path.write_text(json.dumps(self._content, indent=2) + "\n")
+        print(section, json.dumps(figures), flush=True)

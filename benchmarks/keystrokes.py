@@ -5,7 +5,7 @@
 A real file of 400 lines (from the standard library), the cursor in its middle, 200
 keystrokes: typing, a newline, deleting, moving two lines up. After each, a
 completion of 16 tokens. Ours is a session, in each layout; KerasHub and Transformers are
-asked cold, on every tenth keystroke: a cold call costs the same on all. Same random
+asked cold, on every twentieth keystroke: a cold call costs the same on all. Same random
 weights, prompts cut to fit 1,024 tokens; the cold ones all have 992.
 
 Reported: median and 95th percentile, and by kind of keystroke how many prompt tokens
@@ -118,7 +118,8 @@ def cold_prompt(tokenizer, prefix, suffix):
         prefix, suffix, (), CONTEXT - NEW - 1, tokenizer.encode, path="argparse.py"
     )
     ids = tokenizer.encode(fim.render(prefix, suffix, path="argparse.py"))
-    assert len(ids) >= length
+    if len(ids) < length:
+        raise ValueError(f"A prompt of {len(ids)} tokens; {length} are needed.")
     return [tokenizer.start_token_id, *ids[1 - length :]]
 
 
@@ -143,67 +144,64 @@ def summary(records):
     }
 
 
+def cold_calls(report, args, found, tokenizer, strokes):
+    """Every library asked cold; a row of the report after every round."""
+    seconds = {name: [] for name in found}
+    for number in range(0, args.strokes, args.cold_every):
+        _, prefix, suffix = strokes[number]
+        ids = cold_prompt(tokenizer, prefix, suffix)
+        for name, library in found.items():
+            if number == 0:
+                library.generate([ids], NEW, len(ids) + NEW)  # compiles
+            taken, _ = _models.timed(library.generate, [ids], NEW, len(ids) + NEW)
+            seconds[name].append(taken)
+            print(name, "cold", round(taken, 3), flush=True)
+        for name, values in seconds.items():
+            report.put(
+                f"{args.size} {name} cold",
+                strokes=len(values),
+                median_ms=1000 * _models.median(values),
+                p95_ms=1000 * float(np.percentile(values, 95)),
+            )
+
+
 def main():
     parser = _models.arguments(__doc__.splitlines()[0])
     parser.add_argument("--strokes", type=int, default=200)
-    parser.add_argument("--cold-every", type=int, default=10)
+    parser.add_argument("--cold-every", type=int, default=20, help="0: never")
+    parser.add_argument("--layouts", nargs="*", default=LAYOUTS)
     parser.add_argument(
         "--count-only", action="store_true", help="no model: only what is reused"
     )
     args = parser.parse_args()
-    tokenizer = CodeGemmaTokenizer.from_preset("code_gemma_tiny_py")
+    tokenizer = CodeGemmaTokenizer.from_preset(_models.EMBEDDED)
     strokes = list(keystrokes(source(), args.strokes))
     if args.count_only:
-        counts = {
-            f"context {context}": {
-                layout: count_reuse(tokenizer, context, layout, strokes)
-                for layout in LAYOUTS
-            }
-            for context in (1024, 8192)
-        }
-        _models.write("keystroke_reuse", {"strokes": args.strokes, **counts})
+        report = _models.Report("keystroke_reuse")
+        for context in (1024, 8192):
+            for layout in LAYOUTS:
+                found = count_reuse(tokenizer, context, layout, strokes)
+                report.put(f"context {context} {layout}", by_kind=found)
         return
-    found = _models.libraries(args.size, args.peers)
+    report = _models.Report("keystrokes")
+    found = _models.libraries(args.size, args.peers if args.cold_every else ())
+    if args.cold_every:
+        cold_calls(report, args, found, tokenizer, strokes)
     lm = CodeGemmaCausalLM(
         found["ours"].lm.backbone,
         CodeGemmaCausalLMPreprocessor(tokenizer, sequence_length=CONTEXT),
     )
-    lm.warm_up()
-    figures = {}
-    for layout in LAYOUTS:
+    for layout in args.layouts:
+        # Twice: the first replay compiles whatever it needs.
+        replay(lm.session(layout), strokes[:: max(1, args.strokes // 10)])
         session = lm.session(layout)
         session.warm(*strokes[0][1:], path="argparse.py", max_new_tokens=NEW)
-        figures[f"ours {layout}"] = summary(replay(session, strokes))
-        print(layout, figures[f"ours {layout}"], flush=True)
-    cold = {name: [] for name in found}
-    for number in range(0, args.strokes, args.cold_every):
-        _, prefix, suffix = strokes[number]
-        ids = cold_prompt(lm.tokenizer, prefix, suffix)
-        for name, library in found.items():
-            if number == 0:
-                library.generate([ids], NEW, len(ids) + NEW)  # compiles
-            seconds, _ = _models.timed(library.generate, [ids], NEW, len(ids) + NEW)
-            cold[name].append(seconds)
-            print(name, "cold", round(seconds, 3), flush=True)
-    for name, seconds in cold.items():
-        figures[f"{name} cold"] = {
-            "strokes": len(seconds),
-            "median_ms": 1000 * _models.median(seconds),
-            "p95_ms": 1000 * float(np.percentile(seconds, 95)),
-        }
-    best = min(figures[f"ours {layout}"]["median_ms"] for layout in LAYOUTS)
-    _models.write(
-        "keystrokes",
-        {
-            "size": args.size,
-            "strokes": args.strokes,
-            "new_tokens": NEW,
-            "figures": figures,
-            "best_layout_times_faster_on_the_median": {
-                name: figures[f"{name} cold"]["median_ms"] / best for name in found
-            },
-        },
-    )
+        records = []
+        for stroke in strokes:
+            records += replay(session, [stroke])
+            if len(records) % 20 == 0:
+                section = f"{args.size} ours {layout}"
+                report.put(section, strokes=len(records), **summary(records))
 
 
 if __name__ == "__main__":

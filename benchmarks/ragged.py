@@ -8,7 +8,6 @@ nothing, so all do 512 new tokens.
 """
 
 import _models
-import numpy as np
 
 LENGTHS = (32, 64, 96, 480)
 
@@ -17,33 +16,31 @@ def main():
     parser = _models.arguments(__doc__.splitlines()[0])
     parser.add_argument("--new", type=int, default=128)
     args = parser.parse_args()
+    report = _models.Report("ragged")
     found = _models.libraries(args.size, args.peers)
-    rng = np.random.default_rng(1)
-    vocabulary = _models.SIZES[args.size][0]
-    prompts = [rng.integers(5, vocabulary, n).tolist() for n in LENGTHS]
+    prompts = _models.random_prompts(found["ours"].lm.backbone, LENGTHS)
     context = max(LENGTHS) + args.new
     calls = {
         name: (lambda lib=lib: lib.generate(prompts, args.new, context))
         for name, lib in found.items()
     }
-    seconds = _models.in_turn(calls, args.repeats)
-    medians = {name: _models.median(values) for name, values in seconds.items()}
-    _models.write(
-        "ragged",
-        {
-            "size": args.size,
-            "repeats": args.repeats,
-            "lengths": LENGTHS,
-            "new_tokens": args.new,
-            "seconds": medians,
-            "tokens_per_second": {
-                name: args.new * len(LENGTHS) / value for name, value in medians.items()
+
+    def write(seconds):
+        middle = _models.medians(seconds)
+        new = args.new * len(LENGTHS)
+        report.put(
+            args.size,
+            lengths=LENGTHS,
+            new_tokens=args.new,
+            seconds=seconds,
+            median_seconds=middle,
+            tokens_per_second={name: new / value for name, value in middle.items()},
+            ours_times_faster={
+                name: value / middle["ours"] for name, value in middle.items()
             },
-            "ours_times_faster": {
-                name: value / medians["ours"] for name, value in medians.items()
-            },
-        },
-    )
+        )
+
+    _models.in_turn(calls, args.repeats, write)
 
 
 if __name__ == "__main__":

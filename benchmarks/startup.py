@@ -7,6 +7,11 @@ for the first token after a prompt of 200, greedy, and times that call. The firs
 finds an empty folder of compiled programs, the second what the first left; KerasHub the
 same beside it. JAX only: TensorFlow keeps nothing on disk. Imports and the making of
 the weights are the same for all and not counted; they are listed.
+
+    KERAS_BACKEND=jax python benchmarks/startup.py --part compilations
+
+counts what is compiled for prompts of 200 different lengths after `warm_up`, by the
+engine and on JAX by JAX itself, with the embedded preset.
 """
 
 import argparse
@@ -24,16 +29,15 @@ def measure(library, size, folder):
     import keras
     import numpy as np
 
-    from codegemma_keras import CodeGemmaBackbone
     from codegemma_keras.decoding.programs import keep_compiled
 
     keep_compiled(folder)
-    sizes = _models.backbone_arguments(size)
     if library == "ours":
-        model = _models.Ours(CodeGemmaBackbone(**sizes))
+        model = _models.Ours(_models.make_backbone(size))
     else:
         import keras_hub
 
+        sizes = _models.backbone_arguments(size)
         model = _models.KerasHub(keras_hub.models.GemmaBackbone(**sizes))
     prompt = np.random.default_rng(1).integers(5, 1000, 200).tolist()
     ready = time.perf_counter()
@@ -50,6 +54,7 @@ def measure(library, size, folder):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--part", nargs="*", default=["startup"])
     parser.add_argument("--size", default="mid")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--library", choices=("ours", "keras_hub"), help="internal")
@@ -58,7 +63,13 @@ def main():
     if args.library:
         print(json.dumps(measure(args.library, args.size, args.folder)))
         return
-    runs = {}
+    import _models
+
+    report, runs = _models.Report("startup"), {}
+    if "compilations" in args.part:
+        compilations(report)
+    if "startup" not in args.part:
+        return
     for _ in range(args.repeats):
         for library in ("ours", "keras_hub"):
             with tempfile.TemporaryDirectory() as folder:
@@ -71,27 +82,62 @@ def main():
                     result = json.loads(done.stdout.splitlines()[-1])
                     runs.setdefault(f"{library} {process}", []).append(result)
                     print(library, process, result, flush=True)
+        write(report, args.size, runs)
+
+
+def compilations(report, lengths=200, new=16):
+    """How many programs are compiled after `warm_up`."""
+    import _models
+    import keras
+
+    from codegemma_keras import CodeGemmaCausalLM
+
+    lm = CodeGemmaCausalLM.from_preset(_models.EMBEDDED, dtype="float32")
+    seconds, ahead = _models.timed(lm.warm_up, lengths + new)
+    events = []
+    if keras.config.backend() == "jax":
+        import jax
+
+        jax.monitoring.register_event_duration_secs_listener(
+            lambda event, *_, **__: (
+                events.append(event)
+                if event.endswith("backend_compile_duration")
+                else None
+            )
+        )
+    before = lm.engine.compilations
+    for prompt in _models.random_prompts(lm.backbone, range(1, lengths + 1)):
+        lm.engine.generate([prompt], new, lm.tokenizer.stop_token_ids)
+    report.put(
+        "compilations",
+        prompts=lengths,
+        programs_by_warm_up=ahead,
+        warm_up_seconds=seconds,
+        programs_after=lm.engine.compilations - before,
+        jax_compilations_after=len(events),
+    )
+
+
+def write(report, size, runs):
+    """Medians of the runs so far."""
     import _models
 
-    medians = {
+    middle = {
         name: {
             key: _models.median([r[key] for r in results])
             for key in ("ready_seconds", "first_call_seconds", "next_call_seconds")
         }
         for name, results in runs.items()
     }
-    ratios = {
-        library: medians[f"{library} second"]["first_call_seconds"]
-        / medians[f"{library} first"]["first_call_seconds"]
-        for library in ("ours", "keras_hub")
-    }
-    _models.write(
-        "startup",
-        {
-            "size": args.size,
-            "repeats": args.repeats,
-            "medians": medians,
-            "second_over_first": ratios,
+    call = "first_call_seconds"
+    report.put(
+        size,
+        repeats=len(runs["ours first"]),
+        medians=middle,
+        second_over_first={
+            library: middle[f"{library} second"][call]
+            / middle[f"{library} first"][call]
+            for library in ("ours", "keras_hub")
         },
     )
 

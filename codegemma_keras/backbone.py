@@ -69,9 +69,13 @@ class RMSNormalization(keras.layers.Layer):
         return {**super().get_config(), "epsilon": self.epsilon}
 
 
-def adapted(layer, x, training=None):
-    """`layer(x)`, with what its LoRA adapter adds if it has one (see lora.py)."""
-    y = layer(x)
+def adapted(layer, x, training=None, apply=None):
+    """`layer(x)`, with what its LoRA adapter adds if it has one (see lora.py).
+
+    Args:
+        apply: computes `layer(x)` in another way; default: the layer itself.
+    """
+    y = (apply or layer)(x)
     adapter = getattr(layer, "adapter", None)
     return y if adapter is None else adapter(y, x, training=training)
 
@@ -95,8 +99,10 @@ class CachedGemmaAttention(keras.layers.Layer):
         self.value_dense = self._dense(
             "bsd,kdh->bskh", self.num_key_value_heads, "value"
         )
+        # N and H as `a` and `c`: JAX contracts in the order of the alphabet, and in any
+        # order but memory's it would copy the kernel at every decoded token.
         self.output_dense = keras.layers.EinsumDense(
-            "btnh,nhd->btd",
+            "btac,acd->btd",
             output_shape=(None, width),
             dtype=self.dtype_policy,
             name="attention_output",
@@ -128,7 +134,11 @@ class CachedGemmaAttention(keras.layers.Layer):
         Returns:
             `[B, T, D]`, and the new `(keys, values)` when a cache was given.
         """
-        query = apply_rotary(adapted(self.query_dense, x, training), *rotary)
+        one = x.shape[1] == 1 and self.query_dense.quantization_mode is None
+        query = adapted(
+            self.query_dense, x, training, self._query_of_one if one else None
+        )
+        query = apply_rotary(query, *rotary)
         key = apply_rotary(adapted(self.key_dense, x, training), *rotary)
         value = adapted(self.value_dense, x, training)  # [B, T, K, H]
         if cache is not None:
@@ -141,6 +151,17 @@ class CachedGemmaAttention(keras.layers.Layer):
         attended = attend(query, key, value)  # [B, T, N, H]
         output = adapted(self.output_dense, attended, training)
         return output if cache is None else (output, cache)
+
+    def _query_of_one(self, x):
+        """`query_dense(x)` of one token a row.
+
+        The kernel is `[N, D, H]`. With N as a batch it is read as it stands; else XLA
+        would make a copy `[D, N, H]` at every decoded token.
+        """
+        kernel = ops.cast(self.query_dense.kernel, x.dtype)
+        shape = (ops.shape(x)[0], 1, self.num_query_heads, x.shape[-1])
+        x = ops.broadcast_to(x[:, :, None, :], shape)
+        return ops.einsum("btnd,ndh->btnh", x, kernel)
 
     def _attend(self, query, key, value, mask):
         groups = self.num_query_heads // self.num_key_value_heads

@@ -10,11 +10,9 @@ import threading
 
 import keras
 import keras_hub
-import numpy as np
-from keras import ops
 
 from codegemma_keras import chat, losses, presets
-from codegemma_keras.backbone import CodeGemmaBackbone
+from codegemma_keras.backbone import CodeGemmaBackbone, quiet_quantization
 from codegemma_keras.decoding import (
     Completion,
     Engine,
@@ -22,11 +20,11 @@ from codegemma_keras.decoding import (
     Session,
     keras_hub_samplers,
     programs,
+    raw,
     request,
     scoring,
 )
-from codegemma_keras.decoding.stopping import Stops
-from codegemma_keras.decoding.text import GrowingText, Watch, pieces
+from codegemma_keras.decoding.text import Watch
 from codegemma_keras.preprocessor import CodeGemmaCausalLMPreprocessor
 
 # Threads that share a model must get one engine. Not an attribute: models are copied.
@@ -138,6 +136,11 @@ class CodeGemmaCausalLM(keras_hub.models.CausalLM):
         """Save as a KerasHub preset folder (shards of `max_shard_size` GB)."""
         presets.save_task(self, preset_dir, max_shard_size)
 
+    def quantize(self, *args, **kwargs):
+        """As `keras.Model.quantize`, for example `quantize("int8")` or `("int4")`."""
+        with quiet_quantization():
+            super().quantize(*args, **kwargs)
+
     # Training without logits: Keras's hooks; the work is done in `losses`.
 
     def train_step(self, *args):
@@ -214,8 +217,7 @@ class CodeGemmaCausalLM(keras_hub.models.CausalLM):
             stop_strings: the text ends before the first of these.
             sampling: a `Sampling`; default: as the compiled sampler.
             seed: int; each prompt of a batch draws from (seed, its index).
-            speculate: guess tokens that stood in the text before; the same result,
-                sooner where text repeats.
+            speculate: True or a draft model; see `decoding.Options`.
 
         Returns:
             Strings (one if one was given), or a dictionary with the same keys.
@@ -223,66 +225,26 @@ class CodeGemmaCausalLM(keras_hub.models.CausalLM):
         Raises:
             ValueError: a prompt does not fit; wrong ids; no room for a new token.
         """
-        sampling = sampling or Sampling.from_keras_hub(self.sampler)
-        if sampling is None:
+        if sampling is None and Sampling.from_keras_hub(self.sampler) is None:
             return self._generate_with_keras_hub(
                 inputs, max_length, max_new_tokens, stop_token_ids, strip_prompt
             )
-        stops = self._stop_token_ids(stop_token_ids)
-        if isinstance(inputs, dict):
-            return self._generate_ids(inputs, stops, sampling, seed, strip_prompt)
-        if hasattr(inputs, "as_numpy_iterator"):  # a tf.data.Dataset of batches
-            batches = [[t.decode() for t in b] for b in inputs.as_numpy_iterator()]
-            inputs = [text for batch in batches for text in batch]
-        single = isinstance(inputs, str)
-        texts = [inputs] if single else [str(text) for text in inputs]
-        prompts = [self._raw_prompt(text) for text in texts]
-        budgets = [
-            self._new_tokens(len(p), max_length, max_new_tokens) for p in prompts
-        ]
-        run = self.engine.start(
-            prompts,
-            budgets,
-            stops,
-            sampling,
-            request.seeds(seed, len(texts)),
+        how = raw.How(
+            raw.stop_token_ids(self, stop_token_ids),
+            request.sampling_of(self, sampling),
+            seed,
             speculate,
+            strip_prompt,
         )
-        ends = Stops(stop_strings)
-        grown = [GrowingText(self.tokenizer, ends) for _ in texts]
-        for _ in pieces(run, grown, Watch(), bool(ends)):
-            pass
-        outputs = [
-            new.text if strip_prompt else text + new.text
-            for text, new in zip(texts, grown, strict=True)
-        ]
-        return outputs[0] if single else outputs
+        if isinstance(inputs, dict):
+            return raw.generate_ids(self, inputs, how)
+        return raw.generate(self, inputs, how, max_length, max_new_tokens, stop_strings)
 
-    def infill(self, prefix, suffix="", **kwargs) -> str:
-        """The text that belongs between `prefix` and `suffix`.
+    def infill(self, prefix, suffix="", **options) -> str:
+        """The text that belongs between `prefix` and `suffix`: that of `complete`."""
+        return self.complete(prefix, suffix, **options).text
 
-        The text of `complete`, whose arguments it takes.
-        """
-        return self.complete(prefix, suffix, **kwargs).text
-
-    def complete(
-        self,
-        prefix,
-        suffix="",
-        *,
-        path=None,
-        context=(),
-        max_new_tokens=128,
-        mode="psm",
-        stop_strings=(),
-        until=None,
-        stop_at_suffix=False,
-        time_limit_ms=None,
-        cancelled=None,
-        sampling=None,
-        seed=None,
-        speculate=False,
-    ) -> Completion:
+    def complete(self, prefix, suffix="", **options) -> Completion:
         """Fill in the middle, with how it ended.
 
         Text that is too long for the context is cut, farthest from the cursor first
@@ -291,66 +253,39 @@ class CodeGemmaCausalLM(keras_hub.models.CausalLM):
         Args:
             prefix: str, the text before the cursor; may be empty.
             suffix: str, the text after the cursor; may be empty.
-            path: str, the file's path in its repository; recommended.
-            context: `(path, text)` pairs of other files, most related last.
-            max_new_tokens: int.
-            mode: `"psm"` or `"spm"`, the order of the prompt.
-            stop_strings: the completion ends before the first of these.
-            until: None, `"line"` (end before the first line end) or `"block"` (end where
-                the cursor's block does; see `decoding.stopping.Stops`).
-            stop_at_suffix: end before a line that repeats the suffix's first whole line.
-            time_limit_ms: end after so many milliseconds, with what there is.
-            cancelled: a function that is asked every few tokens; True ends the request,
-                with what there is.
-            sampling: a `Sampling`; default: as the compiled sampler.
-            seed: int.
-            speculate: guess tokens that stood in the prompt before; the same result,
-                sooner where text repeats.
+            **options: `path`, `context`, `max_new_tokens`, `mode`, `stop_strings`,
+                `until`, `stop_at_suffix`, `time_limit_ms`, `cancelled`, `sampling`,
+                `seed`, `speculate`: see `decoding.Options`.
 
         Returns:
             A `Completion`.
 
         Raises:
             ValueError: no room for a prompt; an empty stop string; a sampler that looks
-                at more than one token.
+                at more than one token; a draft model of another vocabulary.
         """
-        return request.complete(
-            self,
-            prefix,
-            suffix,
-            path=path,
-            context=context,
-            max_new_tokens=max_new_tokens,
-            mode=mode,
-            stop_strings=stop_strings,
-            until=until,
-            stop_at_suffix=stop_at_suffix,
-            time_limit_ms=time_limit_ms,
-            cancelled=cancelled,
-            sampling=sampling,
-            seed=seed,
-            speculate=speculate,
-        )
+        return request.complete(self, prefix, suffix, **options)
 
-    def alternatives(self, prefix, suffix="", *, n=3, **kwargs) -> list[Completion]:
-        """Several completions from one prefill; arguments as of `complete`.
+    def alternatives(self, prefix, suffix="", *, n=3, **options) -> list[Completion]:
+        """Several completions from one prefill.
 
         Args:
             n: int, how many. They differ only if `sampling` is not greedy.
+            prefix, suffix, **options: as of `complete`.
 
         Returns:
             n `Completion`s; the first is what `complete` gives with the same seed.
         """
-        return request.complete(self, prefix, suffix, n=n, **kwargs)
+        return request.complete(self, prefix, suffix, n=n, **options)
 
-    def stream(self, prefix, suffix="", **kwargs):
+    def stream(self, prefix, suffix="", **options):
         """The text of `complete`, piece by piece; arguments as of `complete`.
 
         Yields:
             Strings: whole characters, as soon as no stop can take them back. Leaving the
             loop ends the work: at most one visit of the device, a few tokens, is lost.
         """
-        return request.stream(self, prefix, suffix, **kwargs)
+        return request.stream(self, prefix, suffix, **options)
 
     def session(self, layout="line") -> Session:
         """A `decoding.Session`: completions that reuse what earlier ones computed."""
@@ -386,19 +321,11 @@ class CodeGemmaCausalLM(keras_hub.models.CausalLM):
         sampling = sampling or Sampling.from_keras_hub(self.sampler) or Sampling()
         parts = [part for part, _ in chat.render(messages, add_generation_prompt=True)]
         ids = [self.tokenizer.start_token_id, *self.tokenizer.encode(parts)]
-        limit = self._new_tokens(len(ids), None, max_new_tokens)
-        run = self.engine.start(
-            [ids],
-            limit,
-            self.tokenizer.stop_token_ids,
-            sampling,
-            request.seeds(seed, 1),
-        )
-        stops = Stops(stop_strings)
-        grown = GrowingText(self.tokenizer, stops)
-        for _ in pieces(run, [grown], Watch.of(time_limit_ms, cancelled), bool(stops)):
-            pass
-        return grown.text
+        limit = raw.new_tokens(self, len(ids), None, max_new_tokens)
+        how = raw.How(self.tokenizer.stop_token_ids, sampling, seed)
+        watch = Watch.of(time_limit_ms, cancelled)
+        [answer] = raw.texts(self, [ids], [limit], how, stop_strings, watch)
+        return answer
 
     def score(self, texts, *, batch_size=8):
         """Log-probability of each token of texts, given those before it.
@@ -415,7 +342,7 @@ class CodeGemmaCausalLM(keras_hub.models.CausalLM):
         """
         if isinstance(texts, str):
             raise TypeError("score() takes a list of texts; got one string.")
-        prompts = [self._raw_prompt(t) if isinstance(t, str) else t for t in texts]
+        prompts = [raw.prompt(self, t) if isinstance(t, str) else t for t in texts]
         return scoring.score(self.engine, prompts, batch_size)
 
     def warm_up(
@@ -434,7 +361,7 @@ class CodeGemmaCausalLM(keras_hub.models.CausalLM):
                 preprocessor's `sequence_length`.
             batch_sizes: prompts at once.
             sampling: a `Sampling` or several; default: as the compiled sampler.
-            speculate: bool, also for `speculate=True`.
+            speculate: also for requests that speculate so: True, or the draft model.
             compiled_folder: keep compiled programs there, for every later process that
                 names the same folder (JAX only).
 
@@ -454,59 +381,6 @@ class CodeGemmaCausalLM(keras_hub.models.CausalLM):
             speculate,
         )
 
-    def _raw_prompt(self, text):
-        ids = [int(t) for t in self.tokenizer.tokenize(text)]
-        if self.preprocessor.add_start_token:
-            ids.insert(0, self.tokenizer.start_token_id)
-        return ids
-
-    def _stop_token_ids(self, stop_token_ids):
-        if stop_token_ids is None:
-            return ()
-        if isinstance(stop_token_ids, str):
-            if stop_token_ids != "auto":
-                raise ValueError(
-                    f"stop_token_ids={stop_token_ids!r}: give 'auto', None or ids."
-                )
-            return self.tokenizer.stop_token_ids
-        return tuple(int(t) for t in stop_token_ids)
-
-    def _new_tokens(self, prompt_length, max_length, max_new_tokens):
-        """How many tokens a prompt of `prompt_length` may grow by."""
-        limit = max_length or self.preprocessor.sequence_length
-        if prompt_length > limit:
-            raise ValueError(
-                f"The prompt has {prompt_length} tokens, but the limit is {limit} (prompt "
-                "and new tokens together). Shorten it; infill() cuts the text around the "
-                "cursor to fit by itself, and `fim.shrink` does it for prompts of your "
-                "own. If the model was trained on longer text, raise "
-                "`lm.preprocessor.sequence_length`."
-            )
-        room = limit - prompt_length
-        return room if max_new_tokens is None else min(room, max_new_tokens)
-
-    def _generate_ids(self, inputs, stops, sampling, seed, strip_prompt):
-        """`generate` on `{"token_ids", "padding_mask"}`, each `[B, max_length]`."""
-        token_ids = np.array(ops.convert_to_numpy(inputs["token_ids"]))
-        mask = ops.convert_to_numpy(inputs["padding_mask"]).astype(bool)
-        lengths = mask.sum(axis=1)
-        prompts = [row[:n].tolist() for row, n in zip(token_ids, lengths, strict=True)]
-        width = token_ids.shape[1]
-        results = self.engine.generate(
-            prompts, width - lengths, stops, sampling, request.seeds(seed, len(prompts))
-        )
-        out_ids = np.zeros_like(token_ids)
-        out_mask = np.zeros_like(mask)
-        for i, (prompt, result) in enumerate(zip(prompts, results, strict=True)):
-            new = list(result.token_ids)
-            if result.stop_token is not None:
-                new.append(result.stop_token)
-            row = new if strip_prompt else (prompt + new)
-            row = row[: width - (len(prompt) if strip_prompt else 0)]
-            out_ids[i, : len(row)] = row
-            out_mask[i, : len(row)] = True
-        return {"token_ids": out_ids, "padding_mask": out_mask}
-
     # Samplers of other kinds (beam search, contrastive search, a user's own)
 
     def _generate_with_keras_hub(
@@ -514,10 +388,10 @@ class CodeGemmaCausalLM(keras_hub.models.CausalLM):
     ):
         if max_new_tokens is not None and max_length is None and self.preprocessor:
             texts = [inputs] if isinstance(inputs, str) else list(inputs)
-            longest = max(len(self._raw_prompt(text)) for text in texts)
+            longest = max(len(raw.prompt(self, text)) for text in texts)
             max_length = longest + max_new_tokens
         if isinstance(stop_token_ids, str) and stop_token_ids == "auto":
-            stop_token_ids = list(self._stop_token_ids("auto"))
+            stop_token_ids = list(raw.stop_token_ids(self, "auto"))
         return super().generate(
             inputs,
             max_length=max_length,

@@ -153,3 +153,21 @@ def test_fit_on_strings_learns_them():
         "loss"
     ][-1]
     assert last < first / 2
+
+
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+def test_a_quantized_model_completes_and_says_nothing(kind):
+    """Warnings are errors here: Keras would warn of every norm and embedding."""
+    lm = tiny_models.our_task()
+    lm.quantize(kind)
+    done = lm.complete("def f(x):\n", "\n", max_new_tokens=6)
+    assert len(done.token_ids) <= 6
+    cold = lm.generate("abc", max_new_tokens=12, strip_prompt=True)
+    guessed = lm.generate("abc", max_new_tokens=12, strip_prompt=True, speculate=True)
+    assert guessed == cold
+
+
+def test_options_are_checked(lm):
+    for ask in (lm.infill, lm.complete, lm.stream, lm.alternatives, lm.session().warm):
+        with pytest.raises(TypeError, match="max_tokens"):
+            ask("a", "b", max_tokens=3)

@@ -143,7 +143,7 @@ def test_speculation_saves_forwards_where_text_repeats(engine):
 
 
 def test_lookup_takes_the_longest_and_latest_agreement():
-    from codegemma_keras.decoding.steps import lookup_draft
+    from codegemma_keras.decoding.drafts import lookup_draft
 
     #           0  1  2  3  4  5  6  7  8
     history = [[1, 2, 9, 5, 2, 7, 1, 2, 0], [4, 6, 4, 6, 0, 0, 0, 0, 0]]

@@ -130,7 +130,7 @@ def test_leaving_a_stream_ends_the_work(lm, monkeypatch):
     visits = []
     decode = lm.engine.decode
     monkeypatch.setattr(
-        lm.engine, "decode", lambda *a: visits.append(int(a[8])) or decode(*a)
+        lm.engine, "decode", lambda *a: visits.append(int(a[3])) or decode(*a)
     )
     for _ in lm.stream(PREFIX, SUFFIX, max_new_tokens=100, sampling=SAMPLED, seed=3):
         break

@@ -13,8 +13,10 @@ VISIT = 32
 WATCHED_VISIT = 8
 # A watched visit lasts about so long, so that text streams as it comes.
 WATCHED_SECONDS = 0.05
-# Tokens guessed at once by prompt lookup.
-DRAFT_WIDTH = 7
+# Reading the weights for a prefill chunk takes as long as computing so many of its
+# tokens: arithmetic over bandwidth, of two CPU cores and of an H100 in bfloat16.
+TOKENS_PER_READ = 16
+TOKENS_PER_READ_GPU = 256
 
 
 def bucket(length: int, smallest: int = 64) -> int:
@@ -38,26 +40,35 @@ def row_bucket(rows: int) -> int:
     return 1 << (rows - 1).bit_length()
 
 
-def prefill_plan(lengths: Sequence[int], start: int = 0):
-    """How to prefill prompts, longest first, with little padding in few programs.
+def prefill_plan(lengths: Sequence[int], start: int = 0, read: int = TOKENS_PER_READ):
+    """How to prefill prompts, longest first: the cheapest sequence of chunks.
 
     Args:
         lengths: of the prompts, descending.
         start: slots below hold the right tokens already.
+        read: what a chunk costs besides its tokens, in tokens.
 
     Returns:
         List of `(offset, width, rows)`: columns offset..offset+width-1 of the first
         `rows` prompts.
     """
-    plan, offset = [], start
-    while offset < lengths[0]:
+    narrowest = PREFILL_CHUNKS[0]
+    last = start + (lengths[0] - start - 1) // narrowest * narrowest
+    best = {}  # offset -> cost of it and all after it, its (offset, width, rows)
+    for offset in range(last, start - 1, -narrowest):
         left = [n - offset for n in lengths if n > offset]
         rows = min(row_bucket(len(left)), row_bucket(len(lengths)))
-        # The widest chunk that is at least half full; else the narrowest.
         for width in reversed(PREFILL_CHUNKS):
             useful = sum(min(n, width) for n in left)
-            if 2 * useful >= rows * width or width == PREFILL_CHUNKS[0]:
-                break
-        plan.append((offset, width, rows))
-        offset += width
+            # At least half full: `warm_up` counts on it.
+            if 2 * useful < rows * width and width > narrowest:
+                continue
+            after, _ = best.get(offset + width, (0, None))
+            cost = read + rows * width + after
+            if offset not in best or cost < best[offset][0]:
+                best[offset] = cost, (offset, width, rows)
+    plan, offset = [], start
+    while offset in best:
+        plan.append(best[offset][1])
+        offset += plan[-1][1]
     return plan

@@ -16,15 +16,17 @@ from keras import ops
 
 from codegemma_keras.decoding import scoring, steps
 from codegemma_keras.decoding.buckets import (
-    DRAFT_WIDTH,
     MAX_STOP_IDS,
     PREFILL_CHUNKS,
+    TOKENS_PER_READ,
+    TOKENS_PER_READ_GPU,
     VISIT,
     bucket,
     row_bucket,
 )
+from codegemma_keras.decoding.drafts import Lookup, SmallerModel
 from codegemma_keras.decoding.lock import FairLock
-from codegemma_keras.decoding.programs import compile_program
+from codegemma_keras.decoding.programs import compile_program, on_cpu
 from codegemma_keras.decoding.run import Generation, Held, Run
 from codegemma_keras.decoding.sampling import Sampling
 
@@ -41,7 +43,7 @@ class Engine:
     """
 
     def __init__(self, model):
-        self._model = model
+        self.model = model
         self.backbone = model.backbone
         self.lock = FairLock()
         self.compilations = 0
@@ -49,6 +51,7 @@ class Engine:
         self._programs = {}
         self._shapes = set()
         self.seconds_per_step = {}
+        self.tokens_per_read = TOKENS_PER_READ if on_cpu() else TOKENS_PER_READ_GPU
 
     # Generating
 
@@ -59,7 +62,7 @@ class Engine:
         stop_token_ids: Sequence[int] = (),
         sampling: Sampling = Sampling(),
         seeds: Sequence[int] | None = None,
-        speculate: bool = False,
+        speculate=False,
     ) -> list[Generation]:
         """Continue each prompt.
 
@@ -70,8 +73,9 @@ class Engine:
             stop_token_ids: ids that end a row; not part of the result.
             sampling: how tokens are chosen.
             seeds: one int per prompt. Default: 0, 1, 2, ...
-            speculate: guess tokens by prompt lookup; the same tokens, sooner where text
-                repeats.
+            speculate: True guesses tokens by prompt lookup; a smaller
+                `CodeGemmaCausalLM` of the same vocabulary guesses by itself. The same
+                tokens, sooner where the guesses are right.
 
         Returns:
             B generations, in order.
@@ -105,7 +109,25 @@ class Engine:
         self.check_prompts(prompts)
         stop_ids = self._stop_ids(limits, stop_token_ids)
         seeds = list(range(len(prompts))) if seeds is None else list(seeds)
-        return Run(self, prompts, limits, stop_ids, sampling, seeds, speculate, held)
+        drafter = self.drafter(speculate)
+        return Run(self, prompts, limits, stop_ids, sampling, seeds, drafter, held)
+
+    def drafter(self, speculate):
+        """Who guesses: None, `Lookup` or `SmallerModel`; `speculate` as in `generate`.
+
+        Raises:
+            ValueError: a model of another vocabulary.
+        """
+        if isinstance(speculate, bool):
+            return Lookup() if speculate else None
+        theirs = speculate.backbone.vocabulary_size
+        if theirs != self.backbone.vocabulary_size:
+            raise ValueError(
+                f"The draft model has {theirs} token ids, this model "
+                f"{self.backbone.vocabulary_size}: they must share a vocabulary. Use "
+                "speculate=True, which needs no second model."
+            )
+        return SmallerModel(speculate.engine)
 
     def check_prompts(self, prompts):
         """Raise ValueError for an empty prompt and for ids that are no tokens."""
@@ -142,7 +164,7 @@ class Engine:
         max_length: int,
         batch_sizes: Sequence[int] = (1,),
         samplings: Sequence[Sampling] = (Sampling(),),
-        speculate: bool = False,
+        speculate=False,
     ) -> int:
         """Compile every program that requests of these sizes need.
 
@@ -151,65 +173,74 @@ class Engine:
             batch_sizes: rows; each is rounded up to a power of two, and those below are
                 compiled too, for batches whose rows end at different times.
             samplings: every `Sampling` that will be used.
-            speculate: also the programs of speculative decoding.
+            speculate: also the programs of speculative decoding, as in `generate`.
 
         Returns:
             How many programs were compiled.
         """
         before = self.compilations
+        drafter = self.drafter(speculate)
         largest = row_bucket(max(batch_sizes))
         sizes = [1 << i for i in range(largest.bit_length())]
         # A chunk is at least half full, so its padding is at most half the widest, and
         # no more than the prompt; a visit may be planned by another row's limit.
         padding = max(VISIT, min(max_length, PREFILL_CHUNKS[-1] // 2))
-        reach = max_length + padding + 1 + 2 * DRAFT_WIDTH * speculate
+        reach = max_length + padding + 1 + (2 * drafter.width if drafter else 0)
         widths = [w for w in PREFILL_CHUNKS if w < 2 * max_length or w == 8]
         slots = [bucket(1)]
         while slots[-1] < reach:
             slots.append(bucket(slots[-1] + 1))
         for rows in sizes:
             for size, larger in zip(slots, [*slots[1:], None], strict=True):
-                self._warm(rows, size, larger, widths, samplings, speculate)
+                self._warm(rows, size, larger, widths, samplings, drafter)
         return self.compilations - before
 
-    def _warm(self, rows, slots, larger, widths, samplings, speculate):
+    def _warm(self, rows, slots, larger, widths, samplings, drafter):
         with self.lock:
             hidden, cache = self.empty(rows, slots)
             lengths = np.ones(rows, "int32")
-            for width in widths:
-                part = 1
-                while part <= rows and width <= slots:
+            parts = [1 << i for i in range(rows.bit_length())]
+            for width in [w for w in widths if w <= slots]:
+                for part in parts:
                     ids = np.zeros((part, width), "int32")
                     hidden, cache = self.prefill(
                         ids, np.int32(0), lengths, hidden, cache
                     )
-                    part *= 2
-            state = (
-                *(np.ones(rows, "int32") for _ in range(4)),  # tokens to limits
-                np.ones(rows, bool),
-                np.zeros(rows, "uint32"),
-                np.full(MAX_STOP_IDS, -1, "int32"),
-            )
+            each = [np.ones(rows, "int32") for _ in range(4)]  # tokens to limits
+            state = steps.Rows(*each, np.ones(rows, bool), np.zeros(rows, "uint32"))
+            stop_ids, count = np.full(MAX_STOP_IDS, -1, "int32"), np.int32(0)
             for sampling in samplings:
-                self.first(sampling, hidden, state[5])
-                *_, cache = self.decode(sampling, *state, np.int32(0), cache)
-                if speculate:
-                    history = np.zeros((rows, slots), "int32")
+                self.first(sampling, hidden, state.seeds)
+                *_, cache = self.decode(sampling, state, stop_ids, count, cache)
+            self._warm_moves(rows, larger, parts, cache, None)
+            if drafter is not None:
+                hidden, cache = self.empty(rows, slots, drafter)
+                for width in [w for w in widths if w <= slots]:
+                    for part in parts:
+                        ids = np.zeros((part, width), "int32")
+                        hidden, cache = self.prefill(
+                            ids, np.int32(0), lengths, hidden, cache, drafter
+                        )
+                for sampling in samplings:
+                    memory = np.zeros((rows, slots), "int32")
                     *_, cache = self.speculate(
-                        sampling, *state, np.int32(0), history, cache
+                        sampling, drafter, state, stop_ids, count, memory, cache
                     )
-            part = 1
-            while part <= rows:
-                self.take_rows(cache, np.zeros(part, "int32"))
-                self.take_rows(self.empty(part, slots), np.zeros(rows, "int32"))
-                part *= 2
-            if larger is not None:
-                self.grow(cache, larger)
+                self._warm_moves(rows, larger, parts, cache, drafter)
 
-    def _program(self, key, function, donate=()):
+    def _warm_moves(self, rows, larger, parts, cache, drafter):
+        """Of rows to more or fewer, and of a cache to its next size."""
+        slots = cache[0][0].shape[1]
+        for part in parts:
+            self.take_rows(cache, np.zeros(part, "int32"))
+            self.take_rows(self.empty(part, slots, drafter), np.zeros(rows, "int32"))
+        if larger is not None:
+            self.grow(cache, larger)
+
+    def _program(self, key, function, donate=(), also=()):
         if key not in self._programs:
             self._programs[key] = compile_program(
-                self._model, function, donate, self._count
+                self.model, function, donate, self._count, also
             )
         return self._programs[key]
 
@@ -220,16 +251,22 @@ class Engine:
         """Whether the decode program of `(sampling, rows, slots)` exists already."""
         return key in self._shapes
 
-    def cache_bytes(self, rows, slots):
-        """Memory of a cache, in bytes."""
+    def cache_bytes(self, rows, slots, drafter=None):
+        """Memory of a cache, in bytes; with a draft model's, if there is one."""
         b = self.backbone
         width = 2 if b.compute_dtype in ("float16", "bfloat16") else 4
         per_token = 2 * b.num_layers * b.num_key_value_heads * b.head_dim * width
-        return rows * slots * per_token
+        size = rows * slots * per_token
+        if drafter is not None and drafter.engine is not None:
+            size += drafter.engine.cache_bytes(rows, slots)
+        return size
 
-    def empty(self, rows, slots):
-        """A hidden state `[B, D]` and a cache, both of zeros."""
-        need = self.cache_bytes(rows, slots)
+    def empty(self, rows, slots, drafter=None):
+        """A hidden state `[B, D]` and a cache, both of zeros.
+
+        A cache is a list of pairs, one a layer; a draft model's follow the model's own.
+        """
+        need = self.cache_bytes(rows, slots, drafter)
         if self.cache_limit_bytes is not None and need > self.cache_limit_bytes:
             raise ValueError(
                 f"The cache of {rows} rows of {slots} tokens takes {need:,} bytes, but "
@@ -242,12 +279,32 @@ class Engine:
             hidden = ops.zeros((rows, b.hidden_dim), b.compute_dtype)
             return hidden, b.empty_cache(rows, slots)
 
-        return self._program(("empty", rows, slots), zeros)()
+        hidden, cache = self._program(("empty", rows, slots), zeros)()
+        if drafter is not None and drafter.engine is not None:
+            cache = [*cache, *drafter.engine.empty(rows, slots)[1]]
+        return hidden, cache
 
-    def prefill(self, *args):
-        return self._program(
+    def own(self, cache):
+        """The part of a cache that is this model's, without a draft model's."""
+        return list(cache[: self.backbone.num_layers])
+
+    def theirs(self, cache):
+        """The part that is the draft model's."""
+        return list(cache[self.backbone.num_layers :])
+
+    def prefill(self, ids, offset, lengths, hidden, cache, drafter=None):
+        """`steps.prefill`, of the draft model's cache as well."""
+        program = self._program(
             "prefill", lambda *args: steps.prefill(self.backbone, *args), donate=(4,)
-        )(*args)
+        )
+        theirs = self.theirs(cache)
+        hidden, cache = program(ids, offset, lengths, hidden, self.own(cache))
+        if drafter is not None and drafter.engine is not None:
+            small = drafter.engine  # its hidden state is of no use here
+            unused, _ = small.empty(len(lengths), bucket(1))
+            _, theirs = small.prefill(ids, offset, lengths, unused, theirs)
+            cache = [*cache, *theirs]
+        return hidden, cache
 
     def first(self, sampling, *args):
         return self._program(
@@ -255,24 +312,40 @@ class Engine:
             lambda *args: steps.first_token(self.backbone, sampling, *args),
         )(*args)
 
-    def decode(self, sampling, *args):
-        *state, count, cache = args
-        output = np.zeros((len(state[0]), VISIT), "int32")
-        self._shapes.add((sampling, len(state[0]), cache[0][0].shape[1]))
+    def decode(self, sampling, rows, stop_ids, count, cache):
+        """`steps.decode` of at most VISIT tokens."""
+        batch = len(rows.tokens)
+        output = np.zeros((batch, VISIT), "int32")
+        self._shapes.add((sampling, batch, cache[0][0].shape[1]))
         return self._program(
             ("decode", sampling),
             lambda *args: steps.decode(self.backbone, sampling, *args),
-            donate=(9,),
-        )(*state, count, output, cache)
+            donate=(4,),
+        )(rows, stop_ids, count, output, cache)
 
-    def speculate(self, sampling, *args):
-        *state, count, history, cache = args
-        output = np.zeros((len(state[0]), VISIT + DRAFT_WIDTH + 1), "int32")
-        return self._program(
-            ("speculate", sampling),
-            lambda *args: steps.speculate(self.backbone, sampling, DRAFT_WIDTH, *args),
-            donate=(10,),
-        )(*state, count, output, history, cache)
+    def speculate(self, sampling, drafter, rows, stop_ids, count, history, cache):
+        """`steps.speculate` of at most VISIT tokens and a draft.
+
+        Args:
+            history: the tokens of each row; a draft model needs none.
+            cache: with the draft model's.
+
+        Returns:
+            As `steps.decode`, with the number of forwards before the cache.
+        """
+        output = np.zeros((len(rows.tokens), VISIT + drafter.width + 1), "int32")
+        small = drafter.engine
+        program = self._program(
+            ("speculate", sampling, drafter),
+            lambda *args: steps.speculate(self.backbone, sampling, drafter, *args),
+            donate=(5,) if small is None else (4, 5),
+            also=() if small is None else (small.model,),
+        )
+        memory = history if small is None else self.theirs(cache)
+        *results, memory, cache = program(
+            rows, stop_ids, count, output, memory, self.own(cache)
+        )
+        return *results, cache if small is None else [*cache, *memory]
 
     def take_rows(self, arrays, rows):
         return self._program("take_rows", steps.take_rows)(arrays, rows)

@@ -10,7 +10,7 @@ import keras
 from keras import tree
 
 
-def compile_program(model, function, donate=(), on_compile=None):
+def compile_program(model, function, donate=(), on_compile=None, also=()):
     """Compile `function(*args) -> tensors`, which may call the layers of `model`.
 
     Args:
@@ -19,6 +19,7 @@ def compile_program(model, function, donate=(), on_compile=None):
         donate: JAX only: positions of arguments whose memory the result may reuse. They
             are invalid after the call.
         on_compile: called without arguments whenever a new program is compiled.
+        also: further models whose variables `function` reads.
 
     Returns:
         A callable with the arguments of `function`. Each new set of shapes compiles
@@ -33,7 +34,8 @@ def compile_program(model, function, donate=(), on_compile=None):
 
     backend = keras.config.backend()
     if backend == "jax":
-        return _compile_jax(model, function, donate)
+        variables = [v for each in (model, *also) for v in each.variables]
+        return _compile_jax(variables, function, donate)
     if backend == "tensorflow":
         import tensorflow as tf
 
@@ -50,10 +52,8 @@ def compile_program(model, function, donate=(), on_compile=None):
     )
 
 
-def _compile_jax(model, function, donate):
+def _compile_jax(variables, function, donate):
     import jax
-
-    variables = model.variables
 
     def pure(values, *args):
         mapping = zip(variables, values, strict=True)
@@ -66,6 +66,17 @@ def _compile_jax(model, function, donate):
         return compiled([v.value for v in variables], *args)
 
     return call
+
+
+def on_cpu() -> bool:
+    """Whether programs run on a CPU."""
+    if keras.config.backend() == "jax":
+        import jax
+
+        return jax.default_backend() == "cpu"
+    import tensorflow as tf
+
+    return not tf.config.list_physical_devices("GPU")
 
 
 def keep_compiled(folder) -> None:

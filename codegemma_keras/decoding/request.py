@@ -1,8 +1,12 @@
 """One request for text: from a caller's arguments to a run and back to `Completion`s.
 
-`CodeGemmaCausalLM.complete`, `alternatives`, `stream` and `Session` say what the
-arguments mean; here they are put to work, in one place.
+`Options` are the arguments of every way to ask for a completion, said once:
+`CodeGemmaCausalLM.infill`, `complete`, `alternatives`, `stream` and those of a `Session`.
 """
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -39,108 +43,136 @@ def prompt_limit(lm, max_new_tokens: int) -> int:
     return limit
 
 
-def complete(lm, prefix, suffix, *, n=None, session=None, **kwargs):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a caller may say about a completion besides the text around the cursor.
+
+    Attributes:
+        path: str, the file's path in its repository; recommended.
+        context: `(path, text)` pairs of other files, most related last.
+        max_new_tokens: int.
+        mode: `"psm"` (the default) or `"spm"`, the order of the prompt. Not in a
+            session, which has a layout.
+        stop_strings: the completion ends before the first of these.
+        until: None, `"line"` (end before the first line end) or `"block"` (end where
+            the cursor's block does; see `stopping.Stops`).
+        stop_at_suffix: end before a line that repeats the suffix's first whole line.
+        time_limit_ms: end after so many milliseconds, with what there is.
+        cancelled: a function that is asked every few tokens; True ends the request,
+            with what there is.
+        sampling: a `Sampling`; default: as the compiled sampler.
+        seed: int; None draws one.
+        speculate: guess tokens and verify several at once; the same result, sooner
+            where the guesses are right. True guesses what stood in the text before; a
+            smaller `CodeGemmaCausalLM` of the same vocabulary guesses by itself.
+    """
+
+    path: str | None = None
+    context: Sequence[tuple[str, str]] = ()
+    max_new_tokens: int = 128
+    mode: str | None = None
+    stop_strings: Sequence[str] = ()
+    until: str | None = None
+    stop_at_suffix: bool = False
+    time_limit_ms: float | None = None
+    cancelled: Callable[[], bool] | None = None
+    sampling: Sampling | None = None
+    seed: int | None = None
+    speculate: Any = False
+
+    def stops(self, prefix, suffix) -> Stops:
+        repeated = repeated_line(suffix) if self.stop_at_suffix else ""
+        return Stops(self.stop_strings, self.until, prefix, repeated)
+
+
+def complete(lm, prefix, suffix, *, n=None, session=None, **options):
     """A `Completion`; with `n` a list of n from one prefill."""
-    request = _request(lm, prefix, suffix, n or 1, session, **kwargs)
-    run, grown, watch, watched, finish = request
+    options = Options(**options)
+    watch = Watch.of(options.time_limit_ms, options.cancelled)
+    asked = _Asked(lm, prefix, suffix, n or 1, session, options)
     try:
-        for _ in pieces(run, grown, watch, watched):
+        for _ in pieces(asked.run, asked.texts, watch, asked.watched):
             pass
     finally:
         if session is not None:
-            session.keep(run)
-    completions = finish()
+            session.keep(asked.run)
+    completions = asked.completions()
     return completions[0] if n is None else completions
 
 
-def stream(lm, prefix, suffix, *, session=None, cancelled=None, **kwargs):
+def stream(lm, prefix, suffix, *, session=None, **options):
     """A generator of text."""
     # Arguments are checked at the call, not at the first piece.
-    run, grown, watch, watched, _ = _request(
-        lm, prefix, suffix, 1, session, cancelled=cancelled, streaming=True, **kwargs
-    )
+    options = Options(**options)
+    watch = Watch.of(options.time_limit_ms, options.cancelled, streaming=True)
+    asked = _Asked(lm, prefix, suffix, 1, session, options)
 
     def texts():
         try:
-            for _, piece in pieces(run, grown, watch, watched):
+            for _, piece in pieces(asked.run, asked.texts, watch, asked.watched):
                 yield piece
         finally:
             if session is not None:
-                session.keep(run)
+                session.keep(asked.run)
 
     return texts()
 
 
-def _request(
-    lm,
-    prefix,
-    suffix,
-    n,
-    session,
-    *,
-    path=None,
-    context=(),
-    max_new_tokens=128,
-    mode=None,
-    stop_strings=(),
-    until=None,
-    stop_at_suffix=False,
-    time_limit_ms=None,
-    cancelled=None,
-    sampling=None,
-    seed=None,
-    speculate=False,
-    streaming=False,
-):
+class _Asked:
     """A run not yet begun, what reads its text, and what makes `Completion`s."""
-    if session is not None and mode is not None:
-        raise TypeError("A session has a layout; `mode` is for calls without one.")
-    watch = Watch.of(time_limit_ms, cancelled, streaming)
+
+    def __init__(self, lm, prefix, suffix, n, session, options: Options):
+        if session is not None and options.mode is not None:
+            raise TypeError("A session has a layout; `mode` is for calls without one.")
+        sampling = sampling_of(lm, options.sampling)
+        stops = options.stops(prefix, suffix)
+        about = (options.path, options.context, options.max_new_tokens)
+        if session is None:
+            prompt = _prompt(lm, prefix, suffix, *about, options.mode or "psm")
+        else:
+            prompt = session.prompt(prefix, suffix, *about)
+        self.ids, self.prefix, self.suffix = prompt
+        start = lm.engine.start if session is None else session.start
+        self.run = start(
+            [self.ids] * n,
+            options.max_new_tokens,
+            lm.tokenizer.stop_token_ids,
+            sampling,
+            seeds(options.seed, n),
+            options.speculate,
+        )
+        self.texts = [GrowingText(lm.tokenizer, stops) for _ in range(n)]
+        self.watched = bool(stops)
+
+    def completions(self):
+        return [
+            Completion(
+                text=text.text,
+                stop_reason=text.stop_reason or result.stop_reason,
+                token_ids=result.token_ids,
+                prompt_tokens=len(self.ids),
+                prefix=self.prefix,
+                suffix=self.suffix,
+                log_probabilities=result.log_probabilities,
+                computed_tokens=self.run.prefilled,
+            )
+            for text, result in zip(self.texts, self.run.generations(), strict=True)
+        ]
+
+
+def sampling_of(lm, sampling):
+    """A caller's `Sampling`, or that of the compiled sampler.
+
+    Raises:
+        ValueError: the compiled sampler looks at more than one next token.
+    """
     sampling = sampling or Sampling.from_keras_hub(lm.sampler)
     if sampling is None:
         raise ValueError(
             f"{type(lm.sampler).__name__} cannot drive infill(). Pass `sampling="
             "Sampling(...)` or compile with a greedy, random, top-k or top-p sampler."
         )
-    stops = Stops(
-        stop_strings, until, prefix, repeated_line(suffix) if stop_at_suffix else ""
-    )
-    if session is None:
-        ids, prefix, suffix = _prompt(
-            lm, prefix, suffix, path, context, max_new_tokens, mode or "psm"
-        )
-        start = lm.engine.start
-    else:
-        ids, prefix, suffix = session.prompt(
-            prefix, suffix, path, context, max_new_tokens
-        )
-        start = session.start
-    run = start(
-        [ids] * n,
-        max_new_tokens,
-        lm.tokenizer.stop_token_ids,
-        sampling,
-        seeds(seed, n),
-        speculate,
-    )
-    grown = [GrowingText(lm.tokenizer, stops) for _ in range(n)]
-
-    def finish():
-        return [
-            Completion(
-                text=text.text,
-                stop_reason=text.stop_reason or result.stop_reason,
-                token_ids=result.token_ids,
-                prompt_tokens=len(ids),
-                prefix=prefix,
-                suffix=suffix,
-                log_probabilities=result.log_probabilities,
-                computed_tokens=run.prefilled,
-            )
-            for text, result in zip(grown, run.generations(), strict=True)
-        ]
-
-    return run, grown, watch, bool(stops), finish
+    return sampling
 
 
 def _prompt(lm, prefix, suffix, path, context, max_new_tokens, mode):

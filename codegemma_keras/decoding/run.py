@@ -9,13 +9,8 @@ import time
 
 import numpy as np
 
-from codegemma_keras.decoding.buckets import (
-    DRAFT_WIDTH,
-    VISIT,
-    bucket,
-    prefill_plan,
-    row_bucket,
-)
+from codegemma_keras.decoding.buckets import VISIT, bucket, prefill_plan, row_bucket
+from codegemma_keras.decoding.steps import Rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,10 +33,15 @@ class Generation:
 
 @dataclasses.dataclass
 class Held:
-    """A cache of one row and the tokens whose keys and values it holds."""
+    """A cache of one row and the tokens whose keys and values it holds.
+
+    Attributes:
+        drafter: whose part of the cache follows the model's own; None: nobody's.
+    """
 
     token_ids: list[int]
     cache: list | None = None
+    drafter: object = None
 
 
 def common_length(a, b) -> int:
@@ -66,14 +66,14 @@ class Run:
     """
 
     def __init__(
-        self, engine, prompts, limits, stop_ids, sampling, seeds, speculate, held
+        self, engine, prompts, limits, stop_ids, sampling, seeds, drafter, held
     ):
         self._engine = engine
         self._prompts = prompts
         self._limits = limits
         self._stop_ids = stop_ids
         self._sampling = sampling
-        self._speculate = speculate
+        self._drafter = drafter
         self._seeds = np.array(seeds, "int64").astype("uint32")
         self._held = held
         self._cache = None
@@ -139,8 +139,9 @@ class Run:
         if cache is None or cache[0][0].shape[0] != 1:
             return Held([], None)
         if not self._rows:  # ended within the prefill
-            return Held(self._prompts[0][: self._plan[0][0]], cache)
-        return Held((self._prompts[0] + self.tokens[0])[:-1], cache)
+            return Held(self._prompts[0][: self._plan[0][0]], cache, self._drafter)
+        tokens = (self._prompts[0] + self.tokens[0])[:-1]
+        return Held(tokens, cache, self._drafter)
 
     # One visit
 
@@ -171,7 +172,7 @@ class Run:
         rows = row_bucket(len(self._unique))
         lengths = [len(p) for p in self._unique]
         start, cache = self._reused()
-        plan = prefill_plan(lengths, start)
+        plan = prefill_plan(lengths, start, self._engine.tokens_per_read)
         end = max(offset + width for offset, width, _ in plan)
         slots = bucket(max(end, self._need(lengths[0], min(VISIT, self._limits.max()))))
         self._ids = np.zeros((rows, end), "int32")
@@ -179,7 +180,7 @@ class Run:
             row[: len(prompt)] = prompt
         self._lengths = np.array(lengths + [0] * (rows - len(lengths)), "int32")
         if cache is None:
-            self._hidden, self._cache = self._engine.empty(rows, slots)
+            self._hidden, self._cache = self._engine.empty(rows, slots, self._drafter)
         else:
             self._hidden, _ = self._engine.empty(rows, bucket(1))
             self._cache = self._grown(cache, slots)
@@ -192,7 +193,7 @@ class Run:
         # Given away: if the device fails, there is no cache rather than a broken one.
         cache, self._cache = self._cache, None
         self._hidden, self._cache = self._engine.prefill(
-            chunk, np.int32(offset), self._lengths, self._hidden, cache
+            chunk, np.int32(offset), self._lengths, self._hidden, cache, self._drafter
         )
         self.prefilled += int(np.clip(self._lengths[:rows] - offset, 0, width).sum())
         self._plan = self._plan[1:]
@@ -222,12 +223,18 @@ class Run:
         held, self._held = self._held, None
         if held is None or held.cache is None or len(self._unique) != 1:
             return 0, None
+        cache = held.cache
+        if self._drafter is None or self._drafter.engine is None:
+            cache = self._engine.own(cache)
+        elif held.drafter != self._drafter:
+            return 0, None  # the draft model has read nothing of it
         # The last token is computed in any case: its hidden state gives the next.
         common = common_length(self._unique[0], held.token_ids)
-        return min(common, len(self._unique[0]) - 1), held.cache
+        return min(common, len(self._unique[0]) - 1), cache
 
     def _need(self, length, count):
-        return length + count + 1 + (2 * DRAFT_WIDTH if self._speculate else 0)
+        drafts = 2 * self._drafter.width if self._drafter else 0
+        return length + count + 1 + drafts
 
     def _grown(self, cache, slots):
         size = cache[0][0].shape[1]
@@ -254,30 +261,19 @@ class Run:
         # Ended rows may be longer than any live one; their slots exist already.
         slots = bucket(self._need(int(positions.max()), count))
         self._cache, cache = None, self._grown(self._cache, slots)
-        state = (
-            self._row_array(newest, "int32"),
-            positions,
-            counts,
-            limits,
-            ~live,
-            self._row_array(self._seeds, "uint32"),
-            self._stop_ids,
-            np.int32(count),
+        rows = Rows(
+            tokens=self._row_array(newest, "int32"),
+            positions=positions,
+            counts=counts,
+            limits=limits,
+            stopped=~live,
+            seeds=self._row_array(self._seeds, "uint32"),
         )
         before = time.perf_counter()
-        if self._speculate:
-            history = np.zeros((len(self._rows), cache[0][0].shape[1]), "int32")
-            for row, request in zip(history, self._rows, strict=True):
-                if request >= 0:
-                    text = self._prompts[request] + self.tokens[request]
-                    row[: len(text)] = text
-            *results, forwards, self._cache = engine.speculate(
-                self._sampling, *state, history, cache
-            )
-        else:
-            *results, self._cache = engine.decode(self._sampling, *state, cache)
-            forwards = None
-        output, scores, new_counts, _ = (np.asarray(x) for x in results)
+        output, scores, new_counts, forwards, self._cache = self._visit(
+            rows, np.int32(count), cache
+        )
+        output, scores, new_counts = map(np.asarray, (output, scores, new_counts))
         done = int((new_counts - counts).max())
         self.forwards += done if forwards is None else int(forwards)
         engine.seconds_per_step[len(self._rows)] = (time.perf_counter() - before) / max(
@@ -285,12 +281,31 @@ class Run:
         )
         self._collect(output, scores, new_counts - counts)
 
+    def _visit(self, rows, count, cache):
+        """Tokens, scores, counts, forwards (None: one a token) and the cache."""
+        engine = self._engine
+        if self._drafter is None:
+            *results, cache = engine.decode(
+                self._sampling, rows, self._stop_ids, count, cache
+            )
+            return *results, None, cache
+        history = None
+        if self._drafter.engine is None:
+            history = np.zeros((len(self._rows), cache[0][0].shape[1]), "int32")
+            for row, request in zip(history, self._rows, strict=True):
+                if request >= 0:
+                    text = self._prompts[request] + self.tokens[request]
+                    row[: len(text)] = text
+        return engine.speculate(
+            self._sampling, self._drafter, rows, self._stop_ids, count, history, cache
+        )
+
     def _compact(self):
         """Drop ended rows when the smaller program exists: never compile to save time."""
         live = [row for row, on in enumerate(self._live()) if on]
         rows = row_bucket(len(live))
         slots = self._cache[0][0].shape[1]
-        if rows >= len(self._rows) or self._speculate:
+        if rows >= len(self._rows) or self._drafter is not None:
             return
         if not self._engine.is_compiled(self._sampling, rows, slots):
             return

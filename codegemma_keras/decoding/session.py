@@ -58,34 +58,36 @@ class Session:
         self._engine = None
         self._held = Held([], None)
 
-    def infill(self, prefix, suffix="", **kwargs) -> str:
+    def infill(self, prefix, suffix="", **options) -> str:
         """As `CodeGemmaCausalLM.infill`, from where the last request left off."""
-        return self.complete(prefix, suffix, **kwargs).text
+        return self.complete(prefix, suffix, **options).text
 
-    def complete(self, prefix, suffix="", **kwargs):
+    def complete(self, prefix, suffix="", **options):
         """As `CodeGemmaCausalLM.complete`, `mode` being the session's own.
 
         Returns:
             A `Completion`; its `computed_tokens` say how much of the prompt was new.
         """
-        return request.complete(self._lm, prefix, suffix, session=self, **kwargs)
+        return request.complete(self._lm, prefix, suffix, session=self, **options)
 
-    def stream(self, prefix, suffix="", **kwargs):
+    def stream(self, prefix, suffix="", **options):
         """As `CodeGemmaCausalLM.stream`; exhaust or close it to hold what it computed."""
-        return request.stream(self._lm, prefix, suffix, session=self, **kwargs)
+        return request.stream(self._lm, prefix, suffix, session=self, **options)
 
-    def warm(self, prefix, suffix="", *, path=None, context=(), max_new_tokens=128):
+    def warm(self, prefix, suffix="", **options):
         """Compute a prompt ahead, while nobody waits.
 
         Args:
-            prefix, suffix, path, context, max_new_tokens: as the request to come will
-                have them.
+            prefix, suffix, **options: as the request to come will have them.
 
         Returns:
             How many tokens were computed.
         """
-        ids, *_ = self.prompt(prefix, suffix, path, context, max_new_tokens)
-        run = self.start([ids], 1, (), Sampling(), [0])
+        options = request.Options(**options)
+        ids, *_ = self.prompt(
+            prefix, suffix, options.path, options.context, options.max_new_tokens
+        )
+        run = self.start([ids], 1, (), Sampling(), [0], options.speculate)
         try:
             while run.running:
                 run.advance(1)
