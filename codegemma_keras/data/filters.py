@@ -1,7 +1,8 @@
 """Which files are worth training on: one function per reason, then one step.
 
-Each check takes a `Document` and returns why it should go, or `""`. The limits are
-chosen by hand, not yet measured on a corpus; each is an argument.
+Each check takes a `Document` and returns why it should go, or `""`. What each limit drops
+from 9,315 files of nine real packages, and what half and twice the limit would, is measured
+by benchmarks/data_filters.py; the comments give its figures.
 
 Left out: quality classifiers. They are models, and the paper names none.
 """
@@ -16,13 +17,18 @@ from codegemma_keras.data.licences import PERMISSIVE
 STEP = "filter"
 MIN_CHARACTERS = 10
 MAX_BYTES = 1_000_000
-# Characters. Hand-written Python has a mean line of 20 to 50; minified code, thousands.
+# Characters. Half of all files have a mean line below 35, nine in ten below 44; minified
+# code has thousands. 100 drops 57 files: embedded data, descriptors made by protobuf, two
+# tables of formulas. 50 would drop 474, many written by hand.
 MAX_MEAN_LINE = 100
+# Drops 135 files, again nearly all data and descriptors; 500 would drop 224, 2,000 83.
 MAX_LINE = 1_000
-# Share of letters and digits among the characters that are not white space. Code has
-# 0.6 to 0.9; tables of numbers keep 0.5; ASCII art and encoded data fall below.
+# Share of letters and digits among the characters that are not white space: 0.83 in the
+# middle, above 0.55 in 999 of 1,000. Drops none of the files; it is for ASCII art and
+# data in other encodings.
 MIN_ALNUM = 0.25
-# Share of digits: above, a file is a table.
+# Share of digits: 0.014 in the middle, 0.25 at the 99th of 100. Drops 11 files: tables of
+# coefficients, automata made by ANTLR, tests that are mostly numbers. 0.25 would drop 89.
 MAX_DIGITS = 0.5
 HEAD_LINES = 12
 
@@ -36,9 +42,11 @@ _GENERATED = re.compile(
     r"|\bgenerated (?:file|code)[.,:;!]",
     re.I,
 )
+# `external` is where C++ projects keep others' code, at their root; deeper, it is often a
+# project's own (sympy/external).
 _VENDORED = re.compile(
     r"(?:^|/)(?:node_modules|bower_components|vendor|vendored|_vendor|_vendored"
-    r"|third[_-]?party|site-packages|dist-packages|Pods|external|extern)/"
+    r"|third[_-]?party|site-packages|dist-packages|Pods)/|^extern(?:al)?/"
 )
 _LOCK = re.compile(r"(?:^|/)(?:package-lock\.json|.*\.min\.(?:js|css)|.*\.map)$")
 

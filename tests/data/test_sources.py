@@ -202,6 +202,8 @@ GOOD = "def f(x):\n    return x + 1\n" * 5
         ("# DO NOT EDIT\n" + GOOD, "a.py", "generated"),
         (GOOD, "vendor/a.py", "vendored"),
         (GOOD, "web/node_modules/x/a.js", "vendored"),
+        (GOOD, "external/zlib/a.c", "vendored"),
+        (GOOD, "sympy/external/a.py", ""),
         ("1.25, 2.75,\n" * 40, "a.py", "numbers"),
         ("!@#$%^&*()\n" * 40, "a.py", "few letters"),
         (GOOD, "a.xyz", "language unknown"),
