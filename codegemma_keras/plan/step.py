@@ -8,6 +8,7 @@ Left out: Muon, dropout and accumulation, which none of the recipes has by defau
 """
 
 import dataclasses
+import functools
 
 import jax
 import keras
@@ -77,7 +78,9 @@ def model_of(job: Job, config=None) -> CodeGemmaCausalLM:
     config = dict(sharding.config_of(job.preset) if config is None else config)
     config["dtype"] = job.policy
     if job.recipe == "qlora":
-        config["dtype"] = quantized_policy(config, job.quantize)
+        config["dtype"] = quantized_policy(
+            config["num_layers"], job.policy, job.quantize
+        )
 
     def make():
         backbone = CodeGemmaBackbone(**config)
@@ -93,16 +96,23 @@ def model_of(job: Job, config=None) -> CodeGemmaCausalLM:
     return lm
 
 
-def quantized_policy(config, mode):
+@functools.cache
+def quantized_policy(num_layers, dtype, mode):
     """The map of dtypes that a backbone has after `quantize(mode)`.
 
     Quantizing needs values; so a narrow backbone with as many layers is quantized, and
     its map, which names layers and no sizes, is the wide one's.
     """
-    # Not narrower than the groups that int4 scales are of.
-    sizes = {"hidden_dim": 128, "intermediate_dim": 256, "head_dim": 128}
-    sizes |= {"num_query_heads": 1, "num_key_value_heads": 1, "vocabulary_size": 128}
-    narrow = CodeGemmaBackbone(**{**config, **sizes})
+    narrow = CodeGemmaBackbone(
+        vocabulary_size=128,
+        num_layers=num_layers,
+        num_query_heads=1,
+        num_key_value_heads=1,
+        hidden_dim=128,  # not narrower than the groups that int4 scales are of
+        intermediate_dim=256,
+        head_dim=128,
+        dtype=dtype,
+    )
     narrow.quantize(mode)
     return keras.dtype_policies.get(narrow.get_config()["dtype"])
 

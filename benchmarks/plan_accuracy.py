@@ -1,0 +1,142 @@
+"""How far the plan is from programs: predicted bytes against what ran and what compiles.
+
+    KERAS_BACKEND=jax python benchmarks/plan_accuracy.py
+
+1. On eight simulated CPU devices: the step planned without weights, against JAX's
+   `memory_analysis` of the program that Keras made and ran.
+2. The traced estimate that is used for GPUs (`plan/liveness.py`), against XLA's buffer
+   assignment for this CPU (float32) and, with libtpu, for one TPU v5e (bfloat16). No GPU
+   was at hand. Without rematerialisation only on the CPU: its compiler undoes it.
+
+Memory only: no figure here depends on how busy the machine is.
+"""
+
+import json
+import os
+import pathlib
+import platform
+import sys
+import time
+
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import importlib.util
+
+import jax
+import keras
+import numpy as np
+
+from codegemma_keras import CodeGemmaBackbone, CodeGemmaCausalLM, losses, sharding
+from codegemma_keras.plan import chips, estimates, program, step
+
+SMALL = {
+    "vocabulary_size": 512,
+    "num_layers": 2,
+    "num_query_heads": 8,
+    "num_key_value_heads": 1,
+    "hidden_dim": 64,
+    "intermediate_dim": 256,
+    "head_dim": 16,
+}
+WIDE = {
+    "vocabulary_size": 8192,
+    "num_layers": 4,
+    "num_query_heads": 4,
+    "num_key_value_heads": 1,
+    "hidden_dim": 256,
+    "intermediate_dim": 2048,
+    "head_dim": 128,
+}
+MESHES = ("fsdp=2,model=4", "fsdp=8", "data=2,model=4", "data=8")
+ON_CPU = (("full", "none"), ("lora", "none"))
+ON_TPU = (("full", "none"), ("lora", "none"), ("full", "block"), ("lora", "block"))
+
+
+def executed(mesh):
+    """The real model on a mesh: Keras's own step, and how many bytes it took."""
+    job = step.Job(recipe="full", batch=16, length=64, mesh=mesh, dtype="float32")
+    chip = chips.Chip("cpu", 1.0, 0.0, 1e12, 1e11)
+    planned = estimates.on_devices(job, jax.devices(), chip, "cpu", SMALL)
+    with sharding.use(mesh, SMALL):
+        lm = CodeGemmaCausalLM(CodeGemmaBackbone(**SMALL))
+        lm.compile(
+            optimizer=keras.optimizers.AdamW(
+                1e-4, weight_decay=0.1, global_clipnorm=1.0
+            ),
+            loss=losses.NextTokenLoss(),
+            weighted_metrics=[],
+        )
+        ids = np.ones((16, 64), "int32")
+        x = {name: ids for name in step.batch_of(job)[0]}
+        weight = np.ones((16, 64), "float32")
+        loss = float(lm.train_on_batch(x, ids, weight, return_dict=True)["loss"])
+        # The program that ran, asked for again: JAX keeps it.
+        state = tuple([v.value for v in g] for g in step.groups_of(lm).values())
+        place = jax.tree.map(lambda a: a.sharding, state)
+        layout = keras.distribution.distribution()
+        rows = jax.tree.map(
+            lambda a: jax.device_put(a, layout.get_data_layout(a.shape).backend_layout),
+            (x, ids, weight),
+        )
+        ran = jax.jit(lm.train_step, donate_argnums=0, out_shardings=(None, place))
+        compiled = ran.lower(state, rows).compile()
+        real = program.read(compiled, 0)
+        logs, _ = compiled(state, rows)
+    row = {
+        "mesh": mesh,
+        "predicted_bytes": planned.total,
+        "executed_bytes": real.total,
+        "ratio": planned.total / real.total,
+        "collectives": planned.collectives,
+        "losses_finite": bool(np.isfinite(loss) and np.isfinite(float(logs["loss"]))),
+    }
+    return row
+
+
+def traced(recipe, remat, device, dtype):
+    """The traced estimate beside the compiler's for one device."""
+    job = step.Job(recipe=recipe, batch=2, length=1024, remat=remat, dtype=dtype)
+    guess = program.trace_step(step.model_of(job, WIDE), step.batch_of(job))
+    real = program.compile_step(
+        step.model_of(job, WIDE), step.batch_of(job), None, device
+    )
+    return {
+        "recipe": recipe,
+        "remat": remat,
+        "dtype": job.policy,
+        "device": device.device_kind,
+        "traced_temporaries": guess.temporaries,
+        "compiled_temporaries": real.temporaries,
+        "temporaries_ratio": guess.temporaries / real.temporaries,
+        "total_ratio": guess.total / real.total,
+    }
+
+
+def main(quick=False):
+    out = {
+        "what": "bytes of one device in a training step: planned, and of the program",
+        "device": f"CPU, {platform.machine()}, {os.cpu_count()} cores; TPU compiler only",
+        "date": time.strftime("%Y-%m-%d"),
+        "small": SMALL,
+        "wide": WIDE,
+        "executed": [],
+        "traced": [],
+    }
+    file = pathlib.Path(__file__).parent / "results" / "plan_accuracy.json"
+    for mesh in MESHES[:1] if quick else MESHES:
+        out["executed"].append(executed(mesh))
+        if not quick:
+            file.write_text(json.dumps(out, indent=1) + "\n")
+    cases = [] if quick else [(*case, jax.devices()[0], "float32") for case in ON_CPU]
+    if not quick and importlib.util.find_spec("libtpu"):
+        tpu = chips.tpu_devices("v5e:1x1")[0]
+        cases += [(*case, tpu, None) for case in ON_TPU]
+    for case in cases:
+        out["traced"].append(traced(*case))
+        file.write_text(json.dumps(out, indent=1) + "\n")
+    print(json.dumps(out, indent=1))
+
+
+if __name__ == "__main__":
+    main("--quick" in sys.argv[1:])
