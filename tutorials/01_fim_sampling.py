@@ -17,7 +17,7 @@
 preset = "code_gemma_tiny_py"
 dtype = None  # "bfloat16" halves the memory: 5 GB for the 2B, 17 GB for the 7B
 max_new_tokens = 32
-timed_requests = 20  # for the latency picture
+timed_requests = 12  # for the latency picture
 keystrokes = 40
 least_reuse = 0.8  # share of prompt tokens that a session finds in its cache
 
@@ -35,12 +35,12 @@ except (OSError, ValueError, MemoryError) as error:
     lm = CodeGemmaCausalLM.from_preset(preset, dtype=dtype)
 before = "def mean(values):\n    total = "
 after = "\n    return total / len(values)\n"
-middle = lm.infill(before, after, path="stats.py", max_new_tokens=max_new_tokens)
+middle = lm.infill(before, after, path="stats.py", until="line")
 print(before + "▶" + middle + "◀" + after)
 
 # %% [markdown]
-# What stands between ▶ and ◀ the model wrote. The first call compiled its program; later
-# calls of about this length reuse it.
+# What stands between ▶ and ◀ the model wrote, up to the end of the line. The first call
+# compiled its program; later calls of about this length reuse it.
 #
 # ## What the model reads
 #
