@@ -129,8 +129,9 @@ errors.append(compare("RMSNorm", normed, first.pre_attention_norm(x)))
 # Attention compares vectors, and a comparison does not know positions. *Rotary* encoding
 # puts them in by turning. A head's vector is taken as H / 2 pairs of numbers, each pair an
 # arrow in a plane. At position p, arrow i is turned by the angle p times its frequency:
-# the first arrow by one radian a token, the last by about a ten-thousandth of that. Comparing two
-# turned arrows then depends on *how far apart* the tokens are, and on nothing else.
+# the first arrow by one radian a token, the last by about a ten-thousandth of that.
+# Comparing two turned arrows then depends on *how far apart* the tokens are, and on
+# nothing else.
 
 
 # %%

@@ -14,8 +14,8 @@ packages = ("json", "logging", "email", "http", "asyncio")  # of the standard li
 pieces = 1024  # of the vocabulary
 length = 128  # tokens of a row
 batch = 8  # rows of a step
-steps = 240
-report_every = 24
+steps = 160
+report_every = 20
 peak_rate = 4e-3
 least_gain = 0.6  # nats below the model that counts single tokens
 

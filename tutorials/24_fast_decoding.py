@@ -11,9 +11,9 @@
 
 # %% tags=["parameters"]
 preset = "code_gemma_tiny_py"
-new_tokens = 64
+new_tokens = 48
 width = 6  # tokens that are guessed at a time
-repeats = 5  # timings of each, of which the median counts
+repeats = 3  # timings of each, of which the median counts
 least_gain = 2.0  # of the compiled loop over calling each operation
 most_forwards = 0.8  # runs of the network per token, with guesses, on repetitive text
 
