@@ -193,7 +193,7 @@ def timed(function, *args):
     return time.perf_counter() - start, result
 
 
-def in_turn(functions, repeats, report=lambda seconds: None):
+def in_turn(functions, repeats, report=lambda seconds: None, processor=None):
     """Run each once to compile, then all in turn; `name -> list of seconds`.
 
     In turn, so that a busy machine slows all of them alike.
@@ -202,14 +202,23 @@ def in_turn(functions, repeats, report=lambda seconds: None):
         functions: by name.
         repeats: of each.
         report: called with what there is after every round.
+        processor: a dictionary to fill with seconds of processor time, all threads
+            together, which other programs on the machine change less.
     """
+    processor = {} if processor is None else processor
     seconds = {name: [] for name in functions}
     for function in functions.values():
         function()
     for _ in range(repeats):
         for name, function in functions.items():
+            before = time.process_time()
             seconds[name].append(timed(function)[0])
-            print(f"{name}: {seconds[name][-1]:.3f} s", flush=True)
+            processor.setdefault(name, []).append(time.process_time() - before)
+            print(
+                f"{name}: {seconds[name][-1]:.3f} s, of processors "
+                f"{processor[name][-1]:.3f} s",
+                flush=True,
+            )
         report(seconds)
     return seconds
 

@@ -16,6 +16,8 @@ Same weights in every library, medians over repeats taken in turn:
   setting. KerasHub computes all 8,192 positions; it is asked once.)
 """
 
+import os
+
 import _models
 import numpy as np
 from keras import ops
@@ -41,6 +43,7 @@ def stream(report, section, found, repeats):
     cache = found["ours"].lm.engine.cache_bytes(1, PROMPT + NEW // 2)
     bandwidth = _models.bandwidth()
     roofline = bandwidth / (weights + cache)
+    processor = {}
 
     def write(seconds):
         middle = _models.medians(seconds)
@@ -49,6 +52,7 @@ def stream(report, section, found, repeats):
             per_token = (middle[name, NEW] - middle[name, 1]) / (NEW - 1)
             figures[name] = {
                 "seconds_64_in_32_out": middle[name, NEW],
+                "processor_seconds_64_in_32_out": _models.median(processor[name, NEW]),
                 "seconds_to_first_token": middle[name, 1],
                 "tokens_per_second": 1 / per_token,
                 "share_of_roofline": 1 / per_token / roofline,
@@ -57,13 +61,14 @@ def stream(report, section, found, repeats):
         report.put(
             section,
             repeats=len(seconds["ours", NEW]),
+            load_average=os.getloadavg()[0],
             bytes_per_token=weights + cache,
             bandwidth_bytes_per_second=bandwidth,
             roofline_tokens_per_second=roofline,
             libraries=figures,
         )
 
-    _models.in_turn(calls, repeats, write)
+    _models.in_turn(calls, repeats, write, processor)
 
 
 def parts(report, section, lm, repeats):

@@ -14,6 +14,7 @@ and of the embedding collected.
 """
 
 import dataclasses
+import itertools
 import json
 import pathlib
 import time
@@ -22,7 +23,7 @@ from codegemma_keras import presets
 from codegemma_keras.plan import chips, estimates, program, step
 
 MODELS = {"2B": "code_gemma_2b_en", "7B": "code_gemma_7b_en"}
-RECIPES = ("lora", "qlora", "full")
+RECIPES = ("lora", "full", "qlora")
 LENGTHS = (1024, 4096, 8192)
 COLUMNS = ("t4", "l4", "a100-40", "a100-80", "h100", "v5e", "v5e-8")
 KINDS = ("weights", "optimizer", "gradients", "logits", "temporaries")
@@ -83,42 +84,55 @@ def largest(found, column, config):
     return rows, found.total(1, column, block, table)
 
 
+def row_of(model, recipe, length):
+    """One row of the table."""
+    config = presets.PRESETS[MODELS[model]].config
+    found = Bytes(step.Job(MODELS[model], recipe, 1, length, remat="block"), config)
+    row = {"model": model, "recipe": recipe, "length": length}
+    row["gib_by_kind"] = {kind: found.of(kind, 1) / 2**30 for kind in KINDS}
+    for column in COLUMNS:
+        rows, one = largest(found, column, config)
+        row[column] = {"rows": rows, "gib": one / 2**30}
+    return row
+
+
+def table(rows):
+    """Markdown: rows of a chip that fit, and GiB with one row."""
+    lines = ["| model | recipe | T | " + " | ".join(COLUMNS) + " |"]
+    lines.append("|" + "---|" * (3 + len(COLUMNS)))
+    for row in rows:
+        cells = [f"{row[c]['rows'] or '-'} ({row[c]['gib']:.1f})" for c in COLUMNS]
+        head = f"| {row['model']} | {row['recipe']} | {row['length']} | "
+        lines.append(head + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def main():
-    out = {
-        "what": "rows that fit (of one chip) and GiB with one row; traced, not run",
-        "date": time.strftime("%Y-%m-%d"),
-        "remat": "block",
-        "usable_gib": {
-            name: chips.of(name.removesuffix("-8")).usable / 2**30 for name in COLUMNS
-        },
-        "rows": [],
-    }
     file = pathlib.Path(__file__).parent / "results" / "plan_table.json"
-    print("| model | recipe | T | " + " | ".join(COLUMNS) + " |")
-    print("|" + "---|" * (3 + len(COLUMNS)))
-    for model, preset in MODELS.items():
-        config = presets.PRESETS[preset].config
-        for recipe in RECIPES:
-            for length in LENGTHS:
-                job = step.Job(preset, recipe, 1, length, remat="block")
-                found = Bytes(job, config)
-                row = {"model": model, "recipe": recipe, "length": length}
-                row["gib_by_kind"] = {k: found.of(k, 1) / 2**30 for k in KINDS}
-                cells = []
-                for column in COLUMNS:
-                    rows, one = largest(found, column, config)
-                    row[column] = {"rows": rows, "gib": one / 2**30}
-                    cells.append(
-                        f"{rows} ({one / 2**30:.0f})"
-                        if rows
-                        else f"- ({one / 2**30:.0f})"
-                    )
-                out["rows"].append(row)
-                file.write_text(json.dumps(out, indent=1) + "\n")
-                print(
-                    f"| {model} | {recipe} | {length} | " + " | ".join(cells) + " |",
-                    flush=True,
-                )
+    # Rows that an interrupted run left are kept; remove the file to begin anew.
+    rows = json.loads(file.read_text())["rows"] if file.exists() else []
+    done = {(row["model"], row["recipe"], row["length"]) for row in rows}
+    wanted = list(itertools.product(RECIPES, MODELS, LENGTHS))
+    for recipe, model, length in wanted:
+        if (model, recipe, length) in done:
+            continue
+        rows.append(row_of(model, recipe, length))
+        rows.sort(
+            key=lambda row: (row["model"], RECIPES.index(row["recipe"]), row["length"])
+        )
+        out = {
+            "what": "rows that fit (of one chip) and GiB with one row; traced, not run",
+            "date": time.strftime("%Y-%m-%d"),
+            "remat": "block",
+            "usable_gib": {
+                name: chips.of(name.removesuffix("-8")).usable / 2**30
+                for name in COLUMNS
+            },
+            "rows": rows,
+        }
+        file.write_text(json.dumps(out, indent=1) + "\n")
+        print(table(rows[-1:]).splitlines()[-1], flush=True)
+    print(table(rows))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ Transformers pads to the longest. Medians over repeats taken in turn. A row stop
 nothing, so all do 512 new tokens.
 """
 
+import os
+
 import _models
 
 LENGTHS = (32, 64, 96, 480)
@@ -25,6 +27,8 @@ def main():
         for name, lib in found.items()
     }
 
+    processor = {}
+
     def write(seconds):
         middle = _models.medians(seconds)
         new = args.new * len(LENGTHS)
@@ -33,6 +37,8 @@ def main():
             lengths=LENGTHS,
             new_tokens=args.new,
             seconds=seconds,
+            processor_seconds=_models.medians(processor),
+            load_average=os.getloadavg()[0],
             median_seconds=middle,
             tokens_per_second={name: new / value for name, value in middle.items()},
             ours_times_faster={
@@ -40,7 +46,7 @@ def main():
             },
         )
 
-    _models.in_turn(calls, args.repeats, write)
+    _models.in_turn(calls, args.repeats, write, processor)
 
 
 if __name__ == "__main__":
