@@ -259,7 +259,7 @@ def compared(rows):
         found["input_growth_tenth_to_all"] = round(
             whole["megabytes"] / tenth["megabytes"], 2
         )
-        for name in ("peak_mb_main", "peak_mb_worker"):
+        for name in {"peak_mb_main", "peak_mb_worker"} & tenth.keys():
             found[f"{name}_growth_tenth_to_all"] = round(whole[name] / tenth[name], 2)
     if {"reader", "all"} <= rows.keys():
         found["build_over_plain_reader"] = round(
