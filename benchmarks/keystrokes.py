@@ -175,6 +175,10 @@ def main():
     )
     args = parser.parse_args()
     tokenizer = CodeGemmaTokenizer.from_preset(_models.EMBEDDED)
+    known, decode = tokenizer.vocabulary_size(), tokenizer.decode_bytes
+    # Random weights choose tokens that the small vocabulary lacks; their text is noise
+    # in any case.
+    tokenizer.decode_bytes = lambda ids: decode([i % known for i in ids])
     strokes = list(keystrokes(source(), args.strokes))
     if args.count_only:
         report = _models.Report("keystroke_reuse")
