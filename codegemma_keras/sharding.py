@@ -152,7 +152,8 @@ def layouts(sizes, num_key_value_heads) -> dict[str, tuple[str | None, ...]]:
 class _Parallel(keras.distribution.ModelParallel):
     """`ModelParallel`, but a dimension that its axis does not divide stays whole.
 
-    Packed int4 kernels have other sizes than float ones, as their scales. Heads are checked before; what is whole after all, `describe` shows.
+    Packed int4 kernels have other sizes than float ones, as their scales. Heads are
+    checked before; what is whole after all, `describe` shows.
     """
 
     def get_variable_layout(self, variable):
