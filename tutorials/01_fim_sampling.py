@@ -70,7 +70,11 @@ def show_parts(parts):
             style = f"background:{colour};color:#222"
         text = html.escape(part).replace("\n", "⏎\n")
         pieces.append(f'<span style="{style}">{text}</span>')
-    display(HTML(f'<pre style="line-height:1.5">{"".join(pieces)}</pre>'))
+    display(
+        HTML(
+            f'<pre style="font-family:monospace;line-height:1.5">{"".join(pieces)}</pre>'
+        )
+    )
 
 
 for mode in ("psm", "spm"):
@@ -180,7 +184,11 @@ def show_surprise(ids, log_probabilities):
         )
         title = f"{np.exp(value):.1%}"
         pieces.append(f'<span style="{style};color:#222" title="{title}">{text}</span>')
-    display(HTML(f'<pre style="line-height:1.5">{"".join(pieces)}</pre>'))
+    display(
+        HTML(
+            f'<pre style="font-family:monospace;line-height:1.5">{"".join(pieces)}</pre>'
+        )
+    )
 
 
 ids = [lm.tokenizer.start_token_id, *lm.tokenizer.encode(source)]

@@ -135,7 +135,9 @@ for token, learnt in zip(ids, weights, strict=True):
     colour = "#d3f5d3" if learnt else "#e8e8e8"
     style = f"background:{colour};color:#222;border-right:1px solid #fff"
     pieces.append(f'<span style="{style}">{html.escape(part)}</span>')
-display(HTML(f'<pre style="line-height:1.6">{"".join(pieces)}</pre>'))
+display(
+    HTML(f'<pre style="font-family:monospace;line-height:1.6">{"".join(pieces)}</pre>')
+)
 
 rows = [preprocessor.row(task.messages()) for task in train]
 rows = [row for row in rows if len(row[0]) <= row_length]  # never cut an answer

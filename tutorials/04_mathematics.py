@@ -119,7 +119,9 @@ for token, learnt in zip(y[0], weight[0], strict=True):
         text = html.escape(str(lm.tokenizer.decode([int(token)])))
         pieces.append(f'<span style="background:{colour};color:#222">{text}</span>')
 display(
-    HTML(f'<pre style="line-height:1.5;white-space:pre-wrap">{"".join(pieces)}</pre>')
+    HTML(
+        f'<pre style="font-family:monospace;line-height:1.5;white-space:pre-wrap">{"".join(pieces)}</pre>'
+    )
 )
 print(f"{len(train)} problems in {len(y)} rows of {row_length} tokens")
 print(f"{weight.mean():.0%} of the tokens are learnt")
