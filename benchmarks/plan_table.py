@@ -91,7 +91,7 @@ def main():
             "rows": rows,
         }
         file.write_text(json.dumps(out, indent=1) + "\n")
-        print(table(rows[-1:]).splitlines()[-1], flush=True)
+        print(recipe, model, length, flush=True)
     print(table(rows))
 
 

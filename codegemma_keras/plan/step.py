@@ -100,12 +100,12 @@ def model_of(job: Job, config=None) -> CodeGemmaCausalLM:
 def quantized_policy(num_layers, dtype, mode):
     """The map of dtypes that a backbone has after `quantize(mode)`.
 
-    Quantizing needs values; so a narrow backbone with as many layers is quantized, and
-    its map, which names layers and no sizes, is the wide one's.
+    Quantizing needs values; so a narrow backbone of one block is quantized, and its map,
+    which names layers and no sizes, is written out for every block.
     """
     narrow = CodeGemmaBackbone(
         vocabulary_size=128,
-        num_layers=num_layers,
+        num_layers=1,
         num_query_heads=1,
         num_key_value_heads=1,
         hidden_dim=128,  # not narrower than the groups that int4 scales are of
@@ -114,7 +114,14 @@ def quantized_policy(num_layers, dtype, mode):
         dtype=dtype,
     )
     narrow.quantize(mode)
-    return keras.dtype_policies.get(narrow.get_config()["dtype"])
+    saved = narrow.get_config()["dtype"]
+    policies = saved["config"]["policy_map"]
+    saved["config"]["policy_map"] = {
+        path.replace("decoder_block_0", f"decoder_block_{i}"): policy
+        for i in range(num_layers)
+        for path, policy in policies.items()
+    }
+    return keras.dtype_policies.get(saved)
 
 
 def prepare(lm, batch, distribution=None):
