@@ -109,9 +109,10 @@ def test_check_finds_drift(folder, tmp_path):
     out, files = tmp_path / "notebooks", notebooks.sources(folder)
     assert "missing" in notebooks.check(files, out)[0]
     notebooks.build(files, out)
-    assert "not executed" in notebooks.check(files, out)[0]
-    file = executed(folder, out)
     assert notebooks.check(files, out) == []
+    assert notebooks.unexecuted(files, out) == ["05_small"]
+    file = executed(folder, out)
+    assert notebooks.check(files, out) == notebooks.unexecuted(files, out) == []
     # Prose changes: outputs stay. Code changes: they go.
     edit(folder / "05_small.py", "Now you.", "Your turn.")
     assert "is not what" in notebooks.check(files, out)[0]
@@ -123,7 +124,7 @@ def test_check_finds_drift(folder, tmp_path):
         "print(steps)\n\n# %% [",
     )
     notebooks.build(files, out)
-    assert "not executed" in notebooks.check(files, out)[0]
+    assert notebooks.unexecuted(files, out) == ["05_small"]
     (out / "06_gone.ipynb").write_text(file.read_text())
     assert "06_gone.ipynb has no source" in notebooks.check(files, out)[-1]
 

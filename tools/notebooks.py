@@ -1,7 +1,8 @@
 """Notebooks from the programs in tutorials/: built, checked and executed.
 
     python tools/notebooks.py build     sources -> notebooks/*.ipynb, in a second
-    python tools/notebooks.py check     fails where the two differ, in seconds
+    python tools/notebooks.py check     fails where the two differ, in seconds; names
+                                        those that were never executed in full
     python tools/notebooks.py smoke     executes each with few steps; writes nothing
     python tools/notebooks.py run       executes each in full and keeps the outputs
 
@@ -253,14 +254,21 @@ def check(files, folder=NOTEBOOKS):
         found += [f"{target.name}: {problem}" for problem in output_problems(cells)]
         if target.stat().st_size > MAX_BYTES:
             found.append(f"{target.name} has more than {MAX_BYTES:,} bytes.")
-        code = [
-            c for c in cells if c.cell_type == "code" and "exercise" not in tags_of(c)
-        ]
-        if not all(cell.execution_count for cell in code):
-            found.append(f"{target.name} was not executed: `tools/notebooks.py run`.")
     stems = {file.stem for file in sources(files[0].parent)}
     stale = [f.name for f in folder.glob("*.ipynb") if f.stem not in stems]
     return found + [f"{name} has no source: delete it." for name in sorted(stale)]
+
+
+def unexecuted(files, folder=NOTEBOOKS):
+    """The names of notebooks that have no outputs, or not all."""
+    names = []
+    for file in files:
+        cells = nbformat.read(folder / f"{file.stem}.ipynb", as_version=4).cells
+        code = [c for c in cells if c.cell_type == "code"]
+        code = [cell for cell in code if "exercise" not in tags_of(cell)]
+        if not all(cell.execution_count for cell in code):
+            names.append(file.stem)
+    return names
 
 
 # Execution
@@ -375,6 +383,8 @@ def main(argv=None) -> int:
         elif args.command == "check":
             if found := check(files):
                 raise NotebookError("\n".join(found))
+            for name in unexecuted(files):
+                print(f"{name} has no outputs yet: tools/notebooks.py run {name[:2]}")
         else:
             for file in files:
                 print(file.stem, flush=True)

@@ -21,7 +21,7 @@ families = (  # what is trained; the rest is only asked
 )
 train_problems = 2400
 test_problems = 180  # over all families
-epochs = 8
+epochs = 6
 learning_rate = 2e-3  # of all weights; a large model wants a hundredth of it, and LoRA
 lora_rank = 0  # 0 trains all weights
 row_length = 256  # tokens; several problems to a row
@@ -120,7 +120,7 @@ for token, learnt in zip(y[0], weight[0], strict=True):
         pieces.append(f'<span style="background:{colour};color:#222">{text}</span>')
 display(
     HTML(
-        f'<pre style="font-family:monospace;line-height:1.5;white-space:pre-wrap">{"".join(pieces)}</pre>'
+        f'<pre style="font-family:monospace;white-space:pre-wrap">{"".join(pieces)}</pre>'
     )
 )
 print(f"{len(train)} problems in {len(y)} rows of {row_length} tokens")
