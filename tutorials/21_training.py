@@ -20,6 +20,7 @@ peak_rate = 4e-3
 least_gain = 0.6  # nats below the model that counts single tokens
 
 # %%
+import contextlib
 import math
 import time
 
@@ -91,10 +92,19 @@ def new_model():
     return CodeGemmaCausalLM(backbone, preprocessor)
 
 
+@contextlib.contextmanager
+def tokens_given(model):
+    """Within, fit() and evaluate() take rows of tokens; else they take texts."""
+    model.preprocessor, kept = None, model.preprocessor
+    yield
+    model.preprocessor = kept
+
+
 def test_loss(model):
     """Nats a token on the rows kept apart."""
     x, y = inputs(test_rows)
-    found = model.evaluate(x, y, batch_size=batch, verbose=0, return_dict=True)
+    with tokens_given(model):
+        found = model.evaluate(x, y, batch_size=batch, verbose=0, return_dict=True)
     return float(found["loss"])
 
 
@@ -111,7 +121,9 @@ print(f"loss {at_start:.2f}, ln V = {math.log(tokenizer.vocabulary_size()):.2f}"
 
 # %%
 one_batch = inputs(train_rows[:batch])
-by_heart = lm.fit(*one_batch, batch_size=batch, epochs=40, verbose=0).history["loss"]
+with tokens_given(lm):
+    history = lm.fit(*one_batch, batch_size=batch, epochs=40, verbose=0)
+by_heart = history.history["loss"]
 print("one batch:", [round(v, 2) for v in by_heart[::8]], "...", round(by_heart[-1], 3))
 
 # %% [markdown]
@@ -145,7 +157,7 @@ print({name: round(value, 2) for name, value in counting.items()})
 # the run needs: none is seen twice.
 
 # %%
-from codegemma_keras.recipes.pretrain import WarmupStableDecay
+from codegemma_keras.recipes.schedules import WarmupStableDecay
 
 keras.utils.set_random_seed(1)
 lm = new_model()
@@ -170,9 +182,10 @@ many = np.resize(np.arange(len(train_rows)), steps * batch)
 begin = time.perf_counter()
 for done in range(0, steps, report_every):
     chosen = many[done * batch : (done + report_every) * batch]
-    history = lm.fit(
-        *inputs(train_rows[chosen]), batch_size=batch, verbose=0, shuffle=False
-    )
+    with tokens_given(lm):
+        history = lm.fit(
+            *inputs(train_rows[chosen]), batch_size=batch, verbose=0, shuffle=False
+        )
     trained_on.append(done + report_every / 2)
     losses.append(history.history["loss"][0])
     tested.append((done + report_every, test_loss(lm)))

@@ -22,6 +22,7 @@ tolerance = 1e-3  # of equal logits, relative to the largest
 # cannot know its names. Forty tests, made from a template; eight of them are kept apart.
 
 # %%
+import contextlib
 import random
 
 import keras
@@ -76,23 +77,32 @@ print(start_text + "▶" + lm.generate(start_text, max_new_tokens=24, strip_prom
 
 
 # %%
+@contextlib.contextmanager
+def tokens_given(model):
+    """Within, fit() and evaluate() take rows of tokens; else they take texts."""
+    model.preprocessor, kept = None, model.preprocessor
+    yield
+    model.preprocessor = kept
+
+
 def fit(model, learning_rate):
     """Train; the loss on the eight new tests before, and after each epoch."""
     x, y, weight = test
     model.compile(optimizer=keras.optimizers.Adam(learning_rate))
-    before = model.evaluate(
-        x, y, sample_weight=weight, batch_size=8, verbose=0, return_dict=True
-    )
-    history = model.fit(
-        train[0],
-        train[1],
-        sample_weight=train[2],
-        batch_size=4,
-        epochs=epochs,
-        validation_data=(x, y, weight),
-        validation_batch_size=8,
-        verbose=0,
-    )
+    with tokens_given(model):
+        before = model.evaluate(
+            x, y, sample_weight=weight, batch_size=8, verbose=0, return_dict=True
+        )
+        history = model.fit(
+            train[0],
+            train[1],
+            sample_weight=train[2],
+            batch_size=4,
+            epochs=epochs,
+            validation_data=(x, y, weight),
+            validation_batch_size=8,
+            verbose=0,
+        )
     return [before["loss"], *history.history["val_loss"]]
 
 

@@ -260,7 +260,7 @@ for name, speculate in package.items():
         lambda speculate=speculate: (
             lm.engine.generate(
                 [start], new_tokens, stop_token_ids=(), speculate=speculate
-            )[0].tokens
+            )[0].token_ids
         ),
     )
 
