@@ -37,31 +37,57 @@ def row_of(model, recipe, length):
     kinds = {**estimates.by_kind(lm, job), "temporaries": found.temporaries}
     row = {"model": model, "recipe": recipe, "length": length}
     row["gib_by_kind"] = {kind: size / GIB for kind, size in kinds.items()}
-    for column in COLUMNS:
-        size = sharded(kinds, config) if column == "v5e-8" else found.total
-        usable = chips.of(column.removesuffix("-8")).usable
-        row[column] = {"gib": size / GIB, "fits": size <= usable}
     return row
 
 
-def sharded(kinds, config):
-    """Bytes of one of eight chips under `fsdp=8`."""
+def add_columns(rows):
+    """Bytes on every chip, and whether that fits, from the bytes by kind."""
+    lora = {
+        (r["model"], r["length"]): r["gib_by_kind"]
+        for r in rows
+        if r["recipe"] == "lora"
+    }
+    for row in rows:
+        kinds = row["gib_by_kind"]
+        state, held = kinds["weights"] + kinds["optimizer"], kinds["temporaries"]
+        # What the trace may miss: a quarter of the temporaries, and gradients that are
+        # cast to float32 before they are needed so.
+        margin = held / 4 + (kinds["gradients"] / 2 if row["recipe"] == "full" else 0)
+        for column in COLUMNS:
+            size, more = state + held, margin
+            if column == "v5e-8":
+                activations = lora[row["model"], row["length"]]
+                size = sharded(row, kinds, activations)
+                more = activations["temporaries"] / 4
+            usable = chips.of(column.removesuffix("-8")).usable / GIB
+            fits = "yes" if size + more <= usable else "perhaps"
+            row[column] = {"gib": size, "fits": fits if size <= usable else "no"}
+
+
+def sharded(row, kinds, lora):
+    """GiB of one of eight chips under `fsdp=8`.
+
+    Activations are those of the adapter's step: where all weights train, the worst
+    moment of one chip has their gradients in it, and hides the activations.
+    """
+    config = presets.PRESETS[MODELS[row["model"]]].config
     width, ffn = config["hidden_dim"], config["intermediate_dim"] // 2
-    collected = 2 * (3 * width * ffn + config["vocabulary_size"] * width)
+    table = config["vocabulary_size"] * width
+    rest = 2 * (3 * width * ffn + table)  # collected, in bfloat16
+    if row["recipe"] == "full":
+        rest += 4 * table  # the float32 gradient of the embedding
     state = kinds["weights"] + kinds["optimizer"] + kinds["gradients"]
-    rest = max(kinds["temporaries"] - kinds["gradients"], kinds["logits"])
-    return state / 8 + rest + collected
+    activations = lora["temporaries"] - lora["gradients"]
+    return state / 8 + activations + rest / GIB
 
 
 def table(rows):
-    """Markdown: GiB of one chip, in bold where it fits."""
+    """Markdown: GiB of one chip; bold where it fits, `?` where it may."""
     lines = ["| model | recipe | T | " + " | ".join(COLUMNS) + " |"]
     lines.append("|" + "---|" * (3 + len(COLUMNS)))
+    shown = {"yes": "**{:.1f}**", "perhaps": "{:.1f} ?", "no": "{:.1f}"}
     for row in rows:
-        cells = [row[c] for c in COLUMNS]
-        cells = [
-            f"**{c['gib']:.1f}**" if c["fits"] else f"{c['gib']:.1f}" for c in cells
-        ]
+        cells = [shown[row[c]["fits"]].format(row[c]["gib"]) for c in COLUMNS]
         head = f"| {row['model']} | {row['recipe']} | {row['length']} | "
         lines.append(head + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -80,6 +106,7 @@ def main():
         rows.sort(
             key=lambda row: (row["model"], RECIPES.index(row["recipe"]), row["length"])
         )
+        add_columns(rows)
         out = {
             "what": "GiB of one chip with one row on it; traced, not run",
             "date": time.strftime("%Y-%m-%d"),
