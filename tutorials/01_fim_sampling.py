@@ -97,7 +97,8 @@ print("text:   ", as_text)
 # A good completion ends with a control token: the model says "that is all", or goes on
 # with `<|file_separator|>` and another file. `complete` cuts there and tells how it ended.
 # Without stops you see what would have followed. This is the commonest complaint about
-# code models in editors, and it is no fault of the model.
+# code models in editors, and it is no fault of the model. (Control tokens have no text of
+# their own: a model that only repeats its end shows nothing more here.)
 
 # %%
 completion = lm.complete(before, after, path="stats.py", max_new_tokens=max_new_tokens)
