@@ -15,7 +15,7 @@ import collections
 import dataclasses
 import math
 
-import jax
+from jax import extend
 
 # Views: never a buffer of their own.
 _VIEWS = {
@@ -121,7 +121,7 @@ def _flat(jaxpr, names):
 
     for equation in jaxpr.eqns:
         kind = equation.primitive.name
-        inner = list(jax.core.jaxprs_in_params(equation.params))
+        inner = list(extend.core.jaxprs_in_params(equation.params))
         if kind in _INLINED and inner:
             body = inner[0]
             arguments = equation.invars[len(equation.invars) - len(body.invars) :]

@@ -12,6 +12,7 @@ import math
 import re
 
 import jax
+from jax import extend
 
 from codegemma_keras.plan import liveness, step
 
@@ -171,7 +172,7 @@ def _is_scan(equation):
 def _inner(equation):
     if equation.primitive.name == "cond":  # one of them runs
         return [max((b.jaxpr for b in equation.params["branches"]), key=matrix_flops)]
-    return list(jax.core.jaxprs_in_params(equation.params))
+    return list(extend.core.jaxprs_in_params(equation.params))
 
 
 def _product_flops(equation):
