@@ -239,7 +239,9 @@ print("joined equals infill:", streamed_equals)
 #
 # A request reads the prompt once (*prefill*) and then computes token after token. Asking
 # for one token, and for many, tells the two apart. Below each request is one thin bar:
-# the median is what a user feels, the longest what a user remembers.
+# the median is what a user feels, the longest what a user remembers. (The figures shown
+# were made on a machine that was busy with other work: read the proportions, not the
+# milliseconds, and run it yourself.)
 
 # %%
 import matplotlib.pyplot as plt
