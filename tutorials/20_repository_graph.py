@@ -270,7 +270,7 @@ print(
 )
 
 orders = {"names": sorted(files), "graph": list(found.paths)}
-figure, axes = plt.subplots(2, 1, figsize=(7.4, 5.6), layout="constrained")
+figure, axes = plt.subplots(2, 1, figsize=(7.4, 5.6), layout="constrained", dpi=60)
 for axis, (name, paths) in zip(axes, orders.items(), strict=True):
     draw(axis, paths, needs, names=False, alpha=0.35)
     axis.set_title(f"{package} in the order of {name}", fontsize=10)
