@@ -90,6 +90,8 @@ class CodeGemmaTokenizer(keras_hub.tokenizers.SentencePieceTokenizer):
         for attribute, name in SPECIAL_TOKENS.items():
             self._add_special_token(str(name), attribute)
         super().__init__(proto=proto, **kwargs)
+        # It has no weights. Keras refuses to quantize a model with a layer not built.
+        self.built = True
 
     def set_proto(self, proto):
         """Set the vocabulary: a path, bytes, or None."""

@@ -13,6 +13,7 @@ import pytest
 import safetensors.numpy
 
 from codegemma_keras import CodeGemmaBackbone, CodeGemmaCausalLM, sharding
+from codegemma_keras.plan import fit
 from codegemma_keras.recipes import flops, options, progress, schedules, training
 from codegemma_keras.recipes.checkpoints import Checkpoints
 
@@ -157,9 +158,16 @@ def test_a_step_that_does_not_fit_says_what_to_turn(tmp_path, monkeypatch):
         )
 
     monkeypatch.setattr(CodeGemmaCausalLM, "train_on_batch", no_room)
-    match = r"asked for 123456789 bytes.* remat \(now 'none'.* accumulation \(now 1"
+    match = r"wanted 117\.7 MiB.*Turn, cheapest first: .*remat='block'"
     with pytest.raises(MemoryError, match=match):
         run(Config(str(tmp_path)))
+
+
+def test_a_step_that_cannot_fit_is_refused_before_the_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(fit, "free_bytes", lambda: 1000)
+    with pytest.raises(MemoryError, match=r"needs at least .* MiB on each device"):
+        run(Config(str(tmp_path)))
+    assert not (tmp_path / "checkpoints").exists()
 
 
 def test_other_settings_are_refused(tmp_path):

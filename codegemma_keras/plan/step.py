@@ -4,7 +4,7 @@
 optimizer and loss), with variables that have shapes and no values. What a compiler needs
 is then there: `state_of` and `batch_of` describe the arguments of the step.
 
-Left out: Muon, dropout and accumulation, which none of the recipes has by default.
+Left out: dropout and accumulation, which none of the recipes has by default.
 """
 
 import dataclasses

@@ -21,14 +21,13 @@ import itertools
 import json
 import math
 import pathlib
-import re
 import time
 import typing
 
 import keras
 import numpy as np
 
-from codegemma_keras import lora, sharding
+from codegemma_keras import lora, plan, sharding
 from codegemma_keras.data import files
 from codegemma_keras.losses import NextTokenLoss
 from codegemma_keras.recipes import flops, schedules
@@ -136,17 +135,14 @@ def add_adapter(lm, config, name):
         )
 
 
-def compile_model(lm, config, steps, optimizer="adamw"):
-    """Compile for a run of `steps` updates.
+def compile_model(lm, config, steps):
+    """Compile with AdamW for a run of `steps` updates.
 
     Args:
         lm: the model.
         config: with `schedule`, `learning_rate`, `warmup_steps`, `decay`,
             `weight_decay`, `clip_norm`, `z_loss`, `accumulation`, `remat`.
         steps: int.
-        optimizer: `"adamw"`; or `"muon"` for the feed-forward matrices and AdamW for
-            the rest. Keras scales Muon's updates to the size of AdamW's, so one rate
-            serves both.
     """
     parts = config.accumulation
     rate = schedules.learning_rate(
@@ -157,23 +153,17 @@ def compile_model(lm, config, steps, optimizer="adamw"):
         config.decay,
         parts,
     )
-    common = {
-        "weight_decay": config.weight_decay,
-        "global_clipnorm": config.clip_norm,
-        "gradient_accumulation_steps": parts if parts > 1 else None,
-    }
-    if optimizer == "adamw":
-        made = keras.optimizers.AdamW(rate, beta_2=0.95, **common)
-    elif optimizer == "muon":
-        made = keras.optimizers.Muon(
-            rate, adam_beta_2=0.95, adam_weight_decay=config.weight_decay, **common
-        )
-    else:
-        raise ValueError(f"optimizer={optimizer!r}: give 'muon' or 'adamw'.")
+    optimizer = keras.optimizers.AdamW(
+        rate,
+        beta_2=0.95,
+        weight_decay=config.weight_decay,
+        global_clipnorm=config.clip_norm,
+        gradient_accumulation_steps=parts if parts > 1 else None,
+    )
     lm.backbone.remat = config.remat
     on_cpu = flops.device_name() == "cpu"
     lm.compile(
-        optimizer=made,
+        optimizer=optimizer,
         loss=NextTokenLoss(z_loss=config.z_loss),
         weighted_metrics=[],
         # On a CPU, TensorFlow's own kernels know bfloat16 instructions; XLA's do not.
@@ -236,7 +226,7 @@ def run(lm, config, steps, batches, held_out=None, keep_best=False):
         FloatingPointError: a loss or a weight is not finite; the last good checkpoint
             stays.
         OSError: no room for a checkpoint; the older ones stay.
-        MemoryError: a step does not fit in the device's memory.
+        MemoryError: a step does not fit in the device's memory; see `plan.check`.
         ValueError: the data ended early, and a checkpoint was saved; settings that do
             not fit together.
     """
@@ -246,6 +236,7 @@ def run(lm, config, steps, batches, held_out=None, keep_best=False):
                 f"{name}={getattr(config, name)} must be a multiple of "
                 f"log_every={config.log_every}."
             )
+    plan.check(lm, rows_of_part(config), config.sequence_length)
     out = pathlib.Path(config.out)
     # One writer: a checkpoint that names the best step is on the disk after that.
     with concurrent.futures.ThreadPoolExecutor(1) as writer:
@@ -285,11 +276,8 @@ def _steps(lm, config, steps, batches, held_out, state):
         batch = list(itertools.islice(parts, config.accumulation))
         if len(batch) < config.accumulation:
             _ended(lm, position, steps, checkpoints)
-        try:
+        with plan.explained(lm, rows_of_part(config), config.sequence_length):
             loss = _update(lm, batch)
-        except Exception as error:
-            _explain_memory(config, error)
-            raise
         step = position["step"] = position["step"] + 1
         if not math.isfinite(loss):
             _not_finite(config, loss, step, checkpoints)
@@ -364,34 +352,6 @@ def _not_finite(config, loss, step, checkpoints):
         "learning_rate or clip_norm, or look at the rows of that step: batches "
         f"{first} to {first + config.accumulation - 1} of the data."
     )
-
-
-def _explain_memory(config, error):
-    """Raise a `MemoryError` that says what to turn, if it was the device's memory."""
-    text = str(error)
-    if "RESOURCE_EXHAUSTED" not in text and "OOM when allocating" not in text:
-        return
-    asked = re.search(r"allocat\w*\s+(?:of\s+)?([\d.,]+ ?\w*)", text)
-    asked = f"It asked for {asked[1]}; " if asked else ""
-    raise MemoryError(
-        f"A step does not fit in the device's memory. {asked}{_free_memory()}. Turn "
-        f"first remat (now {config.remat!r}; 'block' needs least), then accumulation "
-        f"(now {config.accumulation}: more parts, each of fewer rows), then lora_rank "
-        f"(now {config.lora_rank}; an adapter needs no optimizer state for the rest), "
-        f"then sequence_length (now {config.sequence_length}). What was trained up to "
-        "the last checkpoint is kept."
-    ) from error
-
-
-def _free_memory():
-    if keras.backend.backend() == "jax":
-        import jax
-
-        stats = jax.local_devices()[0].memory_stats() or {}
-        if "bytes_limit" in stats:
-            free = stats["bytes_limit"] - stats["bytes_in_use"]
-            return f"{free:,} of {stats['bytes_limit']:,} bytes are free"
-    return "how much is free the backend does not tell"
 
 
 def _curve(lm, config, done, steps):
