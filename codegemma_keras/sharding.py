@@ -62,7 +62,7 @@ def parse_mesh(mesh: str) -> dict[str, int]:
         if not size.isdecimal() or int(size) < 1:
             raise ValueError(
                 f"mesh {mesh!r}: the size of {name!r} is {size!r}; it must be a whole "
-                "number above 0."
+                "number above 0, as in 'data=2,model=4'."
             )
         sizes[name] = int(size)
     if "data" in sizes and "fsdp" in sizes:
