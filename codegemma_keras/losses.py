@@ -237,7 +237,7 @@ def head_embedding(layer):
 
 @keras.saving.register_keras_serializable(package="codegemma_keras")
 class NextTokenLoss(keras.losses.Loss):
-    """Cross-entropy of the next token, averaged over the sample weights.
+    """Cross-entropy of the next token, by default averaged over the sample weights.
 
     Compiled into `CodeGemmaCausalLM`, it never makes logits. Called by itself it takes
     targets `[B, T]` and logits `[B, T, V]` and is the plain computation.
@@ -245,6 +245,9 @@ class NextTokenLoss(keras.losses.Loss):
     Args:
         z_loss: as in `linear_cross_entropy`.
         chunk_tokens: as in `linear_cross_entropy`.
+        reduction: `"mean_with_sample_weight"`, the weighted sum over the sum of the
+            weights; or Keras's `"sum_over_batch_size"`, over the number of targets,
+            which adds up right over the parts of an accumulated batch.
     """
 
     def __init__(
@@ -256,10 +259,11 @@ class NextTokenLoss(keras.losses.Loss):
         **kwargs,
     ):
         super().__init__(name=name, reduction=reduction, **kwargs)
-        if reduction != "mean_with_sample_weight":
+        if reduction not in ("mean_with_sample_weight", "sum_over_batch_size"):
             raise ValueError(
-                f"reduction={reduction!r}: NextTokenLoss averages over the sample "
-                "weights ('mean_with_sample_weight'). For another reduction use "
+                f"reduction={reduction!r}: NextTokenLoss divides by the sum of the "
+                "weights ('mean_with_sample_weight') or by the number of targets "
+                "('sum_over_batch_size'). For another reduction use "
                 "keras.losses.SparseCategoricalCrossentropy(from_logits=True)."
             )
         if z_loss < 0:
@@ -341,7 +345,10 @@ def model_loss(lm, y, hidden, sample_weight=None, training=True):
         train_embedding=bool(layer.trainable_variables),
     )
     lm._token_metrics.update(ops.stop_gradient(sums), sample_weight)
-    total = mean_loss(sums, sample_weight)
+    if lm.loss.reduction == "sum_over_batch_size":
+        total = sums[0] / ops.cast(ops.size(y), "float32")
+    else:
+        total = mean_loss(sums, sample_weight)
     for extra in lm.losses:  # regularisers and add_loss()
         total = total + ops.sum(ops.cast(extra, "float32"))
     return total

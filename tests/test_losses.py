@@ -159,9 +159,9 @@ def batch(rows=4):
     return {"token_ids": ids[:, :-1], "padding_mask": mask}, ids[:, 1:], weights
 
 
-def keras_loss():
+def keras_loss(reduction="mean_with_sample_weight"):
     return keras.losses.SparseCategoricalCrossentropy(
-        from_logits=True, reduction="mean_with_sample_weight"
+        from_logits=True, reduction=reduction
     )
 
 
@@ -191,6 +191,16 @@ def test_fit_equals_fit_with_logits(rows, batch_size):
         expected_value = np.exp(theirs["loss"])
         np.testing.assert_allclose(ours["perplexity"], expected_value, rtol=1e-4)
     # The first is the tied embedding, whose gradient is of lookup and head together.
+    for value, other in zip(variables, expected, strict=True):
+        np.testing.assert_allclose(value, other, atol=1e-5)
+
+
+def test_a_sum_over_the_batch_equals_keras():
+    """Of the recipes, whose parts of a batch add up."""
+    reduction = "sum_over_batch_size"
+    ours, variables = trained(model(NextTokenLoss(reduction=reduction)))
+    theirs, expected = trained(model(keras_loss(reduction)))
+    np.testing.assert_allclose(ours["loss"], theirs["loss"], rtol=1e-5)
     for value, other in zip(variables, expected, strict=True):
         np.testing.assert_allclose(value, other, atol=1e-5)
 

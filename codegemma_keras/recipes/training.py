@@ -164,7 +164,8 @@ def compile_model(lm, config, steps):
     on_cpu = flops.device_name() == "cpu"
     lm.compile(
         optimizer=optimizer,
-        loss=NextTokenLoss(z_loss=config.z_loss),
+        # Parts of a batch add up; `_update` makes it the mean over the weights.
+        loss=NextTokenLoss(z_loss=config.z_loss, reduction="sum_over_batch_size"),
         weighted_metrics=[],
         # On a CPU, TensorFlow's own kernels know bfloat16 instructions; XLA's do not.
         jit_compile=not (on_cpu and keras.backend.backend() == "tensorflow"),
@@ -300,9 +301,16 @@ def _steps(lm, config, steps, batches, held_out, state):
 
 
 def _update(lm, batch) -> float:
-    """One update from all parts of a batch; the mean of their losses."""
+    """One update from all parts of a batch; the mean loss over the weights of them all.
+
+    Parts hold different numbers of targets (answers, padding): a mean of their means
+    would weigh a target by the part it is in.
+    """
+    total = sum(float(np.sum(weight)) for _, _, weight in batch)
+    count = sum(weight.size for _, _, weight in batch)
+    scale = np.float32(count / total if total else 0.0)
     losses = [
-        lm.train_on_batch(x, y, sample_weight=weight, return_dict=True)["loss"]
+        lm.train_on_batch(x, y, sample_weight=weight * scale, return_dict=True)["loss"]
         for x, y, weight in batch
     ]
     return math.fsum(float(loss) for loss in losses) / len(losses)
@@ -316,9 +324,12 @@ def evaluate(lm, batches) -> float:
     """
     total = count = 0.0
     for x, y, weight in batches:
-        logs = lm.test_on_batch(x, y, sample_weight=weight, return_dict=True)
-        total += float(logs["loss"]) * float(np.sum(weight))
-        count += float(np.sum(weight))
+        targets = float(np.sum(weight))
+        # At a mean weight of 1 either reduction of `NextTokenLoss` is the mean.
+        scaled = weight * np.float32(weight.size / targets if targets else 0.0)
+        logs = lm.test_on_batch(x, y, sample_weight=scaled, return_dict=True)
+        total += float(logs["loss"]) * targets
+        count += targets
     if not count:
         raise ValueError("The held-out data have no target to evaluate.")
     return total / count
