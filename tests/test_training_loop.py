@@ -158,7 +158,7 @@ def test_a_step_that_does_not_fit_says_what_to_turn(tmp_path, monkeypatch):
         )
 
     monkeypatch.setattr(CodeGemmaCausalLM, "train_on_batch", no_room)
-    match = r"wanted 117\.7 MiB.*Turn, cheapest first: .*remat='block'"
+    match = r"wanted 0\.1 GiB.*Turn, cheapest first: .*remat='block'"
     with pytest.raises(MemoryError, match=match):
         run(Config(str(tmp_path)))
 
