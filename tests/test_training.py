@@ -78,8 +78,8 @@ def test_mixed_bfloat16_gradients_are_those_of_float32_but_for_rounding():
     low, full = gradients("mixed_bfloat16"), gradients("float32")
     for path, expected in full.items():
         error = np.linalg.norm(low[path] - expected) / np.linalg.norm(expected)
-        # Each of some ten roundings in a row is off by at most 2**-9.
-        assert error < 10 * 2**-9, path
+        # Forward and back there are some sixteen roundings, each off by at most 2**-9.
+        assert error < 16 * 2**-9, path
 
 
 def test_bfloat16_gradients_are_summed_in_float32():
