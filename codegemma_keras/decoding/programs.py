@@ -39,11 +39,17 @@ def compile_program(model, function, donate=(), on_compile=None, also=()):
     if backend == "tensorflow":
         import tensorflow as tf
 
-        # reduce_retracing off: shapes come in buckets, each deserves its own program.
+        # One program for each set of shapes, which come in buckets, held by ourselves:
+        # a `tf.function` that is called with many shapes warns of retracing.
         compiled = tf.function(function, jit_compile=True, autograph=False)
+        programs = {}
 
         def call(*args):
-            return compiled(*tree.map_structure(keras.ops.convert_to_tensor, args))
+            args = tree.map_structure(keras.ops.convert_to_tensor, args)
+            shapes = tuple((tuple(t.shape), t.dtype) for t in tree.flatten(args))
+            if shapes not in programs:
+                programs[shapes] = compiled.get_concrete_function(*args)
+            return programs[shapes](*args)
 
         return call
     raise ValueError(
