@@ -13,6 +13,7 @@ import keras_hub
 
 from codegemma_keras import chat, losses, presets
 from codegemma_keras.backbone import CodeGemmaBackbone, quiet_quantization
+from codegemma_keras.batches import Batches, in_memory, split
 from codegemma_keras.decoding import (
     Completion,
     Engine,
@@ -140,6 +141,62 @@ class CodeGemmaCausalLM(keras_hub.models.CausalLM):
         """As `keras.Model.quantize`, for example `quantize("int8")` or `("int4")`."""
         with quiet_quantization():
             super().quantize(*args, **kwargs)
+
+    def fit(
+        self,
+        x=None,
+        y=None,
+        batch_size=None,
+        sample_weight=None,
+        validation_data=None,
+        validation_split=None,
+        shuffle=None,
+        **kwargs,
+    ):
+        """As `keras_hub.models.CausalLM.fit`, but texts and arrays are shuffled.
+
+        Anew in every epoch, as Keras does it, unless `shuffle=False`. A dataset (grain,
+        tf.data) has an order of its own; with one as `validation_data`, `x` keeps its
+        order, too.
+
+        Args:
+            x: texts, or whatever the preprocessor takes; without a preprocessor a
+                dictionary of arrays as docs/design.md defines them; or a dataset.
+            **kwargs: as `keras.Model.fit`.
+
+        Raises:
+            ValueError: parts of different lengths, or nothing to train on.
+        """
+        held_out = validation_data
+        if not in_memory(x) or not (held_out is None or in_memory(held_out)):
+            return super().fit(
+                x,
+                y,
+                batch_size,
+                sample_weight,
+                held_out,
+                validation_split,
+                shuffle=bool(shuffle),
+                **kwargs,
+            )
+        data = ([x] if isinstance(x, str) else x), y, sample_weight
+        if validation_split and held_out is None:
+            data, held_out = split(data, validation_split)
+        if held_out is not None:
+            held_out = keras.utils.unpack_x_y_sample_weight(held_out)
+            held_out = Batches(self.preprocess_samples, held_out, batch_size)
+        train = Batches(self.preprocess_samples, data, batch_size, shuffle is not False)
+        return keras.Model.fit(
+            self, train, validation_data=held_out, shuffle=False, **kwargs
+        )
+
+    def evaluate(self, x=None, y=None, batch_size=None, sample_weight=None, **kwargs):
+        """As `keras_hub.models.CausalLM.evaluate`."""
+        if not in_memory(x):
+            return super().evaluate(x, y, batch_size, sample_weight, **kwargs)
+        data = ([x] if isinstance(x, str) else x), y, sample_weight
+        batches = Batches(self.preprocess_samples, data, batch_size)
+        return keras.Model.evaluate(self, batches, **kwargs)
 
     # Training without logits: Keras's hooks; the work is done in `losses`.
 

@@ -86,7 +86,7 @@ class CodeGemmaFIMPreprocessor(CodeGemmaCausalLMPreprocessor):
         sequence_length: int. T.
         fim_rate: share of files that are split; the rest stay left-to-right.
         spm_rate: share of the split files rendered suffix first.
-        span_lengths: `"uniform"` or `"log_uniform"`, see `fim.random_split`.
+        span_lengths: `"uniform"`, `"log_uniform"` or `"lines"`; see `fim.random_split`.
         middle_only: bool. Loss on the middle and its end only; the default, loss on all
             parts, is what keeps the left-to-right skill.
         seed: int. With the text itself it decides every random choice, so a file is

@@ -275,7 +275,6 @@ text_preprocessor, lm.preprocessor = lm.preprocessor, None  # rows are tokens al
 lm.fit(
     data.load("dataset", rows_per_step),
     steps_per_epoch=epochs * steps,
-    shuffle=False,
     verbose=0,
     callbacks=[Log()],
 )

@@ -10,7 +10,7 @@ its command line, `beam` the same on Apache Beam. See docs/data.md.
     from codegemma_keras import data
 
     data.build(["path/to/repo", "lib-1.0.tar.gz"], "out", "code_gemma_tiny_py")
-    model.fit(data.load("out", batch_size=8), steps_per_epoch=100, shuffle=False)
+    model.fit(data.load("out", batch_size=8), steps_per_epoch=100)
 
 Needs the extra: pip install "codegemma-keras[data]". Nothing here imports the model.
 """

@@ -13,7 +13,7 @@ class SavePosition(keras.callbacks.Callback):
         position = data.SavePosition("run/position.json")
         dataset = data.load("out", 8, start=position.batches)
         backup = keras.callbacks.BackupAndRestore("run")
-        model.fit(dataset, ..., shuffle=False, callbacks=[backup, position])
+        model.fit(dataset, ..., callbacks=[backup, position])
 
     Only batches that took part in a training step count; those that were loaded ahead
     do not, so none is lost and none is seen twice.

@@ -138,9 +138,7 @@ def load(
 ):
     """A grain dataset of batches that `fit()` takes on both backends.
 
-        model.fit(data.load("out", 8), steps_per_epoch=100, shuffle=False)
-
-    (`shuffle=False` says that rows are shuffled already; without it Keras warns.)
+        model.fit(data.load("out", 8), steps_per_epoch=100)
 
     Position: batch `n` of a dataset is always the same, so the number of batches trained
     is the position; `start=n` goes on from there (`SavePosition` keeps it beside a
