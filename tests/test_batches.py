@@ -37,7 +37,7 @@ def test_every_epoch_has_an_order_of_its_own():
 
 
 def test_the_order_follows_the_seed_and_may_be_kept():
-    data = {"ids": np.arange(10)}, None, None
+    data = {"ids": np.arange(10)}, np.arange(10), None
     orders = []
     for _ in range(2):
         keras.utils.set_random_seed(3)

@@ -60,7 +60,7 @@ def main():
         "scores": scores,
     }
     RESULTS.write_text(json.dumps(result, indent=2) + "\n")
-    embed(options.phases[-1])
+    embed(options.phases[-1], ASSETS, NAME)
     draw(runs, ASSETS / "curves.png")
     (ASSETS / "README.md").write_text(card(configs, result, options.phases))
 
@@ -85,7 +85,7 @@ def evaluate(lm, sample, tasks):
     return scores
 
 
-def embed(run):
+def embed(run, folder, name):
     """The trained weights as float16 into the package."""
     trained = CodeGemmaCausalLM.from_preset(str(run / "preset"), dtype="float32")
     half = CodeGemmaBackbone.from_config(
@@ -93,8 +93,8 @@ def embed(run):
     )
     for target, source in zip(half.weights, trained.backbone.weights, strict=True):
         target.assign(source.value)
-    lm = CodeGemmaCausalLM(half, trained.preprocessor, name=NAME)
-    lm.save_to_preset(str(ASSETS))
+    lm = CodeGemmaCausalLM(half, trained.preprocessor, name=name)
+    lm.save_to_preset(str(folder))
 
 
 def curve(phases):
