@@ -26,6 +26,7 @@ from codegemma_keras import presets
 from codegemma_keras.ops import (
     apply_rotary,
     attention_mask,
+    pick,
     remat,
     rotary_angles,
     saturate,
@@ -120,7 +121,16 @@ class CachedGemmaAttention(keras.layers.Layer):
             name=name,
         )
 
-    def call(self, x, rotary, mask, cache=None, cache_index=None, training=None):
+    def call(
+        self,
+        x,
+        rotary,
+        mask,
+        cache=None,
+        cache_index=None,
+        training=None,
+        only=None,
+    ):
         """Attend.
 
         Args:
@@ -130,15 +140,22 @@ class CachedGemmaAttention(keras.layers.Layer):
             cache: None, or `(keys, values)`, each `[B, S, K, H]`.
             cache_index: slot of the first of the T tokens, scalar or `[B]`.
             training: whether dropout of adapters applies.
+            only: None, or int `[B]`: the one of the T tokens that attends; of the
+                others only keys and values are wanted.
 
         Returns:
-            `[B, T, D]`, and the new `(keys, values)` when a cache was given.
+            `[B, T, D]` (with `only`, T is 1), and the new `(keys, values)` when a cache
+            was given.
         """
-        one = x.shape[1] == 1 and self.query_dense.quantization_mode is None
+        asking, asking_rotary = x, rotary
+        if only is not None:
+            asking, mask = pick(x, only), pick(mask, only)
+            asking_rotary = [pick(part, only) for part in rotary]
+        one = asking.shape[1] == 1 and self.query_dense.quantization_mode is None
         query = adapted(
-            self.query_dense, x, training, self._query_of_one if one else None
+            self.query_dense, asking, training, self._query_of_one if one else None
         )
-        query = apply_rotary(query, *rotary)
+        query = apply_rotary(query, *asking_rotary)
         key = apply_rotary(adapted(self.key_dense, x, training), *rotary)
         value = adapted(self.value_dense, x, training)  # [B, T, K, H]
         if cache is not None:
@@ -171,13 +188,14 @@ class CachedGemmaAttention(keras.layers.Layer):
             query, (batch, length, self.num_key_value_heads, groups, self.head_dim)
         )
         key, value = ops.cast(key, query.dtype), ops.cast(value, query.dtype)
-        scores = ops.einsum("btkgh,bskh->bkgts", query, key)
+        # In this order of axes nothing is transposed where K is 1.
+        scores = ops.einsum("btkgh,bskh->bktgs", query, key)
         # Softmax in float32. A row that may look at nothing (padding before the first
         # token) becomes uniform: finite, and nobody reads it.
         scores = ops.cast(scores, "float32")
-        scores = ops.where(mask[:, None, None, :, :], scores, -1e30)
+        scores = ops.where(mask[:, None, :, None, :], scores, -1e30)
         weights = ops.cast(ops.softmax(scores, axis=-1), query.dtype)
-        attended = ops.einsum("bkgts,bskh->btkgh", weights, value)
+        attended = ops.einsum("bktgs,bskh->btkgh", weights, value)
         return ops.reshape(
             attended, (batch, length, self.num_query_heads, self.head_dim)
         )
@@ -240,7 +258,16 @@ class GemmaDecoderBlock(keras.layers.Layer):
         self.ffw_linear.build(self.gating_ffw.compute_output_shape(input_shape))
         self.built = True
 
-    def call(self, x, rotary, mask, cache=None, cache_index=None, training=None):
+    def call(
+        self,
+        x,
+        rotary,
+        mask,
+        cache=None,
+        cache_index=None,
+        training=None,
+        only=None,
+    ):
         """One block; arguments and returns as `CachedGemmaAttention.call`."""
         attended = self.attention(
             self.pre_attention_norm(x),
@@ -249,7 +276,10 @@ class GemmaDecoderBlock(keras.layers.Layer):
             cache,
             cache_index,
             training=training,
+            only=only,
         )
+        if only is not None:
+            x = pick(x, only)
         if cache is not None:
             attended, cache = attended
         if self.dropout:
@@ -400,6 +430,7 @@ class CodeGemmaBackbone(Backbone):
         cache=None,
         cache_index=None,
         training=None,
+        only=None,
     ):
         """The one forward of training, prefill, decode and scoring.
 
@@ -414,9 +445,13 @@ class CodeGemmaBackbone(Backbone):
             cache_index: int scalar or `[B]`, the slot that the first of the T tokens
                 goes to. Slots above a query's own are never attended to, so what they
                 hold does not matter.
+            only: None, or int `[B]`: the one of the T tokens whose hidden state is
+                wanted. The last block then computes no more of the others than what the
+                cache holds. With a cache only.
 
         Returns:
-            Hidden states `[B, T, D]`; with a cache, `(hidden states, new cache)`.
+            Hidden states `[B, T, D]` (with `only`, T is 1); with a cache,
+            `(hidden states, new cache)`.
         """
         slots = key_slots = slots_of(token_ids)  # [1, T]
         if cache is not None:
@@ -441,7 +476,10 @@ class CodeGemmaBackbone(Backbone):
             elif cache is None:
                 x = block(x, rotary, mask, training=training)
             else:
-                x, pair = block(x, rotary, mask, cache[i], cache_index)
+                last = i == self.num_layers - 1
+                x, pair = block(
+                    x, rotary, mask, cache[i], cache_index, only=only if last else None
+                )
                 new_cache.append(pair)
         x = self.layer_norm(x)
         return x if cache is None else (x, new_cache)

@@ -124,6 +124,23 @@ def write_cache(cache, update, index):
     )
 
 
+def pick(x, index):
+    """One token of each row.
+
+    Args:
+        x: `[B or 1, T, ...]`.
+        index: int `[B]`, below T.
+
+    Returns:
+        `[B, 1, ...]`.
+    """
+    if x.shape[0] == 1:
+        return ops.take(x[0], index, axis=0)[:, None]
+    return ops.take_along_axis(
+        x, ops.reshape(index, (-1, *(1,) * (len(x.shape) - 1))), axis=1
+    )
+
+
 def saturate(x):
     """Keep float16 activations finite; the identity at every other dtype.
 

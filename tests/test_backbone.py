@@ -166,6 +166,26 @@ def test_cached_equals_uncached(heads):
     np.testing.assert_allclose(np.concatenate(pieces, axis=1), whole, atol=1e-5)
 
 
+@pytest.mark.parametrize("heads", [1, 4])
+@pytest.mark.parametrize("rows", [1, 2])
+def test_the_only_token_that_is_wanted(heads, rows):
+    """One state a row, and the cache as if all were computed."""
+    backbone = our_backbone(num_key_value_heads=heads)
+    ids, only = TOKEN_IDS[:rows], np.array([2, 5], "int32")[:rows]
+    results = [
+        backbone.forward(
+            ids, cache=backbone.empty_cache(rows, 9), cache_index=0, only=chosen
+        )
+        for chosen in (None, only)
+    ]
+    (states, cache), (picked, same) = results
+    expected = numpy_of(states)[np.arange(rows), only]
+    np.testing.assert_allclose(numpy_of(picked)[:, 0], expected, atol=1e-6)
+    for whole, part in zip(cache, same, strict=True):
+        for a, b in zip(whole, part, strict=True):
+            np.testing.assert_array_equal(numpy_of(a), numpy_of(b))
+
+
 def test_rows_of_different_lengths_do_not_see_each_other():
     backbone = our_backbone()
     cache = backbone.empty_cache(2, 9)

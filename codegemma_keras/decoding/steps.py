@@ -84,11 +84,14 @@ def prefill(backbone, token_ids, offset, lengths, hidden, cache):
     rows, width = token_ids.shape
     whole = rows == cache[0][0].shape[0]
     part = cache if whole else [(k[:rows], v[:rows]) for k, v in cache]
-    states, part = backbone.forward(token_ids, cache=part, cache_index=offset)
     last = lengths[:rows] - 1 - offset  # [b]
-    taken = ops.take_along_axis(
-        states, ops.clip(last, 0, width - 1)[:, None, None], axis=1
-    )[:, 0]
+    states, part = backbone.forward(
+        token_ids,
+        cache=part,
+        cache_index=offset,
+        only=ops.clip(last, 0, width - 1),
+    )
+    taken = states[:, 0]
     here = ops.logical_and(last >= 0, last < width)
     taken = ops.where(here[:, None], taken, hidden[:rows])
     if whole:
