@@ -4,9 +4,10 @@
 
 A real file of 400 lines (from the standard library), the cursor in its middle, 200
 keystrokes: typing, a newline, deleting, moving two lines up. After each, a
-completion of 16 tokens. Ours is a session, in each layout; KerasHub and Transformers are
-asked cold, on every twentieth keystroke: a cold call costs the same on all. Same random
-weights, prompts cut to fit 1,024 tokens; the cold ones all have 992.
+completion of 16 tokens. Ours is a session; KerasHub and Transformers are asked cold, on
+every fortieth keystroke: a cold call costs the same on all. Same random weights. By
+default the whole file goes in, some 3,600 tokens; `--context 1024` cuts it to that. Cold
+prompts all have the same length, or KerasHub would compile for each.
 
 Reported: median and 95th percentile, and by kind of keystroke how many prompt tokens
 were computed and the share found in the cache. `--count-only` gives the latter without
@@ -30,7 +31,6 @@ from codegemma_keras.decoding.run import common_length
 from codegemma_keras.decoding.session import LAYOUTS, Session
 
 NEW = 16
-CONTEXT = 1024
 TYPED = "values = [parser.parse(item) for item in items if item]"
 
 
@@ -111,16 +111,16 @@ def count_reuse(tokenizer, context, layout, strokes):
     return result
 
 
-def cold_prompt(tokenizer, prefix, suffix):
-    """A prompt of the same length on every stroke, or KerasHub would compile each."""
-    length = CONTEXT - NEW - 16
-    prefix, suffix, _ = fim.shrink(
-        prefix, suffix, (), CONTEXT - NEW - 1, tokenizer.encode, path="argparse.py"
-    )
-    ids = tokenizer.encode(fim.render(prefix, suffix, path="argparse.py"))
-    if len(ids) < length:
-        raise ValueError(f"A prompt of {len(ids)} tokens; {length} are needed.")
-    return [tokenizer.start_token_id, *ids[1 - length :]]
+def cold_prompts(tokenizer, strokes, context):
+    """The prompts of some strokes, cut at the front to the length of the shortest."""
+    prompts = []
+    for _, prefix, suffix in strokes:
+        prefix, suffix, _ = fim.shrink(
+            prefix, suffix, (), context - NEW - 1, tokenizer.encode, path="argparse.py"
+        )
+        prompts.append(tokenizer.encode(fim.render(prefix, suffix, path="argparse.py")))
+    length = min(map(len, prompts))
+    return [[tokenizer.start_token_id, *ids[-length:]] for ids in prompts]
 
 
 def summary(records):
@@ -147,9 +147,8 @@ def summary(records):
 def cold_calls(report, args, found, tokenizer, strokes):
     """Every library asked cold; a row of the report after every round."""
     seconds = {name: [] for name in found}
-    for number in range(0, args.strokes, args.cold_every):
-        _, prefix, suffix = strokes[number]
-        ids = cold_prompt(tokenizer, prefix, suffix)
+    prompts = cold_prompts(tokenizer, strokes[:: args.cold_every], args.context)
+    for number, ids in enumerate(prompts):
         for name, library in found.items():
             if number == 0:
                 library.generate([ids], NEW, len(ids) + NEW)  # compiles
@@ -158,8 +157,9 @@ def cold_calls(report, args, found, tokenizer, strokes):
             print(name, "cold", round(taken, 3), flush=True)
         for name, values in seconds.items():
             report.put(
-                f"{args.size} {name} cold",
+                f"{args.size} {args.context} {name} cold",
                 strokes=len(values),
+                prompt_tokens=len(ids),
                 median_ms=1000 * _models.median(values),
                 p95_ms=1000 * float(np.percentile(values, 95)),
             )
@@ -168,8 +168,9 @@ def cold_calls(report, args, found, tokenizer, strokes):
 def main():
     parser = _models.arguments(__doc__.splitlines()[0])
     parser.add_argument("--strokes", type=int, default=200)
-    parser.add_argument("--cold-every", type=int, default=20, help="0: never")
-    parser.add_argument("--layouts", nargs="*", default=LAYOUTS)
+    parser.add_argument("--cold-every", type=int, default=40, help="0: never")
+    parser.add_argument("--context", type=int, default=4096, help="tokens")
+    parser.add_argument("--layouts", nargs="*", choices=LAYOUTS, default=["line"])
     parser.add_argument(
         "--count-only", action="store_true", help="no model: only what is reused"
     )
@@ -193,7 +194,7 @@ def main():
         cold_calls(report, args, found, tokenizer, strokes)
     lm = CodeGemmaCausalLM(
         found["ours"].lm.backbone,
-        CodeGemmaCausalLMPreprocessor(tokenizer, sequence_length=CONTEXT),
+        CodeGemmaCausalLMPreprocessor(tokenizer, sequence_length=args.context),
     )
     for layout in args.layouts:
         # Twice: the first replay compiles whatever it needs.
@@ -204,7 +205,7 @@ def main():
         for stroke in strokes:
             records += replay(session, [stroke])
             if len(records) % 20 == 0:
-                section = f"{args.size} ours {layout}"
+                section = f"{args.size} {args.context} ours {layout}"
                 report.put(section, strokes=len(records), **summary(records))
 
 
