@@ -23,7 +23,7 @@ PERMISSIVE = frozenset(
         "Zlib",
     )
 )
-# In this order: the first that is found counts. Copyleft first, so that a file that
+# Of text in lower case with single spaces. In this order: the first that is found counts. Copyleft first, so that a file that
 # quotes both is not taken for the milder one.
 _PHRASES = (
     ("AGPL-3.0", r"affero general public license"),
@@ -36,7 +36,7 @@ _PHRASES = (
     ("BSL-1.0", r"boost software license"),
     ("CC0-1.0", r"cc0 1\.0 universal"),
     ("Unlicense", r"free and unencumbered software released into the public domain"),
-    ("BSD-3-Clause", r"neither the name(?:.|\s){0,160}nor the names"),
+    ("BSD-3-Clause", r"neither the names? .{0,200}\bnor (?:the )?names?\b"),
     ("BSD-2-Clause", r"redistributions of source code must retain"),
     ("ISC", r"permission to use, copy, modify, and(?:/or)? distribute this software"),
     ("MIT", r"permission is hereby granted, free of charge"),

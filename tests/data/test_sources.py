@@ -220,7 +220,16 @@ def test_filters(text, path, reason):
         assert report.number("filter", reason) == 1
 
 
+def test_an_unusual_licence_is_read_in_linear_time():
+    """It took minutes when a space could be read in two ways."""
+    assert recognise("Neither the name " + "of a b c " * 20_000) == ""
+
+
 def test_licences_are_told_apart():
+    assert (
+        recognise("Neither the name of the X\n  Developers nor the names of any")
+        == "BSD-3-Clause"
+    )
     assert recognise(MIT) == "MIT"
     assert recognise("GNU GENERAL PUBLIC LICENSE\n Version 3") == "GPL-3.0"
     assert recognise("Apache License\n   Version 2.0, January 2004") == "Apache-2.0"
