@@ -23,8 +23,8 @@ PERMISSIVE = frozenset(
         "Zlib",
     )
 )
-# Of text in lower case with single spaces. In this order: the first that is found counts. Copyleft first, so that a file that
-# quotes both is not taken for the milder one.
+# Of text in lower case with single spaces. In this order: the first that is found
+# counts. Copyleft first, so that a file that quotes both is not taken for the milder one.
 _PHRASES = (
     ("AGPL-3.0", r"affero general public license"),
     ("LGPL-3.0", r"lesser general public license"),

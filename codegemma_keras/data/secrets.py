@@ -127,9 +127,6 @@ _VERSION = re.compile(
 # average; words and identifiers stay below 3.6 at that length.
 MIN_ENTROPY = 3.0
 MIN_SECRET_LENGTH = 12
-_WORDY = re.compile(
-    r"[a-z]{4,}(?:[_.\- /][a-z]{2,})+|[A-Z][a-z]+(?:[A-Z][a-z]+)+", re.I
-)
 _PLACEHOLDER = re.compile(
     r"x{4,}|\*{3,}|\.\.\.|<|>|\{|\}|\$|%|example|your|change|dummy|fake|placeholder|test"
     r"|sample|123456789|abcdef|password|secret|token",
@@ -193,7 +190,7 @@ def _assigned(text):
         value = match[2]
         if len(value) < MIN_SECRET_LENGTH or _PLACEHOLDER.search(value):
             continue
-        if _WORDY.fullmatch(value) or not re.search(r"\d", value):
+        if not re.search(r"\d", value):  # words
             continue
         if re.search(r"^https?://|^[\w.]+\(|^[./]|\.\w{2,4}$", value):
             continue
