@@ -92,15 +92,20 @@ class CodeGemmaCausalLM(keras_hub.models.CausalLM):
         *,
         weighted_metrics="auto",
         sampler="greedy",
+        jit_compile="auto",
         **kwargs,
     ):
-        """As `keras_hub.models.CausalLM.compile`, but for three defaults.
+        """As `keras_hub.models.CausalLM.compile`, but for four defaults.
 
         The sampler is greedy. `loss="auto"` is `losses.NextTokenLoss()`: the mean over
         the sample weights, computed without logits; give an instance to set its
         options. With it, `weighted_metrics="auto"` is accuracy and perplexity from the
         same pass. Any other loss or metric of yours is given logits `[B, T, V]`.
+        `jit_compile="auto"` is False for TensorFlow on a CPU: XLA computes the matrix
+        products of a loop on one core there (and has no bfloat16 instructions).
         """
+        if jit_compile == "auto" and keras.backend.backend() == "tensorflow":
+            jit_compile = "auto" if not programs.on_cpu() else False
         if isinstance(loss, str) and loss == "auto":
             loss = losses.NextTokenLoss()
         automatic = isinstance(weighted_metrics, str) and weighted_metrics == "auto"
@@ -114,6 +119,7 @@ class CodeGemmaCausalLM(keras_hub.models.CausalLM):
             loss=loss,
             weighted_metrics=weighted_metrics,
             sampler=sampler,
+            jit_compile=jit_compile,
             **kwargs,
         )
 

@@ -132,7 +132,7 @@ def _all_chunks(
         ops.zeros((rows, chunks, size, width) if hidden_gradient else (), "float32"),
         ops.zeros(embedding.shape if embedding_gradient else (), "float32"),
     )
-    sums, to_hidden, to_embedding = ops.fori_loop(0, chunks, body, state)
+    sums, to_hidden, to_embedding = _loop(chunks, body, state)
     if hidden_gradient:
         to_hidden = ops.reshape(to_hidden, (ops.shape(hidden)[0], -1, width))
         to_hidden = to_hidden[:, :length]
@@ -141,6 +141,21 @@ def _all_chunks(
         to_hidden if hidden_gradient else None,
         to_embedding if embedding_gradient else None,
     )
+
+
+def _loop(count, body, state):
+    """`state = body(i, state)` for i in 0..count-1, one after the other."""
+    if keras.backend.backend() != "tensorflow":
+        return ops.fori_loop(0, count, body, state)
+    import tensorflow as tf
+
+    # Outside XLA it would run ten at a time, each with logits of its own.
+    return tf.while_loop(
+        lambda i, _: i < count,
+        lambda i, state: (i + 1, body(i, state)),
+        (tf.constant(0), state),
+        parallel_iterations=1,
+    )[1]
 
 
 def _one_chunk(hidden, embedding, targets, weights, z_loss):
