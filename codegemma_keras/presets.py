@@ -100,11 +100,15 @@ PRESETS = {
         ("code_gemma_1.1_instruct_7b_en", 3, "7B", "codegemma-1.1-7b-it", "chat, 1.1."),
     )
 }
-PRESETS["code_gemma_tiny_py"] = Preset(
-    description="A small CodeGemma for Python, trained by this project; embedded.",
-    location=os.path.join(ASSETS, "code_gemma_tiny_py"),
-    licence="https://www.apache.org/licenses/LICENSE-2.0",
-)
+for _name, _what in (
+    ("code_gemma_tiny_py", "A small CodeGemma for Python, trained by this project"),
+    ("code_gemma_tiny_instruct_py", "The same, tuned to answer small questions"),
+):
+    PRESETS[_name] = Preset(
+        description=f"{_what}; embedded.",
+        location=os.path.join(ASSETS, _name),
+        licence="https://www.apache.org/licenses/LICENSE-2.0",
+    )
 
 
 # --- Loading ------------------------------------------------------------------------

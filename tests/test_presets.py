@@ -29,7 +29,7 @@ from tests.small_vocabulary import small_vocabulary
 keras_hub_opens_vocabulary = pytest.mark.filterwarnings(
     "ignore:unclosed file .*vocabulary.spm:ResourceWarning"
 )
-OFFICIAL = [name for name in presets.PRESETS if name != "code_gemma_tiny_py"]
+OFFICIAL = [name for name in presets.PRESETS if "tiny" not in name]
 
 
 @pytest.fixture(scope="module")
