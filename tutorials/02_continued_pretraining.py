@@ -18,8 +18,10 @@ other = "requests"  # code that is neither here nor there: is it forgotten?
 row_length = 512  # tokens; the real models take 8192
 batches = 0  # of training in each epoch; 0: all rows
 rows_per_step = 8
-epochs = 2
-learning_rate = 2e-3  # of all weights; for the 2B about 2e-5
+epochs = 2  # over the repository
+learning_rate = 1e-3  # of all weights; for the 2B about 2e-5
+replay = 0.25  # share of the rows that are other code, against forgetting
+replayed = ("email", "http", "logging", "unittest")  # packages of the standard library
 most_files = 1000
 test_files = 12  # of the repository, kept apart
 infill_order = "spm"  # which the small model knows better than "psm"
@@ -119,6 +121,23 @@ report = data.build([repository], "dataset", preset, settings, keep_work=True)
 for (step, reason), (number, _) in sorted(report.counts.items()):
     if step in ("read", "source", "filter", "dedup", "secrets", "fim"):
         print(f"{step:8} {reason:24} {number:5}")
+
+# %% [markdown]
+# The same for some code of other kinds. A model that reads nothing but one repository
+# forgets the rest; a few rows of what it knew already (*replay*) keep most of it.
+
+# %%
+general = pathlib.Path("general-source")
+shutil.rmtree(general, ignore_errors=True)
+for name in replayed:
+    folder = pathlib.Path(importlib.util.find_spec(name).origin).parent
+    for path, text in documents_of(folder, name)[:most_files]:
+        file = general / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, "utf-8")
+shutil.rmtree("general", ignore_errors=True)
+data.build([general], "general", preset, settings)
+print(f"{len(list(general.rglob('*.py')))} files to replay")
 
 # %% [markdown]
 # ## Who imports whom
@@ -237,13 +256,14 @@ print(f"lines filled in exactly: {lines_before['exact_match']:.0%}")
 # %% [markdown]
 # ## Training
 #
-# `data.load` gives batches that `fit` takes; each row is seen `epochs` times.
+# `data.load` gives batches that `fit` takes, here of two folders in proportion. Each row of
+# the repository is seen `epochs` times on average.
 
 # %%
 import keras
 
 keras.utils.set_random_seed(0)
-steps = batches or max(1, len(stored) // rows_per_step)
+steps = batches or max(1, int(len(stored) / rows_per_step / (1 - replay)))
 schedule = keras.optimizers.schedules.CosineDecay(
     0.0, epochs * steps, warmup_target=learning_rate, warmup_steps=max(1, steps // 10)
 )
@@ -273,7 +293,7 @@ class Log(keras.callbacks.Callback):
 begin = time.perf_counter()
 text_preprocessor, lm.preprocessor = lm.preprocessor, None  # rows are tokens already
 lm.fit(
-    data.load("dataset", rows_per_step),
+    data.load({"dataset": 1 - replay, "general": replay}, rows_per_step),
     steps_per_epoch=epochs * steps,
     verbose=0,
     callbacks=[Log()],
@@ -327,9 +347,8 @@ for old, new in list(zip(records_before, records_after, strict=True))[:5]:
 # ## What was claimed
 #
 # Unseen files of the repository cost fewer bits by a clear margin, and other code does not
-# cost many more. What a user would do next: `lm.save_to_preset("my_model")`, and
-# `from_preset("my_model")` ever after. Mixing in general code keeps more of the old
-# skill: `data.load({"dataset": 0.8, "general": 0.2}, ...)`.
+# cost many more. (Set `replay` to 0 to see what those rows are worth.) What a user
+# would do next: `lm.save_to_preset("my_model")`, and `from_preset("my_model")` ever after.
 
 # %%
 import os
