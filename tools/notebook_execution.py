@@ -6,7 +6,9 @@ outputs are left as a page shows them: streams joined, progress bars at their la
 Left out: execution in parallel; notebooks measure memory and minutes.
 """
 
+import base64
 import copy
+import io
 import pathlib
 import re
 import sys
@@ -15,6 +17,7 @@ import textwrap
 import time
 
 import nbformat
+from PIL import Image
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # Log lines of TensorFlow's and XLA's C++: of a time and a source line, or about the log.
@@ -23,6 +26,11 @@ START_UP = re.compile(
     r"|WARNING: All log messages before absl::InitializeLog\(\) .*)\n?",
     re.MULTILINE,
 )
+
+
+# Pictures above it (base64 characters) are kept in 64 colours: thin lines that cross, as
+# in a drawn graph, are a quarter of a megabyte in all colours and look the same.
+LARGE_PICTURE = 60_000
 
 
 class NotebookError(Exception):
@@ -57,9 +65,23 @@ def clean_outputs(cell):
     for output in joined:
         if output.output_type == "stream":
             output.text = START_UP.sub("", settle(output.text))
+        lighten(output)
         output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
     cell.outputs = [o for o in joined if o.output_type != "stream" or o.text.strip()]
     cell.metadata.pop("execution", None)
+
+
+def lighten(output):
+    """Keep a large picture of an output in fewer colours; once is enough."""
+    data = output.get("data", {})
+    if len(data.get("image/png", "")) <= LARGE_PICTURE:
+        return
+    picture = Image.open(io.BytesIO(base64.b64decode(data["image/png"])))
+    if picture.mode == "P":
+        return
+    file = io.BytesIO()
+    picture.convert("RGB").quantize(64).save(file, "PNG", optimize=True)
+    data["image/png"] = base64.b64encode(file.getvalue()).decode() + "\n"
 
 
 def settle(text):

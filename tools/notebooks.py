@@ -203,6 +203,8 @@ def keep_outputs(new, old):
     if [c.source for c in code(new)] == [c.source for c in code(old)]:
         for cell, before in zip(code(new), code(old), strict=True):
             cell.outputs = before.outputs
+            for output in cell.outputs:
+                notebook_execution.lighten(output)
             cell.execution_count = before.execution_count
     return new
 
