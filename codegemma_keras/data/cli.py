@@ -57,6 +57,12 @@ def _add_build(commands):
         default=0.5,
         help="share of FIM splits that end at a node of the syntax tree (0.5)",
     )
+    build.add_argument(
+        "--line-share",
+        type=float,
+        default=0.0,
+        help="share of FIM splits at whole lines or the rest of one (0)",
+    )
     build.add_argument("--seed", type=int, default=0)
     build.add_argument(
         "--language", action="append", help="keep only these; may be repeated"
@@ -111,7 +117,12 @@ def run_build(args: argparse.Namespace) -> int:
         secrets=args.secrets,
         threshold=dedup.THRESHOLD if args.threshold is None else args.threshold,
         benchmarks=tuple(args.decontaminate),
-        fim=FimSettings(args.fim_rate, syntax_share=args.syntax_share, seed=args.seed),
+        fim=FimSettings(
+            args.fim_rate,
+            syntax_share=args.syntax_share,
+            line_share=args.line_share,
+            seed=args.seed,
+        ),
         **({"licences": None} if args.any_licence else {}),
     )
     console = Console(stderr=True)

@@ -12,7 +12,7 @@ at line ends *before* FIM, so a middle and the token that ends it are never trun
 Every random choice is drawn from a hash of the document and a seed: the result depends
 neither on workers nor on order.
 
-Left out: token-level and line-level spans (see `fim`).
+Left out: token-level spans (see `fim`).
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from codegemma_keras import fim
 from codegemma_keras.data.document import Document, content_hash
 from codegemma_keras.data.languages import parser
 
-SPLITS = ("character", "syntax")
+SPLITS = ("character", "syntax", "line")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +35,11 @@ class FimSettings:
         rate: share of pieces that are FIM; 0.8, and 0.9 for 2B v1.1.
         spm_share: of those, in SPM order.
         syntax_share: of those, split so that the suffix starts where a node of the syntax
-            tree does ("a more syntactically natural point"); the rest at any character.
+            tree does ("a more syntactically natural point").
+        line_share: of those, split as an editor's cursor asks: whole lines or the rest of
+            one, and short spans (`fim.random_split`, `"lines"`); what is left of the
+            shares is split at any two characters. Not in the paper: a small model that
+            sees long middles only does not stop after a line.
         spm_order: as in `fim.render`.
         seed: changes every choice.
     """
@@ -43,14 +47,20 @@ class FimSettings:
     rate: float = 0.8
     spm_share: float = 0.5
     syntax_share: float = 0.5
+    line_share: float = 0.0
     spm_order: str = "suffix_first"
     seed: int = 0
 
     def __post_init__(self):
-        for name in ("rate", "spm_share", "syntax_share"):
+        for name in ("rate", "spm_share", "syntax_share", "line_share"):
             value = getattr(self, name)
             if not 0 <= value <= 1:
                 raise ValueError(f"{name}={value} must be between 0 and 1.")
+        if self.syntax_share + self.line_share > 1:
+            raise ValueError(
+                f"syntax_share={self.syntax_share} and line_share={self.line_share} are "
+                "shares of the same pieces: lower one, they may add up to 1."
+            )
         if self.spm_order not in fim.SPM_ORDERS:
             raise ValueError(
                 f"spm_order={self.spm_order!r} must be one of {fim.SPM_ORDERS}."
@@ -64,7 +74,7 @@ class Piece:
     Attributes:
         token_ids: list of int.
         kind: `"psm"`, `"spm"` or `"plain"`.
-        split: `"character"`, `"syntax"` or `""`.
+        split: one of `SPLITS`, or `""`.
     """
 
     token_ids: list[int]
@@ -132,12 +142,15 @@ def render_piece(
     rng = document_rng(document, settings, piece)
     is_fim = rng.random() < settings.rate
     mode = "spm" if rng.random() < settings.spm_share else "psm"
-    by_syntax = rng.random() < settings.syntax_share
+    share = rng.random()
     if not is_fim:
         return fim.render_plain(text, document.path), "plain", ""
+    by_syntax = share < settings.syntax_share
+    by_line = not by_syntax and share < settings.syntax_share + settings.line_share
     found = syntax_split(text, document.language, rng) if by_syntax else None
-    split = "syntax" if found else "character"
-    prefix, middle, suffix = found or fim.random_split(text, rng)
+    split = "syntax" if found else "line" if by_line else "character"
+    lengths = "lines" if by_line else "uniform"
+    prefix, middle, suffix = found or fim.random_split(text, rng, lengths)
     parts = fim.render(
         prefix,
         suffix,

@@ -153,7 +153,38 @@ def test_no_grammar_no_syntax_split():
     assert examples.render_piece(document, document.text, plan)[2] == "character"
 
 
+def test_line_share():
+    plan = examples.FimSettings(rate=1, syntax_share=0.3, line_share=0.7)
+    text = "".join(f"def f{i}(x):\n    return x + {i}\n\n" for i in range(40))
+    counts, lines = collections.Counter(), []
+    for number in range(400):
+        document = Document(text, f"m{number}.py", language="python")
+        parts, _, split = examples.render_piece(document, text, plan)
+        counts[split] += 1
+        if split == "line":
+            lines.append(fim.parse([*parts, fim.END]).middle.rstrip("\n").count("\n"))
+    assert set(counts) == {"syntax", "line"}
+    assert abs(counts["line"] - 280) < 4 * (400 * 0.7 * 0.3) ** 0.5
+    # Three quarters are line spans, three quarters of these of one line.
+    assert sum(n == 0 for n in lines) / len(lines) > 0.5
+
+
+def test_without_lines_nothing_changes():
+    """The share of lines is carved out of the characters', with the same draws."""
+    text = "".join(f"x{i} = f({i})\n" for i in range(60))
+    document = Document(text, "m.py", language="python")
+    for piece in range(100):
+        plain = examples.render_piece(document, text, examples.FimSettings(), piece)
+        lines = examples.render_piece(
+            document, text, examples.FimSettings(line_share=0.5), piece
+        )
+        assert lines[1] == plain[1]
+        assert lines == plain or (plain[2], lines[2]) == ("character", "line")
+
+
 def test_settings_are_checked():
+    with pytest.raises(ValueError, match="they may add up to 1"):
+        examples.FimSettings(syntax_share=0.6, line_share=0.5)
     with pytest.raises(ValueError, match=r"rate=1\.5 must be between"):
         examples.FimSettings(rate=1.5)
     with pytest.raises(ValueError, match="must be one of"):
