@@ -31,6 +31,7 @@ from codegemma_keras.ops import (
     rotary_angles,
     saturate,
     slots_of,
+    traced_once,
     write_cache,
 )
 from codegemma_keras.transformers_format import save_transformers
@@ -465,7 +466,7 @@ class CodeGemmaBackbone(Backbone):
             ROPE_MAX_WAVELENGTH,
         )
         x = self.embed(token_ids)
-        new_cache = []
+        new_cache, cached_block = [], traced_once(self.transformer_layers)
         for i, block in enumerate(self.transformer_layers):
             if cache is None and self.remat == "block" and training:
                 # Only x is an argument: TensorFlow wants a gradient for each.
@@ -476,9 +477,9 @@ class CodeGemmaBackbone(Backbone):
             elif cache is None:
                 x = block(x, rotary, mask, training=training)
             else:
-                last = i == self.num_layers - 1
-                x, pair = block(
-                    x, rotary, mask, cache[i], cache_index, only=only if last else None
+                asked = only if i == self.num_layers - 1 else None
+                x, pair = cached_block(
+                    block, x, rotary, mask, cache[i], cache_index, None, asked
                 )
                 new_cache.append(pair)
         x = self.layer_norm(x)

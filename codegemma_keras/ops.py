@@ -179,3 +179,44 @@ def remat(function, layer):
                 del generator.next  # the class's own again
 
     return keras.remat(again)
+
+
+def traced_once(layers):
+    """`call(layer, *args)` of any of `layers`, traced once for all that are alike.
+
+    Tracing a Keras layer takes milliseconds, and a network has dozens of the same kind:
+    before this, most of the time to a first token from kept programs was tracing. On
+    JAX, within a trace, layers whose variables have the same shapes and dtypes share
+    one function of these; the compiler inlines it, and the program is the same.
+    Elsewhere, and where adapters may differ, each layer is called as it is.
+    """
+
+    def call(layer, *args):
+        return layer(*args)
+
+    if keras.config.backend() != "jax":
+        return call
+    import jax
+
+    kinds = {tuple((v.shape, v.dtype) for v in layer.variables) for layer in layers}
+    adapted = any(
+        getattr(inner, "adapter", None) is not None
+        for layer in layers
+        for inner in layer._flatten_layers()
+    )
+    if len(kinds) > 1 or adapted:
+        return call
+    first = layers[0]
+
+    @jax.jit
+    def shared(values, *args):
+        mapping = list(zip(first.variables, values, strict=True))
+        with keras.StatelessScope(state_mapping=mapping):
+            return first(*args)
+
+    def call_shared(layer, x, *args):
+        if not isinstance(x, jax.core.Tracer):  # eager: nothing is traced to be kept
+            return layer(x, *args)
+        return shared([v.value for v in layer.variables], x, *args)
+
+    return call_shared
