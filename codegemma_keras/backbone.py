@@ -77,7 +77,8 @@ def adapted(layer, x, training=None, apply=None):
     Args:
         apply: computes `layer(x)` in another way; default: the layer itself.
     """
-    y = (apply or layer)(x)
+    # Keras's quantized layers return float32 at any dtype, for their float32 scales.
+    y = ops.cast((apply or layer)(x), layer.compute_dtype)
     adapter = getattr(layer, "adapter", None)
     return y if adapter is None else adapter(y, x, training=training)
 

@@ -12,9 +12,9 @@ orientation: A `[rank, in]`, B `[out, rank]`, heads flattened. Keras's own `enab
 factors a kernel `[N, D, H]` along its last axis instead, which no other library can
 read; that is why it is not used here.
 
-The model may be quantized (`backbone.quantize("int8")` or `"int4"`) before adapters are
-added: the adapter is float, and gradients pass the integer product. Adapters are float32
-whatever the model is, as Adam's small steps vanish in bfloat16.
+The model may be quantized (`lora.quantize_base(lm, "int8")` or `"int4"`) before adapters
+are added: the adapter is float, and gradients pass the integer product. Adapters are
+float32 whatever the model is, as Adam's small steps vanish in bfloat16.
 
 Left out: adapters of the embedding and the norms, DoRA, training of biases (Gemma has
 none). A file that holds such things is refused, by name.
@@ -105,6 +105,31 @@ class Adapters(keras.layers.Layer):
         """What adapter `name` adds to the matrix `[out, in]`, float32 numpy."""
         a, b = (ops.convert_to_numpy(v).astype("float32") for v in self.pairs[name])
         return self.scales[name] * (b @ a)
+
+
+def quantize_base(lm, mode):
+    """The matrices that adapters stand on as integers, for QLoRA; activations stay float.
+
+    So does the embedding: the loss multiplies by it as floats, since an integer product
+    has no gradient; quantized, it would be there twice.
+
+    Args:
+        lm: the model or its backbone.
+        mode: `"int8"` or `"int4"`.
+    """
+    backbone = _backbone(lm)
+    backbone.quantize(mode, filters=lambda layer: layer.name != "token_embedding")
+    keep_activations_float(backbone)
+
+
+def keep_activations_float(backbone):
+    """Of a quantized backbone: multiply float activations by what the integers stand for.
+
+    Keras's int8 layers round activations to integers as well; in training that costs
+    accuracy, and int32 and float32 results of the size of the activations.
+    """
+    for _, layer, _ in _sites(backbone):
+        layer.inputs_quantizer = None
 
 
 def add(lm, name="default", *, rank=8, alpha=16, dropout=0.0, targets=None, seed=0):

@@ -152,7 +152,7 @@ def fit(lm, steps=6):
 def test_trains_the_adapter_only_and_survives_saving(mode, tmp_path):
     lm = CodeGemmaCausalLM(our_backbone())
     if mode:
-        lm.backbone.quantize(mode)
+        lora.quantize_base(lm, mode)
     lora.add(lm, rank=4, dropout=0.1 if mode is None else 0.0)
     base = {v.path: v.numpy() for v in lm.weights if "adapter" not in v.path}
     losses = fit(lm)
@@ -164,7 +164,7 @@ def test_trains_the_adapter_only_and_survives_saving(mode, tmp_path):
     lora.save(lm, tmp_path)
     fresh = CodeGemmaCausalLM(our_backbone())
     if mode:
-        fresh.backbone.quantize(mode)
+        lora.quantize_base(fresh, mode)
     lora.load(fresh, tmp_path)
     np.testing.assert_allclose(logits(fresh.backbone), trained, atol=1e-6)
     if mode:

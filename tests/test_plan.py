@@ -35,7 +35,8 @@ import jax, jax.numpy as jnp
 sizes = json.loads('{sizes}')
 out = {{}}
 for recipe in ("full", "lora", "qlora"):
-    job = step.Job(recipe=recipe, batch=2, length=24, rank=4, dtype="float32")
+    dtype = "bfloat16" if recipe == "qlora" else "float32"
+    job = step.Job(recipe=recipe, batch=2, length=24, rank=4, dtype=dtype)
     lm = step.model_of(job, sizes)
     found = program.trace_step(lm, step.batch_of(job))
     out[recipe] = {{
@@ -100,9 +101,10 @@ def test_models_without_memory_have_the_variables_of_real_ones(found):
     from codegemma_keras import CodeGemmaBackbone
 
     for recipe in ("full", "lora", "qlora"):
-        backbone = CodeGemmaBackbone(**SMALL, dtype="float32")
+        dtype = "bfloat16" if recipe == "qlora" else "float32"
+        backbone = CodeGemmaBackbone(**SMALL, dtype=dtype)
         if recipe == "qlora":
-            backbone.quantize("int8")
+            lora.quantize_base(backbone, "int8")
         if recipe != "full":
             lora.add(backbone, "plan", rank=4)
         real = [[v.path, list(v.shape), v.dtype] for v in backbone.variables]

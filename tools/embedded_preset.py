@@ -1,13 +1,17 @@
-"""Evaluate a pretrained model and make the embedded preset of it.
+"""Evaluate the last phase of the embedded preset's training and make the preset of it.
 
-    KERAS_BACKEND=jax python tools/embedded_preset.py runs/tiny runs/tiny2 \\
-        --twin runs/twin runs/twin2
+    python tools/preset_data.py runs/preset_data --decontaminate HumanEval.jsonl.gz
+    KERAS_BACKEND=tensorflow python -m codegemma_keras.recipes.pretrain \\
+        --preset BEFORE --data runs/preset_data --out runs/tiny3 --tokens 10000000 \\
+        --learning-rate 0.0015 --decay 0.6 --seed 2
+    KERAS_BACKEND=jax python tools/embedded_preset.py runs/tiny3 --before BEFORE
 
-The runs are phases of one training, in order; the last one's model is taken. `--twin`
-takes those of a model trained on the same pieces at FIM rate 0, to be scored beside it.
-Writes `codegemma_keras/assets/code_gemma_tiny_py/` (float16 weights,
-tokenizer, model card, curves) and `benchmarks/results/embedded_preset.json`. Held-out
-packages are read from this environment; none of them was trained on.
+BEFORE is the preset after its first two phases (`EARLIER`), as it was first shipped; it
+is scored beside the new one. The twin of those phases (the same pieces at FIM rate 0)
+keeps the scores that it has in the results. Writes
+`codegemma_keras/assets/code_gemma_tiny_py/` (float16 weights, tokenizer, model card,
+curve) and `benchmarks/results/embedded_preset.json`. Held-out packages are read from
+this environment; none of them was trained on.
 """
 
 import argparse
@@ -25,7 +29,17 @@ from codegemma_keras.evals import infilling, likelihood
 from codegemma_keras.recipes import corpus
 
 NAME = "code_gemma_tiny_py"
-LABELS = {"fim": "this model", "twin": "twin, FIM rate 0"}
+# What the preset was trained on before; the settings and curve of those runs. The second
+# continued the first, each with `recipes.pretrain` on installed packages.
+EARLIER = """\
+| 1 | pieces | 8.0 M | 0.002 | 48 | 52% | 0 |
+| 2 | pieces | 1.4 M | 0.001 | 48 | 90% | 1 |"""
+EARLIER_TOKENS = 9.4e6
+LABELS = {
+    "fim": "this model",
+    "before": "after phase 2",
+    "twin": "twin after phase 2, FIM rate 0",
+}
 ROOT = pathlib.Path(__file__).parents[1]
 ASSETS = ROOT / "codegemma_keras" / "assets" / NAME
 RESULTS = ROOT / "benchmarks" / "results" / "embedded_preset.json"
@@ -33,26 +47,24 @@ RESULTS = ROOT / "benchmarks" / "results" / "embedded_preset.json"
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("phases", type=pathlib.Path, nargs="+")
-    parser.add_argument("--twin", type=pathlib.Path, nargs="+")
-    parser.add_argument("--tasks", type=int, default=400, help="infilling tasks")
+    parser.add_argument("run", type=pathlib.Path)
+    parser.add_argument("--before", type=pathlib.Path, required=True, help="a preset")
+    parser.add_argument("--tasks", type=int, default=300, help="infilling tasks")
     parser.add_argument("--megabytes", type=float, default=1.0, help="of held-out text")
     options = parser.parse_args()
-    configs = [json.loads((run / "config.json").read_text()) for run in options.phases]
-    config = configs[0]
+    config = json.loads((options.run / "config.json").read_text())
     documents = list(corpus.python_files(config["held_out"]))
     tasks = infilling.single_line_tasks(documents, options.tasks)
     sample = held_out_sample(documents, options.megabytes * 1e6)
     scores = {}
-    runs = {"fim": options.phases, "twin": options.twin}
-    runs = {label: phases for label, phases in runs.items() if phases}
-    for label, phases in runs.items():
-        preset = str(phases[-1] / "preset")
-        lm = CodeGemmaCausalLM.from_preset(preset, dtype="float32")
+    presets = {"fim": options.run / "preset", "before": options.before}
+    for label, preset in presets.items():
+        lm = CodeGemmaCausalLM.from_preset(str(preset), dtype="float32")
         scores[label] = evaluate(lm, sample, tasks)
         print(label, json.dumps(scores[label], indent=1), flush=True)
+    scores["twin"] = json.loads(RESULTS.read_text())["scores"]["twin"]
     result = {
-        "command": "python tools/embedded_preset.py PHASES --twin PHASES",
+        "command": "python tools/embedded_preset.py RUN --before BEFORE",
         "date": datetime.date.today().isoformat(),
         "device": f"{platform.machine()}, CPU, {keras.config.backend()} backend",
         "held_out": describe(config["held_out"]),
@@ -60,9 +72,9 @@ def main():
         "scores": scores,
     }
     RESULTS.write_text(json.dumps(result, indent=2) + "\n")
-    embed(options.phases[-1], ASSETS, NAME)
-    draw(runs, ASSETS / "curves.png")
-    (ASSETS / "README.md").write_text(card(configs, result, options.phases))
+    embed(options.run, ASSETS, NAME)
+    draw(options.run, ASSETS / "curve_3.png")
+    (ASSETS / "README.md").write_text(card(config, result, options.run))
 
 
 def held_out_sample(documents, size):
@@ -97,33 +109,29 @@ def embed(run, folder, name):
     lm.save_to_preset(str(folder))
 
 
-def curve(phases):
-    """`(tokens, loss)` of all phases, tokens counted on."""
-    points, before = [], 0
-    for run in phases:
-        with (run / "curve.csv").open() as file:
-            rows = list(csv.DictReader(file))
-        points += [(before + int(r["tokens"]), float(r["loss"])) for r in rows]
-        before = points[-1][0]
-    return points
+def curve(run):
+    """`[tokens, loss]` of a run, each an array."""
+    with (run / "curve.csv").open() as file:
+        rows = [(int(r["tokens"]), float(r["loss"])) for r in csv.DictReader(file)]
+    return np.array(rows).T
 
 
-def draw(runs, file):
+def draw(run, file):
     """Training loss by token."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    tokens, loss = curve(run)
     figure, axes = plt.subplots(figsize=(7, 3.6), dpi=110)
-    for key, phases in runs.items():
-        tokens, loss = np.array(curve(phases)).T
-        (line,) = axes.plot(tokens / 1e6, loss, linewidth=0.6, alpha=0.35)
-        smooth = np.convolve(loss, np.ones(9) / 9, "valid")  # of 9 logged means
-        axes.plot(tokens[4:-4] / 1e6, smooth, color=line.get_color(), label=LABELS[key])
-    axes.set(xlabel="tokens seen (millions)", ylabel="training loss (nats a token)")
+    (line,) = axes.plot(tokens / 1e6, loss, linewidth=0.6, alpha=0.35)
+    smooth = np.convolve(loss, np.ones(9) / 9, "valid")  # of 9 logged means
+    axes.plot(tokens[4:-4] / 1e6, smooth, color=line.get_color())
+    axes.set(
+        xlabel="tokens of phase 3 (millions)", ylabel="training loss (nats a token)"
+    )
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
     figure.tight_layout()
     figure.savefig(file, metadata={"Software": None})
 
@@ -133,8 +141,8 @@ def describe(packages):
     return {package: list(corpus.licence_of(package)) for package in packages}
 
 
-def card(configs, result, phases):
-    """The model card, every number from the runs or the evaluation."""
+def card(config, result, run):
+    """The model card, every number from the run or the evaluation."""
 
     def row(label, key):
         s = result["scores"][key]
@@ -146,11 +154,10 @@ def card(configs, result, phases):
         return f"| {label} | " + " | ".join(cells) + " |"
 
     rows = [row(LABELS[key], key) for key in result["scores"]]
-    config, points = configs[0], curve(phases)
-    steps = "\n".join(
-        f"| {i} | {curve([run])[-1][0] / 1e6:.1f} M | {phase['learning_rate']} | "
-        f"{phase['warmup_steps']} | {phase['decay']:.0%} | {phase['seed']} |"
-        for i, (phase, run) in enumerate(zip(configs, phases, strict=True), 1)
+    tokens, loss = curve(run)
+    phase = (
+        f"| 3 | data build | {tokens[-1] / 1e6:.1f} M | {config['learning_rate']} | "
+        f"{config['warmup_steps']} | {config['decay']:.0%} | {config['seed']} |"
     )
     sources = "\n".join(
         f"| {name} | {version} | {licence} |"
@@ -161,14 +168,14 @@ def card(configs, result, phases):
     values = {
         "name": NAME,
         "parameters": parameters / 1e6,
-        "tokens": points[-1][0] / 1e6,
-        "final": np.mean([loss for _, loss in points[-5:]]),
+        "tokens": (EARLIER_TOKENS + tokens[-1]) / 1e6,
+        "final": np.mean(loss[-5:]),
         "sources": sources,
         "held": held,
         "held_bytes": result["scores"]["fim"]["bytes"] / 1e6,
         "tasks": result["tasks"],
         "date": result["date"],
-        "phases": steps,
+        "phases": f"{EARLIER}\n{phase}",
         "rows": "\n".join(rows),
     }
     return CARD.format_map({**config, **values})
@@ -189,36 +196,45 @@ learn, to test and to try things out, not to write software.
 
 ## Training
 
-{tokens:.1f} M tokens (padding included) on one CPU core, the twin at the same time on
-another (TensorFlow, {dtype}). AdamW, {batch_size} rows of {sequence_length} tokens a step,
-warm-up, constant rate, linear decay to 0; weight decay {weight_decay}, gradient norm
-clipped at {clip_norm}. Training loss of the last 100 steps: {final:.2f} nats a token.
+{tokens:.1f} M tokens (padding included) on one CPU core (TensorFlow, {dtype}). AdamW,
+{batch_size} rows of {sequence_length} tokens a step, warm-up, constant rate, linear decay to 0;
+weight decay {weight_decay}, gradient norm clipped at {clip_norm}. Training loss of the last 100
+steps: {final:.2f} nats a token; phases differ in data, so their losses are not one curve.
 
-| phase | tokens | peak rate | warm-up steps | share of steps that decay | seed of the order |
-|---|---|---|---|---|---|
+| phase | rows | tokens | peak rate | warm-up steps | steps that decay | seed of the order |
+|---|---|---|---|---|---|---|
 {phases}
 
-In the first phase each piece is seen once (it was planned for 10 M tokens and shortened
-after step 1,900, before the decay began); the second draws pieces of the same packages
-anew. It is there because of the middles: in the first, half of the line spans went on for
-another line, and a model that finds stopping after a line less likely than going on does
-not stop when it decodes greedily (55 % stopped, PSM).
+**Pieces** (phases 1 and 2, `recipes.pretrain`): files cut into pieces of a quarter to a
+whole row, each with its path line, packed with attention inside a piece only. Each piece
+is seen once. Phase 2 is there because of the middles: in phase 1 half of the line spans
+went on for another line, and a model that finds stopping after a line less likely than
+going on does not stop when it decodes greedily. Its twin saw the same pieces at FIM rate
+0. The preset was first shipped after phase 2.
+
+**Data build** (phase 3, `tools/preset_data.py`): all files of the packages through the
+whole pipeline of `codegemma data build`: filters, secrets, HumanEval removed, exact and
+near duplicates, files in the order of their repository's imports, several short ones to a
+segment. Half of the middles are whole lines or the rest of one, 30 % end where a node of
+the syntax tree does, the others are any span. A part of the rows is seen, each once.
 
 Fill-in-the-middle at rate {fim_rate}, PSM and SPM half and half (suffix-first order),
-loss on all parts. A quarter of the middles (first phase: half) are spans of characters of
-log-uniform length, the others whole lines or the rest of a line, three of four (first
-phase: one of two) of one line only. Files are cut into pieces of a quarter to a
-whole row, each with its path line, packed with attention inside a piece only. The twin
-saw the same pieces at FIM rate 0.
+loss on all parts.
 
 | trained on | version | licence |
 |---|---|---|
 {sources}
 
-Tests, files over 200 kB, files with lines over 400 characters and exact duplicates were
-left out; a random part of the rest was used.
+Of phases 1 and 2 tests, files over 200 kB, files with lines over 400 characters and exact
+duplicates were left out.
+
+Phases 1 and 2, with the twin:
 
 ![training curves](curves.png)
+
+Phase 3:
+
+![training curve of phase 3](curve_3.png)
 
 ## Scores
 

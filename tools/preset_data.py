@@ -47,7 +47,9 @@ def main():
         TOKENIZER,
         settings,
         workers=options.workers,
-        progress=lambda stage, done, total: print(f"{stage} {done}/{total}", flush=True),
+        progress=lambda stage, done, total: print(
+            f"{stage} {done}/{total}", flush=True
+        ),
     )
     print(report)
 

@@ -321,7 +321,7 @@ def megabytes(model):
 
 
 full = megabytes(small)
-small.backbone.quantize("int8")
+lora.quantize_base(small, "int8")
 quantized = megabytes(small)
 lora.add(small, "answers", rank=lora_rank, alpha=2 * lora_rank)
 print(f"blocks: {full:.1f} MB -> {quantized:.1f} MB")

@@ -84,6 +84,8 @@ def model_of(job: Job, config=None) -> CodeGemmaCausalLM:
 
     def make():
         backbone = CodeGemmaBackbone(**config)
+        if job.recipe == "qlora":
+            lora.keep_activations_float(backbone)
         if job.recipe != "full":
             lora.add(backbone, "plan", rank=job.rank)
         return backbone
@@ -98,7 +100,7 @@ def model_of(job: Job, config=None) -> CodeGemmaCausalLM:
 
 @functools.cache
 def quantized_policy(num_layers, dtype, mode):
-    """The map of dtypes that a backbone has after `quantize(mode)`.
+    """The map of dtypes that a backbone has after `lora.quantize_base(mode)`.
 
     Quantizing needs values; so a narrow backbone of one block is quantized, and its map,
     which names layers and no sizes, is written out for every block.
@@ -113,9 +115,12 @@ def quantized_policy(num_layers, dtype, mode):
         head_dim=128,
         dtype=dtype,
     )
-    narrow.quantize(mode)
+    lora.quantize_base(narrow, mode)
     saved = narrow.get_config()["dtype"]
+    saved["config"]["default_policy"] = dtype  # of what stays float
     policies = saved["config"]["policy_map"]
+    for policy in policies.values():
+        policy["config"]["source_name"] = dtype
     saved["config"]["policy_map"] = {
         path.replace("decoder_block_0", f"decoder_block_{i}"): policy
         for i in range(num_layers)

@@ -123,7 +123,7 @@ def add_adapter(lm, config, name):
                 f"quantize={config.quantize!r} freezes the base, and lora_rank=0 leaves "
                 "nothing to train. Set lora_rank."
             )
-        lm.backbone.quantize(config.quantize)
+        lora.quantize_base(lm, config.quantize)
     if config.lora_rank:
         lora.add(
             lm,
