@@ -2,11 +2,11 @@
 
     KERAS_BACKEND=jax JAX_PLATFORMS=cpu python benchmarks/plan_table.py
 
-Prints the table of docs/plan.md and writes benchmarks/results/plan_table.json: GiB of one
-chip for a step of one row (of one row a chip). Nothing is run or compiled: bytes come
-from the traced step of the whole model (`plan/liveness.py`, whose error
-benchmarks/plan_accuracy.py states). The attention is the einsum that really runs, with
-its `[T, T]` scores, under `remat="block"`.
+Prints the tables of docs/plan.md and README.md and writes
+benchmarks/results/plan_table.json: GiB of one chip for a step of one row (of one row a
+chip). Nothing is run or compiled: bytes come from the traced step of the whole model
+(`plan/liveness.py`, whose error benchmarks/plan_accuracy.py states). The attention is the
+einsum that really runs, with its `[T, T]` scores, under `remat="block"`.
 
 `v5e-8` is `fsdp=8`, by arithmetic: an eighth of weights, gradients and optimizer state,
 each chip's own row, and the weights of a block and of the embedding collected. How many
@@ -93,6 +93,20 @@ def table(rows):
     return "\n".join(lines)
 
 
+def longest(rows):
+    """Markdown: the most tokens of a row that fit on each chip, the margin included."""
+    lines = ["| | " + " | ".join(COLUMNS) + " |", "|" + "---|" * (1 + len(COLUMNS))]
+    for recipe, model in itertools.product(("qlora", "lora", "full"), MODELS):
+        mine = [r for r in rows if (r["recipe"], r["model"]) == (recipe, model)]
+        fit = [
+            max((r["length"] for r in mine if r[c]["fits"] == "yes"), default=None)
+            for c in COLUMNS
+        ]
+        cells = [f"{length:,}" if length else "–" for length in fit]
+        lines.append(f"| {model}, {recipe} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def main():
     file = pathlib.Path(__file__).parent / "results" / "plan_table.json"
     # Rows that an interrupted run left are kept; remove the file to begin anew.
@@ -120,6 +134,7 @@ def main():
         file.write_text(json.dumps(out, indent=1) + "\n")
         print(recipe, model, length, flush=True)
     print(table(rows))
+    print(longest(rows))
 
 
 if __name__ == "__main__":
