@@ -26,7 +26,9 @@ from codegemma_keras import presets
 from codegemma_keras.ops import (
     apply_rotary,
     attention_mask,
+    lookup_table,
     pick,
+    place,
     remat,
     rotary_angles,
     saturate,
@@ -167,6 +169,7 @@ class CachedGemmaAttention(keras.layers.Layer):
         attend = functools.partial(self._attend, mask=mask)
         if self.remat:
             attend = keras.remat(attend)
+        query = place(query, "rows", None, "model", None)
         attended = attend(query, key, value)  # [B, T, N, H]
         output = adapted(self.output_dense, attended, training)
         return output if cache is None else (output, cache)
@@ -286,17 +289,17 @@ class GemmaDecoderBlock(keras.layers.Layer):
             attended, cache = attended
         if self.dropout:
             attended = self.attention_dropout(attended, training=training)
-        x = saturate(x + attended)
+        x = place(saturate(x + attended), "rows", None, None)
 
         normed = self.pre_ffw_norm(x)
         gate = adapted(self.gating_ffw, normed, training)
         gate = keras.activations.gelu(gate, approximate=True)
         hidden = adapted(self.gating_ffw_2, normed, training)
-        hidden = saturate(gate * hidden)  # [B, T, F]
+        hidden = place(saturate(gate * hidden), "rows", None, "model")  # [B, T, F]
         hidden = adapted(self.ffw_linear, hidden, training)
         if self.dropout:
             hidden = self.feedforward_dropout(hidden, training=training)
-        x = saturate(x + hidden)
+        x = place(saturate(x + hidden), "rows", None, None)
         return x if cache is None else (x, cache)
 
     def compute_output_shape(self, input_shape, *args, **kwargs):
@@ -507,9 +510,13 @@ class CodeGemmaBackbone(Backbone):
 
     def embed(self, token_ids):
         """Token ids `[B, T]` -> scaled embeddings `[B, T, D]`."""
-        x = self.token_embedding(token_ids)
+        table = lookup_table.get()
+        if table is None:
+            x = self.token_embedding(token_ids)
+        else:
+            x = ops.cast(ops.take(table, token_ids, axis=0), self.compute_dtype)
         # The factor itself is rounded to the compute dtype, as in training of Gemma.
-        return x * ops.cast(self.hidden_dim**0.5, x.dtype)
+        return place(x * ops.cast(self.hidden_dim**0.5, x.dtype), "rows", None, None)
 
     def logits(self, hidden_states):
         """Hidden states `[..., D]` -> logits `[..., V]` over the tied embedding."""

@@ -109,6 +109,13 @@ def _add_complete(subparsers):
         "--max-new-tokens", type=_positive, default=128, help="default: %(default)s"
     )
     parser.add_argument(
+        "--until",
+        choices=("line", "block", "none"),
+        default="block",
+        help="end before the line's end, where the cursor's indented block ends "
+        "(default), or only where the model does",
+    )
+    parser.add_argument(
         "--temperature",
         type=float,
         default=0.0,
@@ -140,6 +147,7 @@ def complete(args):
         path=_repository_path(args.file),
         context=context,
         max_new_tokens=args.max_new_tokens,
+        until=None if args.until == "none" else args.until,
         sampling=sampling,
         seed=args.seed,
     )

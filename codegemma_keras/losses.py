@@ -17,14 +17,33 @@ Shape letters: B batch, T tokens, D width, V vocabulary, C tokens of a chunk and
 
 import contextlib
 import contextvars
+import math
 
 import keras
 from keras import ops
+
+from codegemma_keras.ops import lookup_table, place
 
 # A chunk's float32 logits may take this much. Larger chunks win nothing on a CPU
 # (benchmarks/train_memory.py); on an accelerator the `[V, D]` accumulator is read and
 # written once a chunk, which 500 tokens hide behind their matrix products.
 CHUNK_BYTES = 2**29
+
+
+def tokens_of_a_chunk(vocabulary_size, devices=None) -> int:
+    """How many tokens, of all devices together, go into one chunk.
+
+    Several devices share the logits of a chunk and each one's part of the accumulator is
+    as much smaller; a quarter of what one device may hold keeps both small.
+
+    Args:
+        vocabulary_size: int. V.
+        devices: default: those of the current `keras.distribution`.
+    """
+    if devices is None:
+        distribution = keras.distribution.distribution()
+        devices = math.prod(distribution.device_mesh.shape) if distribution else 1
+    return max(16, max(1, devices // 4) * CHUNK_BYTES // (4 * vocabulary_size))
 
 
 def linear_cross_entropy(
@@ -104,7 +123,13 @@ def _all_chunks(
     hidden_gradient,
     embedding_gradient,
 ):
-    """`(sums [3], d loss / d hidden, d loss / d embedding)`; gradients float32 or None."""
+    """`(sums [3], d loss / d hidden, d loss / d embedding)`; gradients float32 or None.
+
+    On a mesh each device computes its part of the vocabulary for all tokens of a chunk.
+    Then only hidden states, their gradients and a few sums cross the links. Split along
+    the tokens, every chunk would collect the embedding and sum up its gradient.
+    """
+    embedding = place(embedding, "all", None)
     length, width = ops.shape(hidden)[1], hidden.shape[2]
     (hidden_, targets_, weights_), size = _split(
         (hidden, targets, weights), embedding.shape[0], chunk_tokens
@@ -113,7 +138,7 @@ def _all_chunks(
 
     def body(i, state):
         sums, to_hidden, to_embedding = state
-        h = _nth(hidden_, i)  # [B, C, D]
+        h = place(_nth(hidden_, i), None, None, None)  # [B, C, D]
         chunk, grad_logits = _one_chunk(
             h, embedding, _nth(targets_, i), _nth(weights_, i), z_loss
         )
@@ -124,13 +149,16 @@ def _all_chunks(
             start = (0, i, 0, 0)
             to_hidden = ops.slice_update(to_hidden, start, grad[:, None])
             if embedding_gradient:
-                to_embedding = to_embedding + _gradient_einsum("bcv,bcd->vd", low, h)
+                grad = _gradient_einsum("bcv,bcd->vd", low, h)
+                to_embedding = to_embedding + place(grad, "all", None)
         return sums, to_hidden, to_embedding
 
     state = (
         ops.zeros((3,), "float32"),
         ops.zeros((rows, chunks, size, width) if hidden_gradient else (), "float32"),
-        ops.zeros(embedding.shape if embedding_gradient else (), "float32"),
+        place(ops.zeros(embedding.shape, "float32"), "all", None)
+        if embedding_gradient
+        else ops.zeros((), "float32"),
     )
     sums, to_hidden, to_embedding = _loop(chunks, body, state)
     if hidden_gradient:
@@ -161,7 +189,12 @@ def _loop(count, body, state):
 def _one_chunk(hidden, embedding, targets, weights, z_loss):
     """Sums `[3]` of a chunk, and the gradient of their first to its logits."""
     logits = _einsum32("bcd,vd->bcv", hidden, embedding)
-    right = ops.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    logits = place(logits, None, None, "all")
+    is_target = ops.arange(embedding.shape[0], dtype="int32") == targets[..., None]
+    if keras.distribution.distribution() is None:
+        right = ops.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    else:  # a sum over the parts of the vocabulary, where a lookup would collect them
+        right = ops.sum(ops.where(is_target, logits, 0.0), axis=-1)
     top = ops.max(logits, axis=-1)
     exponentials = ops.exp(logits - top[..., None])
     total = ops.sum(exponentials, axis=-1)
@@ -172,7 +205,6 @@ def _one_chunk(hidden, embedding, targets, weights, z_loss):
     sums = ops.stack([ops.sum(weights * value) for value in (loss, entropy, hits)])
     # softmax * (1 + 2 z log Z) - one_hot, times the weight
     scale = weights * (1.0 + 2.0 * z_loss * log_z) / total
-    is_target = ops.arange(embedding.shape[0], dtype="int32") == targets[..., None]
     grad = exponentials * scale[..., None]
     return sums, grad - ops.where(is_target, weights[..., None], 0.0)
 
@@ -183,7 +215,7 @@ def _split(tensors, vocabulary_size, chunk_tokens):
     Rows stay whole along B on JAX, where a mesh may have split them over devices.
     TensorFlow often does not know B while it traces, so there a chunk is of one row.
     """
-    limit = chunk_tokens or max(16, CHUNK_BYTES // (4 * vocabulary_size))
+    limit = chunk_tokens or tokens_of_a_chunk(vocabulary_size)
     by_row = keras.backend.backend() == "tensorflow"
     batch, length = tensors[0].shape[:2]
     if length is None:  # rows of a length known at run time only go one at a time
@@ -346,12 +378,12 @@ def model_loss(lm, y, hidden, sample_weight=None, training=True):
         sample_weight: `[B, T]`, or None.
         training: whether gradients are wanted.
     """
-    layer = lm.backbone.token_embedding
+    layer, head = lm.backbone.token_embedding, _stepping.get().head
     if sample_weight is None:
         sample_weight = ops.ones_like(y, dtype="float32")
     sums = linear_cross_entropy(
         hidden,
-        head_embedding(layer),
+        head_embedding(layer) if head is None else ops.cast(head, layer.compute_dtype),
         y,
         sample_weight,
         z_loss=lm.loss.z_loss,
@@ -369,6 +401,13 @@ def model_loss(lm, y, hidden, sample_weight=None, training=True):
     return total
 
 
+class _Step:
+    """A training or test step of `lm`; `head`: the embedding as the loss shall use it."""
+
+    def __init__(self, lm):
+        self.lm, self.head = lm, None
+
+
 # While a step is traced, the model's call returns hidden states, not logits. Of the
 # context, not of the model: another thread may be calling the same model meanwhile.
 _stepping = contextvars.ContextVar("stepping", default=None)
@@ -377,7 +416,7 @@ _stepping = contextvars.ContextVar("stepping", default=None)
 @contextlib.contextmanager
 def hidden_states_only(lm, wanted=True):
     """Inside, `lm(x)` gives hidden states, if `wanted`."""
-    token = _stepping.set(lm if wanted else None)
+    token = _stepping.set(_Step(lm) if wanted else None)
     try:
         yield
     finally:
@@ -386,4 +425,43 @@ def hidden_states_only(lm, wanted=True):
 
 def wants_hidden_states(lm) -> bool:
     """Whether we are inside `hidden_states_only(lm)`."""
-    return _stepping.get() is lm
+    step = _stepping.get()
+    return step is not None and step.lm is lm
+
+
+@contextlib.contextmanager
+def one_embedding_gradient(lm, training):
+    """Inside, on TensorFlow, lookups and head share one gradient of the embedding.
+
+    The head's gradient is dense `[V, D]`, that of the lookups a few rows. TensorFlow
+    would make the rows dense and add the two: three arrays of the embedding's size. Here
+    the rows are added into the head's array. (XLA does so by itself.)
+    """
+    layer = lm.backbone.token_embedding
+    if (
+        not training
+        or keras.backend.backend() != "tensorflow"
+        or layer.quantization_mode is not None
+        or not layer.trainable_variables
+    ):
+        yield
+        return
+    import tensorflow as tf
+
+    @tf.custom_gradient
+    def twice(table):
+        def backward(rows, dense):
+            if not isinstance(rows, tf.IndexedSlices):
+                return rows + dense
+            values = tf.cast(rows.values, dense.dtype)
+            return tf.tensor_scatter_nd_add(dense, rows.indices[:, None], values)
+
+        return (tf.identity(table), tf.identity(table)), backward
+
+    # `_value`: within a call Keras would cast the whole table to the compute dtype.
+    table, _stepping.get().head = twice(tf.convert_to_tensor(layer.embeddings._value))
+    token = lookup_table.set(table)
+    try:
+        yield
+    finally:
+        lookup_table.reset(token)

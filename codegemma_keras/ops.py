@@ -5,9 +5,17 @@ Shape letters as in docs/design.md: B batch, T query tokens, S key tokens, D wid
 K key/value heads, H head size.
 """
 
+import contextvars
+import math
+
 import keras
 import numpy as np
 from keras import ops
+
+BATCH_AXES = ("data", "fsdp")  # of a mesh: which of them split the rows
+# The table `[V, D]` that tokens are looked up in, where it is not the layer's own: see
+# `losses.one_embedding_gradient`.
+lookup_table = contextvars.ContextVar("lookup_table", default=None)
 
 
 def rotary_turns(head_dim: int, max_wavelength: float) -> tuple[np.ndarray, np.ndarray]:
@@ -150,6 +158,38 @@ def saturate(x):
     if keras.backend.standardize_dtype(x.dtype) != "float16":
         return x
     return ops.clip(x, -65504.0, 65504.0)
+
+
+def place(x, *dimensions):
+    """`x`, split over the current mesh as said; without a mesh it says nothing. JAX.
+
+    Left to itself, the compiler splits products along whatever their weights are stored
+    by, and moves activations where it should move weights. A dimension that its devices
+    do not divide stays whole.
+
+    Args:
+        x: tensor of a traced step.
+        *dimensions: for each, None (whole), `"rows"` (over the axes that split the
+            batch), `"model"`, or `"all"` (over every device).
+    """
+    current = keras.distribution.distribution()
+    if keras.backend.backend() != "jax" or current is None:
+        return x
+    import jax
+
+    mesh = current.device_mesh
+    if mesh is None or not isinstance(x, jax.core.Tracer):
+        return x
+    sizes = dict(zip(mesh.axis_names, mesh.shape, strict=True))
+    kinds = {"rows": BATCH_AXES, "model": ("model",), "all": tuple(sizes), None: ()}
+    axes = []
+    for size, dimension in zip(x.shape, dimensions, strict=True):
+        names = tuple(name for name in kinds[dimension] if name in sizes)
+        whole = not names or size % math.prod(sizes[name] for name in names)
+        axes.append(None if whole else names)
+    spec = jax.sharding.PartitionSpec(*axes)
+    there = jax.sharding.NamedSharding(mesh.backend_mesh, spec)
+    return jax.lax.with_sharding_constraint(x, there)
 
 
 def remat(function, layer):

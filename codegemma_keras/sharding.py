@@ -36,10 +36,10 @@ import math
 
 import keras
 
-from codegemma_keras import keras_hub_format, presets, transformers_format
+from codegemma_keras import keras_hub_format, ops, presets, transformers_format
 
 AXES = ("data", "fsdp", "model")
-BATCH_AXES = ("data", "fsdp")
+BATCH_AXES = ops.BATCH_AXES
 
 
 def parse_mesh(mesh: str) -> dict[str, int]:

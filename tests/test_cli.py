@@ -62,7 +62,8 @@ def run(capsys, *args):
 # Completing
 
 
-def test_json_is_what_the_library_gives(folder, preset, capsys):
+@pytest.mark.parametrize(("option", "until"), [([], "block"), (["none"], None)])
+def test_json_is_what_the_library_gives(folder, preset, capsys, option, until):
     from codegemma_keras import CodeGemmaCausalLM
 
     (folder / "table.py").write_text("def rows():\n    return []\n")
@@ -70,6 +71,7 @@ def test_json_is_what_the_library_gives(folder, preset, capsys):
         capsys,
         *("complete", "stats.py", "--line", 2, "--preset", preset, "--json"),
         *("--max-new-tokens", 8, "--context", "table.py"),
+        *(("--until", *option) if option else ()),
     )
     assert code == 0
     answer = json.loads(out)
@@ -80,6 +82,7 @@ def test_json_is_what_the_library_gives(folder, preset, capsys):
         path="stats.py",
         context=[("table.py", "def rows():\n    return []\n")],
         max_new_tokens=8,
+        until=until,
     )
     assert answer.pop("seconds") > 0
     assert answer.pop("load_seconds") > 0

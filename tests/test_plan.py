@@ -77,6 +77,7 @@ HloModule step
 ENTRY %main (a: f32[8]) -> f32[8] {
   %g = (bf16[4,2], bf16[4,16]) all-gather-start(%a), dimensions={1}
   %d = bf16[4,16] all-gather-done(%g)
+  %p = (bf16[8]{0:T(8)S(1)}, bf16[8]{0}, u32[]{:S(2)}, u32[]) collective-permute-start(%q)
   ROOT %w = (f32[8]) while(%i), condition=%cond, body=%body.1, \
 backend_config={"known_trip_count":{"n":"6"}}
 }
@@ -151,6 +152,7 @@ def test_collectives_count_the_turns_of_a_loop():
     assert program.collectives(TEXT) == {
         "all-gather": (1, 4 * 16 * 2),
         "all-reduce": (6, 6 * 32),
+        "collective-permute": (1, 16),
     }
 
 

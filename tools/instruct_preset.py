@@ -35,8 +35,8 @@ HELD_OUT = ("networkx", "rich", "requests", "h5py")
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=pathlib.Path)
-    parser.add_argument("--train", type=int, default=3000, help="small functions")
-    parser.add_argument("--test", type=int, default=300)
+    parser.add_argument("--train", type=int, default=2400, help="small functions")
+    parser.add_argument("--test", type=int, default=200)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     made = small_functions.tasks(options.train + options.test)
@@ -78,7 +78,7 @@ def main():
     }
     RESULTS.write_text(json.dumps(result, indent=2) + "\n")
     embed(options.out, ASSETS, NAME)
-    draw({"fim": [options.out]}, ASSETS / "curves.png")
+    draw([options.out], ASSETS / "curves.png")
     (ASSETS / "README.md").write_text(card(result, config))
 
 

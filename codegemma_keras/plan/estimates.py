@@ -152,9 +152,9 @@ def loss_bytes(lm, job) -> int:
     split = sizes.get("model", 1)
     vocabulary, width = lm.backbone.vocabulary_size, lm.backbone.hidden_dim
     tokens = job.batch * job.length
-    # The limit is for the whole batch, which the devices share.
-    chunk = min(tokens, max(16, losses.CHUNK_BYTES // (4 * vocabulary)))
-    logits = 2 * 4 * chunk * vocabulary // (parts * split)
+    devices = parts * split
+    chunk = min(tokens, losses.tokens_of_a_chunk(vocabulary, devices))
+    logits = 2 * 4 * chunk * vocabulary // devices
     hidden = 4 * tokens * width // parts
     trained = bool(lm.backbone.token_embedding.trainable_variables)
     return logits + hidden + (4 * vocabulary * width // split if trained else 0)

@@ -28,6 +28,8 @@ _CALLED = re.compile(
 _TURNS = re.compile(r'known_trip_count[":{ ]+n"?:"?(\d+)')
 _COLLECTIVE = re.compile(rf"= (.*?) ({'|'.join(_KINDS)})(-start)?\(")
 _OUT_OF_MEMORY = re.compile(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm")
+# Where the temporaries alone are too much.
+_TEMPORARIES = re.compile(r"required for HLO temporaries \(([\d.]+)([KMGT])\)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,11 +149,15 @@ def bytes_of(shapes) -> int:
 
 def _refused(error, arguments, flops):
     """The TPU's compiler states what a program needs when it refuses it."""
-    found = _OUT_OF_MEMORY.search(str(error))
-    if found is None:
-        raise error
-    used = float(found[1]) * 2 ** (10 * ("KMGT".index(found[2]) + 1))
-    return Program(arguments, max(0, int(used) - arguments), flops, fits=False)
+
+    def size(found):
+        return int(float(found[1]) * 2 ** (10 * ("KMGT".index(found[2]) + 1)))
+
+    if found := _TEMPORARIES.search(str(error)):
+        return Program(arguments, size(found), flops, fits=False)
+    if found := _OUT_OF_MEMORY.search(str(error)):
+        return Program(arguments, max(0, size(found) - arguments), flops, fits=False)
+    raise error
 
 
 def matrix_flops(jaxpr) -> float:
@@ -224,8 +230,10 @@ def _count(name, times, bodies, total):
         found = _COLLECTIVE.search(line)
         if found:
             shapes = _SHAPE.findall(found[1])
-            if found[3]:  # a start gives (operand, result, ...)
-                shapes = shapes[len(shapes) // 2 :][:1] or shapes
+            if found[3] and found[2] != "all-reduce":
+                # A start gives (operands, results, counters u32[]).
+                shapes = [s for s in shapes if s[1] or s[0] not in ("u32", "s32")]
+                shapes = shapes[len(shapes) // 2 :]
             total[found[2], "n"] += times
             total[found[2], "bytes"] += times * sum(_bytes(*s) for s in shapes)
         for inner, turns in _calls(line):
