@@ -26,7 +26,6 @@ from codegemma_keras import presets
 from codegemma_keras.ops import (
     apply_rotary,
     attention_mask,
-    lookup_table,
     pick,
     place,
     remat,
@@ -510,11 +509,7 @@ class CodeGemmaBackbone(Backbone):
 
     def embed(self, token_ids):
         """Token ids `[B, T]` -> scaled embeddings `[B, T, D]`."""
-        table = lookup_table.get()
-        if table is None:
-            x = self.token_embedding(token_ids)
-        else:
-            x = ops.cast(ops.take(table, token_ids, axis=0), self.compute_dtype)
+        x = self.token_embedding(token_ids)
         # The factor itself is rounded to the compute dtype, as in training of Gemma.
         return place(x * ops.cast(self.hidden_dim**0.5, x.dtype), "rows", None, None)
 

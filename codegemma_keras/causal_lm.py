@@ -76,10 +76,10 @@ class CodeGemmaCausalLM(keras_hub.models.CausalLM):
 
     def call(self, inputs, training=None, mask=None):
         del mask  # Keras's implicit masks; ours is `padding_mask`.
+        hidden = self.backbone(inputs, training=training)
         if losses.wants_hidden_states(self):
-            with losses.one_embedding_gradient(self, training):
-                return self.backbone(inputs, training=training)
-        return self.backbone.logits(self.backbone(inputs, training=training))
+            return hidden
+        return self.backbone.logits(hidden)
 
     @property
     def input_spec(self):

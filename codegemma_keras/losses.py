@@ -22,7 +22,7 @@ import math
 import keras
 from keras import ops
 
-from codegemma_keras.ops import lookup_table, place
+from codegemma_keras.ops import place
 
 # A chunk's float32 logits may take this much. Larger chunks win nothing on a CPU
 # (benchmarks/train_memory.py); on an accelerator the `[V, D]` accumulator is read and
@@ -378,12 +378,12 @@ def model_loss(lm, y, hidden, sample_weight=None, training=True):
         sample_weight: `[B, T]`, or None.
         training: whether gradients are wanted.
     """
-    layer, head = lm.backbone.token_embedding, _stepping.get().head
+    layer = lm.backbone.token_embedding
     if sample_weight is None:
         sample_weight = ops.ones_like(y, dtype="float32")
     sums = linear_cross_entropy(
         hidden,
-        head_embedding(layer) if head is None else ops.cast(head, layer.compute_dtype),
+        head_embedding(layer),
         y,
         sample_weight,
         z_loss=lm.loss.z_loss,
@@ -401,13 +401,6 @@ def model_loss(lm, y, hidden, sample_weight=None, training=True):
     return total
 
 
-class _Step:
-    """A training or test step of `lm`; `head`: the embedding as the loss shall use it."""
-
-    def __init__(self, lm):
-        self.lm, self.head = lm, None
-
-
 # While a step is traced, the model's call returns hidden states, not logits. Of the
 # context, not of the model: another thread may be calling the same model meanwhile.
 _stepping = contextvars.ContextVar("stepping", default=None)
@@ -416,7 +409,7 @@ _stepping = contextvars.ContextVar("stepping", default=None)
 @contextlib.contextmanager
 def hidden_states_only(lm, wanted=True):
     """Inside, `lm(x)` gives hidden states, if `wanted`."""
-    token = _stepping.set(_Step(lm) if wanted else None)
+    token = _stepping.set(lm if wanted else None)
     try:
         yield
     finally:
@@ -425,43 +418,4 @@ def hidden_states_only(lm, wanted=True):
 
 def wants_hidden_states(lm) -> bool:
     """Whether we are inside `hidden_states_only(lm)`."""
-    step = _stepping.get()
-    return step is not None and step.lm is lm
-
-
-@contextlib.contextmanager
-def one_embedding_gradient(lm, training):
-    """Inside, on TensorFlow, lookups and head share one gradient of the embedding.
-
-    The head's gradient is dense `[V, D]`, that of the lookups a few rows. TensorFlow
-    would make the rows dense and add the two: three arrays of the embedding's size. Here
-    the rows are added into the head's array. (XLA does so by itself.)
-    """
-    layer = lm.backbone.token_embedding
-    if (
-        not training
-        or keras.backend.backend() != "tensorflow"
-        or layer.quantization_mode is not None
-        or not layer.trainable_variables
-    ):
-        yield
-        return
-    import tensorflow as tf
-
-    @tf.custom_gradient
-    def twice(table):
-        def backward(rows, dense):
-            if not isinstance(rows, tf.IndexedSlices):
-                return rows + dense
-            values = tf.cast(rows.values, dense.dtype)
-            return tf.tensor_scatter_nd_add(dense, rows.indices[:, None], values)
-
-        return (tf.identity(table), tf.identity(table)), backward
-
-    # `_value`: within a call Keras would cast the whole table to the compute dtype.
-    table, _stepping.get().head = twice(tf.convert_to_tensor(layer.embeddings._value))
-    token = lookup_table.set(table)
-    try:
-        yield
-    finally:
-        lookup_table.reset(token)
+    return _stepping.get() is lm

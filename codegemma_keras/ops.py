@@ -5,7 +5,6 @@ Shape letters as in docs/design.md: B batch, T query tokens, S key tokens, D wid
 K key/value heads, H head size.
 """
 
-import contextvars
 import math
 
 import keras
@@ -13,9 +12,6 @@ import numpy as np
 from keras import ops
 
 BATCH_AXES = ("data", "fsdp")  # of a mesh: which of them split the rows
-# The table `[V, D]` that tokens are looked up in, where it is not the layer's own: see
-# `losses.one_embedding_gradient`.
-lookup_table = contextvars.ContextVar("lookup_table", default=None)
 
 
 def rotary_turns(head_dim: int, max_wavelength: float) -> tuple[np.ndarray, np.ndarray]:
