@@ -20,8 +20,9 @@ import keras_hub
 import numpy as np
 from _data import device
 
-from codegemma_keras import CodeGemmaBackbone, CodeGemmaCausalLM, weights
-from codegemma_keras.transformers_format import from_backbone
+from codegemma_keras import CodeGemmaBackbone, CodeGemmaCausalLM
+from codegemma_keras.formats import weights
+from codegemma_keras.formats.transformers import from_backbone
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 SIZES = {

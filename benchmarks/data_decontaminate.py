@@ -22,7 +22,7 @@ import time
 
 from _data import package_folder, record, stdlib_folder
 
-from codegemma_keras.data import decontaminate
+from codegemma_keras.data.clean import decontaminate
 
 
 class Rename(ast.NodeTransformer):

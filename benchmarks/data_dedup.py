@@ -19,8 +19,9 @@ import time
 import numpy as np
 from _data import package_folder, record
 
-from codegemma_keras.data import dedup, filters, sources
+from codegemma_keras.data.clean import dedup, filters
 from codegemma_keras.data.document import Report
+from codegemma_keras.data.read import sources
 
 
 def edit_lines(text, share, rng):

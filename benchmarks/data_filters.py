@@ -14,8 +14,9 @@ import collections
 import numpy as np
 from _data import package_folder, record, stdlib_folder
 
-from codegemma_keras.data import filters, sources
+from codegemma_keras.data.clean import filters
 from codegemma_keras.data.document import Report, text_bytes
+from codegemma_keras.data.read import sources
 
 PACKAGES = (
     "jax", "keras", "keras_hub", "networkx", "numpy", "scipy", "sympy", "tensorflow",

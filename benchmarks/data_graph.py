@@ -22,9 +22,10 @@ import warnings
 
 from _data import record
 
-from codegemma_keras.data import imports, order, sources
 from codegemma_keras.data.document import Report
 from codegemma_keras.data.languages import split_name, tested_name
+from codegemma_keras.data.order import imports, order
+from codegemma_keras.data.read import sources
 
 SDISTS = (
     "requests flask click httpx attrs starlette toolz more_itertools networkx sympy"

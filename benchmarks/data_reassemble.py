@@ -23,9 +23,12 @@ import time
 import numpy as np
 from _data import package_folder, record, stdlib_folder
 
-from codegemma_keras.codec import PlainCodec
-from codegemma_keras.data import examples, languages, pipeline, stages, storage
+from codegemma_keras.data import languages
 from codegemma_keras.data.document import Document
+from codegemma_keras.data.pipeline import build as pipeline
+from codegemma_keras.data.pipeline import stages
+from codegemma_keras.data.rows import examples, storage
+from codegemma_keras.tokenizer.codec import PlainCodec
 
 UNITS = 8
 PER_REPOSITORY = 25

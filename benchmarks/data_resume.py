@@ -22,7 +22,7 @@ from _data import record, stdlib_folder
 
 SCRIPT = """
 import sys
-from codegemma_keras.data import pipeline, stages
+from codegemma_keras.data.pipeline import build as pipeline, stages
 if __name__ == "__main__":
     settings = stages.Settings(length=512, licences=None, languages=("python",),
                                shard_bytes=200_000)

@@ -14,7 +14,7 @@ import string
 
 from _data import package_folder, record
 
-from codegemma_keras.data import secrets
+from codegemma_keras.data.clean import secrets
 
 ALNUM = string.ascii_letters + string.digits
 SETTINGS = {

@@ -27,22 +27,14 @@ import time
 
 from _data import RESULTS, package_folder, record, stdlib_folder
 
-from codegemma_keras.codec import PlainCodec
-from codegemma_keras.data import (
-    decontaminate,
-    dedup,
-    examples,
-    filters,
-    imports,
-    order,
-    packing,
-    pipeline,
-    secrets,
-    sources,
-    storage,
-)
+from codegemma_keras.data.clean import decontaminate, dedup, filters, secrets
 from codegemma_keras.data.document import Report
-from codegemma_keras.data.stages import Settings
+from codegemma_keras.data.order import imports, order
+from codegemma_keras.data.pipeline import build as pipeline
+from codegemma_keras.data.pipeline.stages import Settings
+from codegemma_keras.data.read import sources
+from codegemma_keras.data.rows import examples, packing, storage
+from codegemma_keras.tokenizer.codec import PlainCodec
 
 TENTH = ("networkx", "keras_hub")
 HALF = (*TENTH, "keras", "sympy", "jax")

@@ -28,7 +28,8 @@ import keras
 import numpy as np
 
 from codegemma_keras import CodeGemmaBackbone, CodeGemmaCausalLM, losses, sharding
-from codegemma_keras.plan import chips, estimates, program, step
+from codegemma_keras.plan import estimates, program, step
+from codegemma_keras.training import chips
 
 SMALL = {
     "vocabulary_size": 512,

@@ -19,8 +19,9 @@ import pathlib
 import time
 
 from codegemma_keras import presets
-from codegemma_keras.plan import chips, estimates, program, step
-from codegemma_keras.plan.chips import GIB
+from codegemma_keras.plan import estimates, program, step
+from codegemma_keras.training import chips
+from codegemma_keras.training.chips import GIB
 
 MODELS = {"2B": "code_gemma_2b_en", "7B": "code_gemma_7b_en"}
 RECIPES = ("lora", "full", "qlora")

@@ -25,10 +25,10 @@ import numpy as np
 from _data import record
 
 from codegemma_keras import CodeGemmaCausalLM
-from codegemma_keras.codec import PlainCodec
-from codegemma_keras.data.packing import pack_documents
+from codegemma_keras.data.rows.packing import pack_documents
 from codegemma_keras.losses import NextTokenLoss
 from codegemma_keras.preprocessor import pack_rows
+from codegemma_keras.tokenizer.codec import PlainCodec
 
 BOS, EOS = 2, 1
 LENGTH = 2048

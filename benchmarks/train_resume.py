@@ -21,7 +21,7 @@ import time
 import keras
 from _data import record
 
-from codegemma_keras.recipes.progress import read
+from codegemma_keras.training.progress import read
 
 STEPS = 60
 ASSETS = pathlib.Path(__file__).parents[1] / "codegemma_keras/assets"

@@ -20,10 +20,10 @@ _CLASSES = {
     "CodeGemmaTokenizer": "tokenizer",
     "Sampling": "decoding",
 }
-_MODULES = ("chat", "data", "decoding", "fim", "presets")
+_MODULES = ("chat", "data", "decoding", "fim", "lora", "presets")
 
 if TYPE_CHECKING:  # What editors and type checkers see.
-    from codegemma_keras import chat, data, decoding, fim, presets
+    from codegemma_keras import chat, data, decoding, fim, lora, presets
     from codegemma_keras.backbone import CodeGemmaBackbone
     from codegemma_keras.causal_lm import CodeGemmaCausalLM
     from codegemma_keras.decoding import Sampling
@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # What editors and type checkers see.
         CodeGemmaChatPreprocessor,
         CodeGemmaFIMPreprocessor,
     )
-    from codegemma_keras.tokenizer import CodeGemmaTokenizer
+    from codegemma_keras.tokenizer.tokenizer import CodeGemmaTokenizer
 
 __all__ = [
     "CodeGemmaBackbone",
@@ -47,6 +47,7 @@ __all__ = [
     "data",
     "decoding",
     "fim",
+    "lora",
     "presets",
 ]
 

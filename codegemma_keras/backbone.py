@@ -23,6 +23,7 @@ from keras import ops
 from keras_hub.models import Backbone
 
 from codegemma_keras import presets
+from codegemma_keras.formats.transformers import save_transformers
 from codegemma_keras.ops import (
     apply_rotary,
     attention_mask,
@@ -35,7 +36,6 @@ from codegemma_keras.ops import (
     traced_once,
     write_cache,
 )
-from codegemma_keras.transformers_format import save_transformers
 
 ROPE_MAX_WAVELENGTH = 10_000.0
 

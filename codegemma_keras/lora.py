@@ -30,7 +30,7 @@ import numpy as np
 import safetensors.numpy
 from keras import ops
 
-from codegemma_keras import weights
+from codegemma_keras.formats import weights
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"

@@ -17,7 +17,7 @@ import numpy as np
 
 from codegemma_keras import chat, fim, presets
 from codegemma_keras.backbone import CodeGemmaBackbone
-from codegemma_keras.tokenizer import CodeGemmaTokenizer
+from codegemma_keras.tokenizer.tokenizer import CodeGemmaTokenizer
 
 # KerasHub finds the classes of a preset by their backbone; the tokenizer's own module
 # knows no network.

@@ -24,7 +24,9 @@ import os
 import keras
 import keras_hub
 
-from codegemma_keras import hub, keras_hub_format, transformers_format, weights
+from codegemma_keras.formats import hub, weights
+from codegemma_keras.formats import keras_hub as keras_hub_format
+from codegemma_keras.formats import transformers as transformers_format
 
 CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"

@@ -36,7 +36,9 @@ import math
 
 import keras
 
-from codegemma_keras import keras_hub_format, ops, presets, transformers_format
+from codegemma_keras import ops, presets
+from codegemma_keras.formats import keras_hub as keras_hub_format
+from codegemma_keras.formats import transformers as transformers_format
 
 AXES = ("data", "fsdp", "model")
 BATCH_AXES = ops.BATCH_AXES

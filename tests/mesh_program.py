@@ -15,13 +15,7 @@ os.environ["KERAS_BACKEND"] = "jax"
 import keras
 import numpy as np
 
-from codegemma_keras import (
-    CodeGemmaBackbone,
-    CodeGemmaCausalLM,
-    lora,
-    losses,
-    sharding,
-)
+from codegemma_keras import CodeGemmaBackbone, CodeGemmaCausalLM, lora, losses, sharding
 
 SIZES = {
     "vocabulary_size": 320,

@@ -4,7 +4,7 @@ import argparse
 import functools
 import pathlib
 
-from codegemma_keras import tokenizer_training
+from codegemma_keras.tokenizer import training as tokenizer_training
 
 
 @functools.cache

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from codegemma_keras import CodeGemmaCausalLM, Sampling, fim
-from codegemma_keras.data import instruct, small_functions
+from codegemma_keras.tasks import instruct, small_functions
 from tests import tiny_models
 from tests.tiny_models import INPUTS, TOKEN_IDS
 

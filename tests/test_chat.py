@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codegemma_keras import chat, fim
-from codegemma_keras.tokenizer import PlainCodec
+from codegemma_keras.tokenizer.tokenizer import PlainCodec
 from tests.small_vocabulary import small_vocabulary
 
 S, E = chat.START_OF_TURN, chat.END_OF_TURN

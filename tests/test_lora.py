@@ -10,7 +10,7 @@ import safetensors.numpy
 import torch
 
 from codegemma_keras import CodeGemmaCausalLM, lora
-from codegemma_keras.transformers_format import save_transformers
+from codegemma_keras.formats.transformers import save_transformers
 from tests.tiny_models import (
     INPUTS,
     TOKEN_IDS,

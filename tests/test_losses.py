@@ -6,11 +6,7 @@ import pytest
 from keras import ops
 
 from codegemma_keras import CodeGemmaCausalLM, losses
-from codegemma_keras.losses import (
-    NextTokenLoss,
-    linear_cross_entropy,
-    mean_loss,
-)
+from codegemma_keras.losses import NextTokenLoss, linear_cross_entropy, mean_loss
 from tests.tiny_models import our_backbone
 
 B, T, D, V = 2, 7, 24, 53

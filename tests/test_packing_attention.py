@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 from codegemma_keras import CodeGemmaCausalLM
-from codegemma_keras.data.packing import fill_row, model_inputs
+from codegemma_keras.data.rows.packing import fill_row, model_inputs
 from tests.tiny_models import our_backbone
 
 V, LENGTH = 53, 19

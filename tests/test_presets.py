@@ -19,9 +19,9 @@ from codegemma_keras import (
     CodeGemmaFIMPreprocessor,
     CodeGemmaTokenizer,
     presets,
-    transformers_format,
-    weights,
 )
+from codegemma_keras.formats import transformers as transformers_format
+from codegemma_keras.formats import weights
 from tests import tiny_models
 from tests.small_vocabulary import small_vocabulary
 

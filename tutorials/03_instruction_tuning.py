@@ -56,7 +56,8 @@ print(lm.chat(question, max_new_tokens=24))
 import importlib.util
 import pathlib
 
-from codegemma_keras.data import Report, instruct
+from codegemma_keras.data import Report
+from codegemma_keras.tasks import instruct
 
 root = pathlib.Path(importlib.util.find_spec("algorithms").origin).parent
 files = [
@@ -79,7 +80,7 @@ print("──\n" + found[3].answer)
 # stops and says what to do.
 
 # %%
-from codegemma_keras.evals import execution
+from codegemma_keras.sandbox import execution
 
 limits = execution.Limits(seconds=run_seconds)
 
@@ -102,7 +103,7 @@ for (step, reason), (number, _) in sorted(report.counts.items()):
 # wordings that vary. The test asks for functions with names that training never shows.
 
 # %%
-from codegemma_keras.data import small_functions
+from codegemma_keras.tasks import small_functions
 
 made = small_functions.tasks(train_tasks + test_tasks)
 test, made = made[:test_tasks], made[test_tasks:]
@@ -125,7 +126,7 @@ import html
 from IPython.display import HTML, display
 
 from codegemma_keras import CodeGemmaChatPreprocessor
-from codegemma_keras.data.packing import pack_documents
+from codegemma_keras.data.rows.packing import pack_documents
 
 preprocessor = CodeGemmaChatPreprocessor(lm.tokenizer)
 ids, weights = preprocessor.row(train[0].messages())

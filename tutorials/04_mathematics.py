@@ -56,7 +56,7 @@ print(lm.chat("What is 2 + 2?", max_new_tokens=16))
 # %%
 import numpy as np
 
-from codegemma_keras.data import maths
+from codegemma_keras.tasks import maths
 
 for family in maths.FAMILIES:
     problem = maths.generate(family, np.random.default_rng(4))
@@ -72,7 +72,7 @@ for family in maths.FAMILIES:
 # evaluated as code: only digits, brackets and the four operations are read at all.
 
 # %%
-from codegemma_keras.evals import maths as checks
+from codegemma_keras.tasks import answers as checks
 
 for text in (
     "Answer: 28",
@@ -106,7 +106,7 @@ import html
 from IPython.display import HTML, display
 
 from codegemma_keras import CodeGemmaChatPreprocessor
-from codegemma_keras.data.packing import pack_documents
+from codegemma_keras.data.rows.packing import pack_documents
 
 preprocessor = CodeGemmaChatPreprocessor(lm.tokenizer)
 rows = [preprocessor.row(problem.messages()) for problem in train]

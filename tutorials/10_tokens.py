@@ -160,7 +160,7 @@ plt.show()
 # a character that no piece covers falls back to its bytes. That is the whole tokenizer:
 
 # %%
-from codegemma_keras import sentencepiece_model as pieces_of
+from codegemma_keras.tokenizer import sentencepiece_model as pieces_of
 
 vocabulary = list(pieces_of.pieces(tokenizer.proto))
 id_of = {name: i for i, (name, _, _) in enumerate(vocabulary)}
@@ -284,7 +284,7 @@ print(f"{inside:.0%} of the places change the number of tokens")
 # character is whole.
 
 # %%
-from codegemma_keras.tokenizer import IncrementalDecoder
+from codegemma_keras.tokenizer.tokenizer import IncrementalDecoder
 
 answer = "x = '🙂'"
 decoder = IncrementalDecoder(tokenizer)

@@ -106,7 +106,7 @@ import random
 
 import numpy as np
 
-from codegemma_keras.recipes import corpus
+from codegemma_keras.data.read import installed as corpus
 
 
 def is_code(text):

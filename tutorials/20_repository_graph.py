@@ -255,8 +255,8 @@ plt.show()
 
 # %%
 from codegemma_keras import data
-from codegemma_keras.data.imports import read_facts
-from codegemma_keras.recipes import corpus
+from codegemma_keras.data.order.imports import read_facts
+from codegemma_keras.data.read import installed as corpus
 
 facts = [read_facts(text, path, "python") for path, text in shop.items()]
 package_order = data.order_files(facts)

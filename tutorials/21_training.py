@@ -28,9 +28,9 @@ import keras
 import numpy as np
 
 from codegemma_keras import CodeGemmaBackbone, CodeGemmaCausalLM, CodeGemmaTokenizer
+from codegemma_keras.data.read import installed as corpus
 from codegemma_keras.preprocessor import CodeGemmaCausalLMPreprocessor
-from codegemma_keras.recipes import corpus
-from codegemma_keras.tokenizer_training import train_tokenizer
+from codegemma_keras.tokenizer.training import train_tokenizer
 
 keras.utils.set_random_seed(0)
 files = [text for _, text in corpus.python_files(packages)]
@@ -157,7 +157,7 @@ print({name: round(value, 2) for name, value in counting.items()})
 # the run needs: none is seen twice.
 
 # %%
-from codegemma_keras.recipes.schedules import WarmupStableDecay
+from codegemma_keras.training.schedules import WarmupStableDecay
 
 keras.utils.set_random_seed(1)
 lm = new_model()

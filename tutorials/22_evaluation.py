@@ -20,7 +20,7 @@ temperature = 0.6
 trials = 4000  # of the simulated evaluations
 
 # %%
-from codegemma_keras.evals import execution
+from codegemma_keras.sandbox import execution
 
 print("isolation here:", execution.isolation())
 limits = execution.Limits(seconds=5, memory_mb=512)

@@ -21,30 +21,30 @@ from typing import TYPE_CHECKING
 # Public name -> the module that holds it.
 _NAMES = {
     "Document": "document",
-    "FimSettings": "examples",
+    "FimSettings": "rows.examples",
     "Report": "document",
-    "SavePosition": "position",
-    "Settings": "stages",
-    "build": "pipeline",
-    "deduplicate": "dedup",
-    "filter_documents": "filters",
-    "load": "storage",
-    "load_tf": "storage",
-    "order_files": "order",
-    "read_source": "sources",
+    "SavePosition": "rows.position",
+    "Settings": "pipeline.stages",
+    "build": "pipeline.build",
+    "deduplicate": "clean.dedup",
+    "filter_documents": "clean.filters",
+    "load": "rows.storage",
+    "load_tf": "rows.storage",
+    "order_files": "order.order",
+    "read_source": "read.sources",
 }
 
 if TYPE_CHECKING:  # What editors and type checkers see.
-    from codegemma_keras.data.dedup import deduplicate
+    from codegemma_keras.data.clean.dedup import deduplicate
+    from codegemma_keras.data.clean.filters import filter_documents
     from codegemma_keras.data.document import Document, Report
-    from codegemma_keras.data.examples import FimSettings
-    from codegemma_keras.data.filters import filter_documents
-    from codegemma_keras.data.order import order_files
-    from codegemma_keras.data.pipeline import build
-    from codegemma_keras.data.position import SavePosition
-    from codegemma_keras.data.sources import read_source
-    from codegemma_keras.data.stages import Settings
-    from codegemma_keras.data.storage import load, load_tf
+    from codegemma_keras.data.order.order import order_files
+    from codegemma_keras.data.pipeline.build import build
+    from codegemma_keras.data.pipeline.stages import Settings
+    from codegemma_keras.data.read.sources import read_source
+    from codegemma_keras.data.rows.examples import FimSettings
+    from codegemma_keras.data.rows.position import SavePosition
+    from codegemma_keras.data.rows.storage import load, load_tf
 
 __all__ = [
     "Document",

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from codegemma_keras.decoding.buckets import VISIT, WATCHED_SECONDS, WATCHED_VISIT
 from codegemma_keras.decoding.run import Run
 from codegemma_keras.decoding.stopping import Stops
-from codegemma_keras.tokenizer import IncrementalDecoder
+from codegemma_keras.tokenizer.tokenizer import IncrementalDecoder
 
 
 @dataclasses.dataclass(frozen=True)

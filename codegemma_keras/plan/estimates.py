@@ -14,7 +14,8 @@ import dataclasses
 import math
 
 from codegemma_keras import losses, sharding
-from codegemma_keras.plan import chips, program, step
+from codegemma_keras.plan import program, step
+from codegemma_keras.training import chips
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,8 +15,9 @@ import re
 
 import keras
 
-from codegemma_keras import losses, weights
-from codegemma_keras.plan.chips import GIB
+from codegemma_keras import losses
+from codegemma_keras.formats import weights
+from codegemma_keras.training.chips import GIB
 
 _WANTED = re.compile(
     r"(?:allocat\w+|Out of memory allocating|Used) ([\d.,]+) ?([KMGT]?)i?(?:B|b|bytes)?\b"

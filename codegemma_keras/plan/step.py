@@ -13,14 +13,8 @@ import functools
 import jax
 import keras
 
-from codegemma_keras import (
-    CodeGemmaBackbone,
-    CodeGemmaCausalLM,
-    lora,
-    losses,
-    sharding,
-    weights,
-)
+from codegemma_keras import CodeGemmaBackbone, CodeGemmaCausalLM, lora, losses, sharding
+from codegemma_keras.formats import weights
 
 RECIPES = ("full", "lora", "qlora")
 

@@ -36,13 +36,15 @@ from codegemma_keras import (
     lora,
     sharding,
 )
-from codegemma_keras.data.packing import model_inputs
+from codegemma_keras.data.read import installed as corpus
+from codegemma_keras.data.rows.packing import model_inputs
 from codegemma_keras.preprocessor import (
     CodeGemmaCausalLMPreprocessor,
     CodeGemmaFIMPreprocessor,
 )
-from codegemma_keras.recipes import corpus, options, training
-from codegemma_keras.tokenizer_training import train_tokenizer
+from codegemma_keras.recipes import options
+from codegemma_keras.tokenizer.training import train_tokenizer
+from codegemma_keras.training import loop as training
 
 ADAPTER = "pretrain"
 TINY_LENGTH = 512  # tokens a row; attention is a fifth of the work here
@@ -157,7 +159,7 @@ def resolved(config: PretrainConfig) -> PretrainConfig:
 
 def rows_in(folder):
     """The rows of a folder of `codegemma data build`, by index."""
-    from codegemma_keras.data.storage import Rows
+    from codegemma_keras.data.rows.storage import Rows
 
     return Rows(folder)
 

@@ -21,9 +21,10 @@ import pathlib
 import keras
 
 from codegemma_keras import CodeGemmaCausalLM, lora, sharding
-from codegemma_keras.data.packing import pack_documents
+from codegemma_keras.data.rows.packing import pack_documents
 from codegemma_keras.preprocessor import CodeGemmaChatPreprocessor
-from codegemma_keras.recipes import options, training
+from codegemma_keras.recipes import options
+from codegemma_keras.training import loop as training
 
 ADAPTER = "sft"
 ANSWER_KEYS = ("answer", "response", "completion")

@@ -16,8 +16,11 @@ import numpy as np
 from apache_beam.testing.util import assert_that
 
 from codegemma_keras import fim
-from codegemma_keras.data import beam, dedup, examples, packing, sources, stages
+from codegemma_keras.data.clean import dedup
 from codegemma_keras.data.document import Report
+from codegemma_keras.data.pipeline import beam, stages
+from codegemma_keras.data.read import sources
+from codegemma_keras.data.rows import examples, packing
 
 SETTINGS = stages.Settings(length=512, licences=None, languages=("python",))
 

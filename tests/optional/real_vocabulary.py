@@ -18,8 +18,8 @@ import pytest
 import tokenizers
 
 from codegemma_keras import fim
-from codegemma_keras.codec import OLD_NAMES, SPECIAL_TOKENS
-from codegemma_keras.tokenizer import CodeGemmaTokenizer
+from codegemma_keras.tokenizer.codec import OLD_NAMES, SPECIAL_TOKENS
+from codegemma_keras.tokenizer.tokenizer import CodeGemmaTokenizer
 from tools import real_vocabulary
 
 CHUNK = 32  # lines

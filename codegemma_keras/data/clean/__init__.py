@@ -1,0 +1,1 @@
+"""What is not worth training on, or must not be: filters, licences, secrets, copies."""

@@ -1,0 +1,1 @@
+"""The whole pipeline as one resumable build, and its report."""

@@ -1,0 +1,1 @@
+"""Folders, archives, rows and installed packages, as documents."""

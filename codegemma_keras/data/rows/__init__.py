@@ -1,0 +1,1 @@
+"""From ordered documents to packed rows of tokens, on disk and back."""

@@ -1,0 +1,1 @@
+"""Tasks with answers that can be checked: functions, small functions, mathematics."""

@@ -1,0 +1,223 @@
+"""`CodeGemmaTokenizer`: SentencePiece, with control tokens that text cannot forge.
+
+Two ways in, over one vocabulary:
+
+* `tokenizer(text)`, `tokenize`, `detokenize` mean what they mean in KerasHub: batched,
+  usable in `tf.data`, and *raw*: `<|fim_prefix|>` in the text becomes the control token.
+* `encode(text_or_parts)`, `decode*` are plain Python, with no TensorFlow, for any text a
+  user may have. Only a `fim.Control` becomes a control token, and every byte comes back:
+  NULs, CRLF, runs of spaces, `▁` (which SentencePiece itself takes for a space), bytes
+  that are not UTF-8 (as the surrogates of `errors="surrogateescape"`).
+
+The second way is `codec.PlainCodec`, which runs a copy of the model in which text never
+is a control piece. On text with none of the above both ways give the same ids.
+
+Left out: sampling of segmentations and the unigram model, which Gemma does not use.
+"""
+
+import codecs
+import contextlib
+import os
+from collections.abc import Iterable, Sequence
+
+import keras
+import keras_hub
+import numpy as np
+from keras.src.saving import serialization_lib
+
+from codegemma_keras import fim, presets
+from codegemma_keras.fim import Control
+from codegemma_keras.tokenizer.codec import (
+    SPECIAL_TOKENS,
+    PlainCodec,
+    with_sentinel_names,
+)
+
+
+class IncrementalDecoder:
+    """Text of a growing row of ids, each character as soon as it is whole.
+
+    `"".join(decoder.push(i) for i in ids) + decoder.finish()` is `decode(ids)`.
+
+    Args:
+        tokenizer: a `CodeGemmaTokenizer`.
+        errors: what becomes of bytes that are not UTF-8, as in `bytes.decode`.
+    """
+
+    def __init__(self, tokenizer, errors: str = "replace"):
+        self._tokenizer = tokenizer
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors)
+
+    def push(self, ids: int | Iterable[int]) -> str:
+        """Text completed by one more id, or by several; may be empty."""
+        ids = [ids] if isinstance(ids, (int, np.integer)) else ids
+        return self._decoder.decode(self._tokenizer.decode_bytes(ids))
+
+    def finish(self) -> str:
+        """What is left: a character whose bytes stopped coming."""
+        return self._decoder.decode(b"", final=True)
+
+
+@keras.saving.register_keras_serializable(package="codegemma_keras")
+class CodeGemmaTokenizer(keras_hub.tokenizers.SentencePieceTokenizer):
+    """SentencePiece tokenizer of CodeGemma.
+
+    Args:
+        proto: path or bytes of a SentencePiece model, or None to load it later
+            (`load_assets`). Models that call ids 67 to 70 `<unused60>` to `<unused63>`
+            get the sentinels' names.
+        **kwargs: as `keras_hub.tokenizers.SentencePieceTokenizer`; `sequence_length`,
+            `add_bos` and `add_eos` concern `tokenize` alone.
+
+    Attributes:
+        start_token_id, end_token_id, pad_token_id: bos 2, eos 1, padding 0.
+        fim_prefix_id, fim_middle_id, fim_suffix_id, file_separator_id: 67 to 70.
+        start_of_turn_id, end_of_turn_id: 106, 107.
+
+    Raises:
+        ValueError: the vocabulary lacks a control token or a byte, or changes text.
+
+    Example:
+    ```python
+    from codegemma_keras import CodeGemmaTokenizer, fim
+
+    tokenizer = CodeGemmaTokenizer.from_preset("code_gemma_tiny_py")
+    ids = tokenizer.encode(fim.render("def f(", "):\\n", path="f.py"))
+    assert fim.parse(tokenizer.decode_parts(ids)).suffix == "):\\n"
+    ```
+    """
+
+    backbone_cls = None  # set where the backbone is known
+
+    def __init__(self, proto=None, **kwargs):
+        self._codec = None
+        for attribute, name in SPECIAL_TOKENS.items():
+            self._add_special_token(str(name), attribute)
+        super().__init__(proto=proto, **kwargs)
+        # It has no weights. Keras refuses to quantize a model with a layer not built.
+        self.built = True
+
+    def set_proto(self, proto):
+        """Set the vocabulary: a path, bytes, or None."""
+        self._codec = None
+        # KerasHub would leave the file open. In safe mode it refuses paths: let it.
+        if (
+            isinstance(proto, (str, os.PathLike))
+            and not serialization_lib.in_safe_mode()
+        ):
+            proto = os.fspath(proto)
+            if os.path.isfile(proto):
+                with open(proto, "rb") as file:
+                    proto = file.read()
+        super().set_proto(proto)
+
+    # KerasHub's `set_proto` calls these three in turn, with the bytes of the model.
+
+    def _set_proto_tf(self, proto):
+        with _loading(proto):
+            super()._set_proto_tf(with_sentinel_names(proto))
+
+    def _set_proto_spm(self, proto):
+        with _loading(proto):
+            super()._set_proto_spm(with_sentinel_names(proto))
+
+    def _update_special_token_ids(self):
+        self.proto = with_sentinel_names(self.proto)
+        self._codec = PlainCodec(self.proto)
+        super()._update_special_token_ids()
+
+    @property
+    def codec(self) -> PlainCodec:
+        """The plain Python way in and out."""
+        if self._codec is None:
+            raise ValueError(
+                "The tokenizer has no vocabulary yet. Pass `proto=`, a SentencePiece "
+                "model, or use `from_preset`."
+            )
+        return self._codec
+
+    @property
+    def special_token_ids(self) -> list[int]:
+        """Ids of all control tokens, ascending; text never encodes to one."""
+        return sorted(self.codec.controls)
+
+    @property
+    def stop_token_ids(self) -> tuple[int, ...]:
+        """Ids that end a completion: eos, the sentinels, the end of a turn."""
+        return tuple(sorted(self.codec.control_ids[name] for name in fim.STOP))
+
+    def encode(self, parts: str | Iterable[str | Control]) -> list[int]:
+        """Ids of a text, or of rendered parts; no bos is added.
+
+        Args:
+            parts: a string, or a list of strings and `Control`. Each string is encoded
+                by itself, never to a control token.
+
+        Returns:
+            A list of ints.
+
+        Raises:
+            TypeError: a part that is no string.
+            ValueError: a `Control` that the vocabulary lacks; half a surrogate pair.
+        """
+        return self.codec.encode(parts)
+
+    def encode_batch(self, rows: Iterable[str | Sequence]) -> list[list[int]]:
+        """`encode` of each row."""
+        return [self.codec.encode(row) for row in rows]
+
+    def decode(self, ids: Iterable[int], errors: str = "replace") -> str:
+        """The text of ids; control tokens have none.
+
+        Args:
+            ids: one row of ints, as a list, array or tensor.
+            errors: what becomes of bytes that are not UTF-8, as in `bytes.decode`;
+                `"surrogateescape"` keeps them.
+
+        Raises:
+            TypeError: not whole numbers. ValueError: an id out of range.
+        """
+        return self.codec.decode_bytes(ids).decode("utf-8", errors)
+
+    def decode_batch(self, rows: Iterable, errors: str = "replace") -> list[str]:
+        """`decode` of each row."""
+        return [self.decode(row, errors) for row in rows]
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """The bytes of ids; `decode_bytes(encode(text))` are those of the text.
+
+        Raises: as `decode`.
+        """
+        return self.codec.decode_bytes(ids)
+
+    def decode_parts(self, ids: Iterable[int]) -> list[str | Control]:
+        """Ids as parts: text as strings, a `Control` for each control token.
+
+        Bytes that are not UTF-8 become surrogates (`errors="surrogateescape"`), so
+        `encode` gives the same bytes again. `fim.parse` reads the result.
+
+        Raises: as `decode`.
+        """
+        return self.codec.decode_parts(ids)
+
+    @classmethod
+    def from_preset(cls, preset, **kwargs):
+        """Load the tokenizer of a preset; see `CodeGemmaCausalLM.from_preset`."""
+        return presets.load_tokenizer(cls, preset, **kwargs)
+
+    def save_to_preset(self, preset_dir):
+        """Save configuration and vocabulary into a preset folder."""
+        presets.save_tokenizer(self, preset_dir)
+
+
+@contextlib.contextmanager
+def _loading(proto):
+    try:
+        yield
+    except (ImportError, ValueError):
+        raise  # No TensorFlow, which KerasHub catches; or said clearly already.
+    except Exception as error:  # TensorFlow's classes cannot be named without it.
+        raise ValueError(
+            f"These {len(proto)} bytes are no valid SentencePiece model; they may be "
+            "truncated. Fetch the file again."
+        ) from error

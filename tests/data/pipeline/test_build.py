@@ -1,0 +1,259 @@
+"""`build`: end to end, whatever the workers, killed and resumed; and its command line."""
+
+import argparse
+import errno
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from codegemma_keras import presets
+from codegemma_keras.cli import data as cli
+from codegemma_keras.data.clean import dedup
+from codegemma_keras.data.pipeline import build as pipeline
+from codegemma_keras.data.pipeline import stages
+from codegemma_keras.data.rows import examples, storage
+from codegemma_keras.tokenizer.codec import PlainCodec
+from codegemma_keras.tokenizer.tokenizer import CodeGemmaTokenizer
+from tests.small_vocabulary import small_vocabulary
+
+SETTINGS = stages.Settings(
+    length=128, licences=None, shard_bytes=20_000, languages=("python",)
+)
+
+
+@pytest.fixture(scope="module")
+def repos(tmp_path_factory):
+    """Two small real repositories, with a duplicate, a secret and a generated file."""
+    root = tmp_path_factory.mktemp("sources")
+    for package in ("json", "email"):
+        folder = pathlib.Path(os.__file__).parent / package
+        shutil.copytree(
+            folder, root / package, ignore=lambda _, names: {"__pycache__"} & set(names)
+        )
+    shutil.copy(root / "json" / "decoder.py", root / "email" / "copied.py")
+    (root / "email" / "made.py").write_text("# @generated\n" + "x = 1\n" * 9)
+    (root / "email" / "who.py").write_text("MAIL = 'jane.doe@acme-corp.com'\n" * 3)
+    (root / "tok.model").write_bytes(small_vocabulary())
+    return root
+
+
+def contents(folder):
+    return {
+        p.name: p.read_bytes() for p in sorted(folder.iterdir()) if p.name != "work"
+    }
+
+
+@pytest.fixture(scope="module")
+def built(repos, tmp_path_factory):
+    out = tmp_path_factory.mktemp("built") / "out"
+    report = pipeline.build(
+        [repos / "json", repos / "email"], out, repos / "tok.model", SETTINGS
+    )
+    return out, report
+
+
+def test_what_comes_out_is_what_went_in(built, repos):
+    out, report = built
+    assert report.number("dedup", "exact duplicate") == 1
+    assert report.number("filter", "generated") == 1
+    assert report.number("secrets", "email replaced") >= 3
+    codec = PlainCodec((out / "tokenizer.model").read_bytes())
+    rows = storage.Rows(out)
+    texts = {}
+    for index in range(len(rows)):
+        row, start = rows[index], 0
+        for size in row["segment_lengths"].tolist():
+            ids = row["tokens"][start : start + size].tolist()
+            for path, text in examples.read_segment(codec.decode_parts(ids)):
+                texts.setdefault(path, []).append(text)
+            start += size
+    decoder = (repos / "json" / "decoder.py").read_text()
+    kept = "copied.py" if "copied.py" in texts else "decoder.py"
+    # Pieces of one file lie in several rows; together they are the file.
+    assert sorted("".join(texts[kept])) == sorted(decoder)
+    assert all(piece in decoder for piece in texts[kept])
+    assert "<EMAIL>" in "".join(texts["who.py"])
+    assert "made.py" not in texts
+    lines = (out / "dropped.jsonl").read_text().splitlines()
+    dropped = [json.loads(line) for line in lines]
+    assert {"email:made.py"} <= {d["name"] for d in dropped}
+    assert len(dropped) == sum(
+        row["documents"]
+        for row in report.to_json()
+        if row["step"] in ("source", "filter", "decontaminate", "dedup")
+    )
+
+
+def test_order_and_workers_change_nothing(built, repos, tmp_path):
+    other = tmp_path / "out"
+    pipeline.build(
+        [repos / "email", repos / "json"],
+        other,
+        repos / "tok.model",
+        SETTINGS,
+        workers=2,
+    )
+    assert contents(other) == contents(built[0])
+
+
+def test_a_failure_at_any_task_is_resumed_to_the_same_bytes(
+    built, repos, tmp_path, monkeypatch
+):
+    """Every file operation that publishes a result fails once, in turn."""
+    out = tmp_path / "out"
+    rename, replace = os.rename, os.replace
+    state = {"calls": 0, "fail": 0}
+
+    def failing(original):
+        def wrapper(*args):
+            state["calls"] += 1
+            if state["calls"] == state["fail"]:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return original(*args)
+
+        return wrapper
+
+    monkeypatch.setattr(os, "rename", failing(rename))
+    monkeypatch.setattr(os, "replace", failing(replace))
+    sources = [repos / "json", repos / "email"]
+    failures = 0
+    while failures < 300:
+        # Attempts fail at their 2nd, 3rd, ... 13th rename: early ones get nowhere, late
+        # ones finish some tasks and the next early one fails at another place.
+        state.update(calls=0, fail=2 + failures % 12)
+        try:
+            pipeline.build(sources, out, repos / "tok.model", SETTINGS)
+            break
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            failures += 1
+    assert failures >= 5
+    assert contents(out) == contents(built[0])
+
+
+SCRIPT = """
+import sys
+from codegemma_keras.data.pipeline import build as pipeline, stages
+if __name__ == "__main__":
+    settings = stages.Settings(
+        length=128, licences=None, shard_bytes=20_000, languages=("python",)
+    )
+    def progress(stage, done, total):
+        print(stage, done, total, flush=True)
+    pipeline.build(sys.argv[3:], sys.argv[1], sys.argv[2], settings, progress=progress)
+"""
+
+
+def test_kill_9_between_stages(built, repos, tmp_path):
+    """Killed as each stage reports; benchmarks/data_resume.py kills at random moments."""
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", SCRIPT, str(out), str(repos / "tok.model")]
+    command += [str(repos / "json"), str(repos / "email")]
+    for stage in ("read 1", "tokens 1", "shards 1"):
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        ) as process:
+            for line in process.stdout:
+                if line.startswith(stage):
+                    process.send_signal(signal.SIGKILL)
+                    break
+        assert not (out / "data.json").exists()
+    pipeline.build(
+        [repos / "json", repos / "email"], out, repos / "tok.model", SETTINGS
+    )
+    assert contents(out) == contents(built[0])
+
+
+def test_a_build_loads_no_framework(repos, tmp_path):
+    """Each worker starts in a second and 100 MB; with TensorFlow, in 5 and 600."""
+    code = (
+        "import sys\n"
+        "from codegemma_keras.data import pipeline, stages\n"
+        "plan = stages.Settings(length=512, licences=None)\n"
+        "pipeline.build(sys.argv[1:2], sys.argv[2], 'code_gemma_tiny_py', plan)\n"
+        "heavy = {'jax', 'keras', 'keras_hub', 'tensorflow', 'torch'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    command = [sys.executable, "-c", code, repos / "json", tmp_path / "out"]
+    subprocess.run(command, check=True)
+    embedded = CodeGemmaTokenizer.from_preset("code_gemma_tiny_py")
+    assert (tmp_path / "out" / "tokenizer.model").read_bytes() == embedded.proto
+
+
+def test_tokenizers_of_every_kind(repos, tmp_path):
+    assert pipeline.VOCABULARY == presets.VOCABULARY
+    embedded = CodeGemmaTokenizer.from_preset("code_gemma_tiny_py")
+    embedded.save_to_preset(tmp_path)
+    for kind in (embedded, tmp_path, str(tmp_path / presets.VOCABULARY)):
+        assert pipeline.read_proto(kind) == embedded.proto
+    with pytest.raises(ValueError, match="Unknown preset 'no_such_preset'"):
+        pipeline.read_proto("no_such_preset")
+    (tmp_path / "broken.model").write_bytes(embedded.proto[:-100])
+    with pytest.raises(ValueError, match="truncated"):
+        pipeline.build([repos / "json"], tmp_path / "out", tmp_path / "broken.model")
+
+
+def test_other_settings_in_the_same_folder_are_refused(built, repos):
+    with pytest.raises(ValueError, match="finished build of other sources or settings"):
+        pipeline.build([repos / "json"], built[0], repos / "tok.model", SETTINGS)
+
+
+def test_two_builds_at_once_are_refused(built, repos, tmp_path):
+    out = tmp_path / "out"
+    (out / "work").mkdir(parents=True)
+    with (
+        pipeline._lock(out / "work" / "lock"),
+        pytest.raises(ValueError, match="Another build is at work"),
+    ):
+        pipeline.build([repos / "json"], out, repos / "tok.model", SETTINGS)
+
+
+def test_nothing_left_says_why(repos, tmp_path):
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "a.py").write_text("")
+    with pytest.raises(ValueError, match=r"nearly empty \(1\)"):
+        pipeline.build(
+            [tmp_path / "r"], tmp_path / "out", repos / "tok.model", SETTINGS
+        )
+
+
+def test_no_source_is_found_missing_late(repos, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        pipeline.build(["/no/such"], tmp_path / "out", repos / "tok.model", SETTINGS)
+
+
+def parse(*args):
+    parser = argparse.ArgumentParser()
+    cli.add_parser(parser.add_subparsers())
+    return parser.parse_args(["data", *map(str, args)])
+
+
+def test_command_line(repos, tmp_path, capsys):
+    out = tmp_path / "out"
+    args = parse(
+        "build", repos / "json", "--out", out, "--tokenizer", repos / "tok.model",
+        "--length", 256, "--any-licence", "--threshold", dedup.THRESHOLD,
+    )  # fmt: skip
+    assert args.run(args) == 0
+    assert "documents kept" in capsys.readouterr().out
+    page = (out / "report.html").read_text()
+    assert "<svg" in page
+    assert "decoder.py" in page
+    args = parse("show", out, "--rows", 2, "--color", "always")
+    assert args.run(args) == 0
+    shown = capsys.readouterr().out
+    assert "<|fim_middle|>" in shown
+    assert "\x1b[1;32m" in shown
+    args = parse("show", out, "--start", 10_000)
+    with pytest.raises(ValueError, match="must be from 0 to"):
+        args.run(args)
+    args = parse("build", repos / "json", "--out", out, "--language", "cobol")
+    with pytest.raises(ValueError, match="cobol"):
+        args.run(args)

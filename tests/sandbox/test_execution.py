@@ -1,0 +1,111 @@
+"""Programs of unknown origin: what passes, what fails and why, and what cannot be done."""
+
+import sys
+
+import pytest
+
+from codegemma_keras.sandbox import execution
+from codegemma_keras.sandbox.execution import Limits, run
+
+# A start of the interpreter on a busy machine takes a second; a limit must not be that.
+PATIENT = Limits(seconds=60)
+
+
+STRONGEST = execution.isolation()
+
+
+@pytest.fixture(params=execution.LEVELS[: execution.LEVELS.index(STRONGEST) + 1])
+def level(request, monkeypatch):
+    """Each level that works here, as if it were the strongest."""
+    monkeypatch.setattr(execution, "isolation", lambda: request.param)
+    return request.param
+
+
+@pytest.fixture
+def bubblewrap():
+    """`run` as it is by default; where there is no bubblewrap, that is to refuse."""
+    if STRONGEST == "bubblewrap":
+        return run
+    with pytest.raises(RuntimeError, match="apt install bubblewrap"):
+        run("print(1)")
+    return None
+
+
+def test_passes_and_reports(level):
+    result = run("print('hello')\nprint(6 * 7)", PATIENT, least="limits")
+    assert result.passed
+    assert result.reason == "passed"
+    assert result.output == "hello\n42"
+    assert result.isolation == level
+
+
+@pytest.mark.parametrize(
+    ("program", "reason"),
+    [
+        ("assert 1 == 2, 'no'", "AssertionError: no"),
+        ("def f(:", "SyntaxError: invalid syntax"),
+        ("import sys; sys.exit(0)", "exited early"),
+        ("import os; os._exit(0)", "exited early"),
+        ("block = bytearray(1 << 40)", "MemoryError"),
+        ("input()", "EOFError: EOF when reading a line"),
+        (
+            "open('big', 'wb').write(bytes(1 << 25))",
+            "OSError: [Errno 27] File too large",
+        ),
+    ],
+)
+def test_fails_with_its_reason(level, program, reason):
+    result = run(program, PATIENT, least="limits")
+    assert not result.passed
+    assert result.reason == reason
+
+
+def test_time_is_limited(level):
+    result = run("while True: pass", Limits(seconds=0.5), least="limits")
+    assert (result.passed, result.reason) == (False, "timeout")
+
+
+def test_sees_no_variable_of_ours(level, monkeypatch):
+    monkeypatch.setenv("TOKEN_OF_SOMEBODY", "secret")
+    result = run("import os; print(dict(os.environ))", PATIENT, least="limits")
+    assert result.passed
+    assert "secret" not in result.output
+
+
+def test_no_network(level):
+    program = "import socket\nprint([name for _, name in socket.if_nameindex()])"
+    interfaces = run(program, PATIENT, least="limits").output
+    assert interfaces == "['lo']" or level == "limits"
+
+
+def test_nothing_outside_can_be_written_or_seen(tmp_path, bubblewrap):
+    (tmp_path / "diary.txt").write_text("dear diary")
+    for place in (tmp_path / "diary.txt", "/usr/new", f"{sys.prefix}/new"):
+        if bubblewrap:
+            result = run(f"open({str(place)!r}, 'a')", PATIENT)
+            assert not result.passed
+            assert "Error: [Errno" in result.reason
+    if bubblewrap:
+        assert not run(f"open({str(tmp_path / 'diary.txt')!r})", PATIENT).passed
+    assert (tmp_path / "diary.txt").read_text() == "dear diary"
+
+
+def test_its_own_folder_is_empty_and_its_own(level):
+    program = "import os; print(os.listdir()); open('mine', 'w').write('x')"
+    own = run(program, PATIENT, least="limits")
+    assert (own.passed, own.output) == (True, "[]")
+
+
+def test_many_keep_their_order():
+    results = execution.run_all(
+        [f"print({n})" for n in range(6)], PATIENT, least="limits"
+    )
+    assert [r.output for r in results] == [str(n) for n in range(6)]
+
+
+def test_weaker_isolation_must_be_asked_for(monkeypatch):
+    monkeypatch.setattr(execution, "isolation", lambda: "limits")
+    with pytest.raises(RuntimeError, match="apt install bubblewrap"):
+        run("print(1)")
+    with pytest.raises(ValueError, match="must be one of"):
+        run("print(1)", least="hope")
