@@ -37,8 +37,6 @@ from codegemma_keras.ops import (
     write_cache,
 )
 
-ROPE_MAX_WAVELENGTH = 10_000.0
-
 
 @keras.saving.register_keras_serializable(package="codegemma_keras")
 class RMSNormalization(keras.layers.Layer):
@@ -319,7 +317,10 @@ class CodeGemmaBackbone(Backbone):
         intermediate_dim: int. 2F: both branches of the gated feed-forward, as Keras
             presets store it.
         head_dim: int. H; even.
-        layer_norm_epsilon: float.
+        layer_norm_epsilon: float. Of every norm.
+        rope_max_wavelength: float. Base of the rotary angles (`rope_theta` in
+            Transformers): wavelengths rise from 2 pi towards 2 pi times this, in
+            tokens.
         dropout: float. Rate on both residual branches, in training only.
         dtype: string or `keras.DTypePolicy`. `"float32"`, `"bfloat16"`, `"float16"` and
             the mixed policies. Norms, rotary angles and softmax are float32 always.
@@ -364,6 +365,7 @@ class CodeGemmaBackbone(Backbone):
         intermediate_dim,
         head_dim,
         layer_norm_epsilon=1e-6,
+        rope_max_wavelength=10_000.0,
         dropout=0.0,
         dtype=None,
         **kwargs,
@@ -404,6 +406,7 @@ class CodeGemmaBackbone(Backbone):
         self.intermediate_dim = intermediate_dim
         self.head_dim = head_dim
         self.layer_norm_epsilon = layer_norm_epsilon
+        self.rope_max_wavelength = rope_max_wavelength
         self.dropout = dropout
         self.remat = "none"
 
@@ -466,7 +469,7 @@ class CodeGemmaBackbone(Backbone):
         rotary = rotary_angles(
             slots if positions is None else positions,
             self.head_dim,
-            ROPE_MAX_WAVELENGTH,
+            self.rope_max_wavelength,
         )
         x = self.embed(token_ids)
         new_cache, cached_block = [], traced_once(self.transformer_layers)
@@ -542,6 +545,7 @@ class CodeGemmaBackbone(Backbone):
             "intermediate_dim": self.intermediate_dim,
             "head_dim": self.head_dim,
             "layer_norm_epsilon": self.layer_norm_epsilon,
+            "rope_max_wavelength": self.rope_max_wavelength,
             "dropout": self.dropout,
         }
 

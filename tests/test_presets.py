@@ -2,6 +2,8 @@
 
 import json
 import pathlib
+import subprocess
+import sys
 
 import huggingface_hub
 import kagglehub
@@ -73,11 +75,60 @@ def test_a_saved_gemma_model_without_its_head(tmp_path):
     assert tiny_models.relative_difference(loaded, theirs) <= 1e-5
 
 
-def test_the_epsilon_of_a_transformers_checkpoint(tmp_path):
+CONSTANTS = {"layer_norm_epsilon": 1e-3, "rope_max_wavelength": 100.0}
+
+
+@pytest.mark.parametrize("where", ["rope_theta", "rope_parameters"])
+def test_epsilon_and_rope_base_of_a_transformers_checkpoint(tmp_path, where):
+    """Transformers 5 writes `rope_parameters`; older versions wrote `rope_theta`."""
     tiny_models.transformers_model().save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 1e-3}))
-    assert CodeGemmaBackbone.from_preset(tmp_path).layer_norm_epsilon == 1e-3
+    del config["rope_parameters"]
+    rope = {"rope_theta": 100.0}
+    if where == "rope_parameters":
+        rope = {where: {**rope, "rope_type": "default"}}
+    config = {**config, **rope, "rms_norm_eps": 1e-3}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    backbone = CodeGemmaBackbone.from_preset(tmp_path)
+    model = transformers.GemmaForCausalLM.from_pretrained(tmp_path).eval()
+    difference = tiny_models.relative_difference(
+        tiny_models.logits(backbone), tiny_models.transformers_logits(model)
+    )
+    assert difference <= 1e-5
+    usual = tiny_models.logits(tiny_models.our_backbone())
+    assert tiny_models.relative_difference(tiny_models.logits(backbone), usual) > 0.01
+
+
+def test_epsilon_and_rope_base_are_saved(tmp_path):
+    backbone = tiny_models.our_backbone(**CONSTANTS)
+    backbone.save_to_preset(tmp_path / "keras")
+    backbone.export_to_transformers(tmp_path / "transformers")
+    for folder in ("keras", "transformers"):
+        loaded = CodeGemmaBackbone.from_preset(tmp_path / folder)
+        config = loaded.get_config()
+        assert {name: config[name] for name in CONSTANTS} == CONSTANTS
+        np.testing.assert_array_equal(
+            tiny_models.logits(loaded), tiny_models.logits(backbone)
+        )
+
+
+KERAS_HUB_ALONE = """
+import sys, keras_hub
+try:
+    keras_hub.models.Backbone.from_preset(sys.argv[1])
+except Exception as error:
+    print("refused", "codegemma_keras" in str(error))
+"""
+
+
+@pytest.mark.parametrize("name", CONSTANTS)
+def test_keras_hub_refuses_constants_that_it_does_not_have(tmp_path, name):
+    """It would ignore them, and compute another network."""
+    tiny_models.our_backbone(**{name: CONSTANTS[name]}).save_to_preset(tmp_path)
+    # A process that has not imported this package.
+    command = [sys.executable, "-c", KERAS_HUB_ALONE, str(tmp_path)]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.stdout.split() == ["refused", "True"], run.stderr
 
 
 def test_task_of_a_transformers_folder(tmp_path):

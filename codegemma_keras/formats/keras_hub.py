@@ -26,6 +26,9 @@ _GEMMA2_OPTIONS = {
     "use_sliding_window_attention": False,
 }
 
+# What KerasHub's Gemma has in its code; its epsilon option reaches the last norm only.
+_CONSTANTS = {"rope_max_wavelength": 10_000.0, "layer_norm_epsilon": 1e-6}
+
 
 def our_name(saved: dict) -> str:
     """Name of our class for a serialised object; KerasHub's own where we have none."""
@@ -78,6 +81,13 @@ def as_keras_hub(value):
     dropped = ("build_config", "compile_config")
     value = {k: as_keras_hub(v) for k, v in value.items() if k not in dropped}
     theirs = CLASSES.get(value.get("class_name"))
+    if theirs is keras_hub.models.GemmaBackbone:
+        config = value["config"]
+        # KerasHub ignores what it does not know, so it would compute such a network
+        # with its own constants: our class name makes it refuse the folder.
+        if any(config[name] != constant for name, constant in _CONSTANTS.items()):
+            return value
+        del config["rope_max_wavelength"]
     if theirs is not None:
         value["module"] = theirs.__module__
         value["class_name"] = theirs.__name__

@@ -55,18 +55,23 @@ def to_backbone_config(config: dict, where: str) -> dict:
         **{ours: config[theirs] for ours, theirs in _SIZES.items()},
         "intermediate_dim": 2 * config["intermediate_size"],
         "layer_norm_epsilon": config.get("rms_norm_eps", 1e-6),
+        "rope_max_wavelength": _rope_theta(config),
     }
+
+
+def _rope_theta(config: dict) -> float:
+    # Transformers 5 keeps it in `rope_parameters`, older versions at the top.
+    rope = config.get("rope_parameters") or {}
+    return rope.get("rope_theta", config.get("rope_theta", 10_000.0))
 
 
 def _check_options(config: dict, where: str):
     rope = config.get("rope_parameters") or {}
     scaling = config.get("rope_scaling") or {}
-    theta = rope.get("rope_theta", config.get("rope_theta", 10_000.0))
     rope_type = rope.get("rope_type") or scaling.get("rope_type", scaling.get("type"))
     # Early Gemma configs say "gelu" and mean the approximation by tanh.
     activation = config.get("hidden_activation") or config.get("hidden_act") or "gelu"
     unsupported = {
-        "rope_theta": theta if theta != 10_000.0 else None,
         "rope_scaling": None if rope_type in (None, "default") else rope_type,
         "hidden_activation": (
             None if activation in ("gelu", "gelu_pytorch_tanh") else activation
@@ -102,7 +107,7 @@ def from_backbone(backbone, dtype: str) -> dict:
         "hidden_act": "gelu_pytorch_tanh",
         "hidden_activation": "gelu_pytorch_tanh",
         "max_position_embeddings": 8192,
-        "rope_theta": 10_000.0,
+        "rope_theta": backbone.rope_max_wavelength,
         "attention_bias": False,
         "attention_dropout": 0.0,
         "tie_word_embeddings": True,

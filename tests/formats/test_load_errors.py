@@ -249,7 +249,6 @@ def test_transformers_model_of_another_architecture(transformers_folder, model_t
         ("rope_scaling", {"type": "linear", "factor": 2.0}),
         ("rope_scaling", {"rope_type": "yarn", "factor": 2.0}),
         ("rope_parameters", {"rope_type": "linear", "factor": 2.0}),
-        ("rope_theta", 500000.0),
         ("hidden_activation", "relu"),
         ("attention_bias", True),
         ("tie_word_embeddings", False),
