@@ -27,6 +27,7 @@ from codegemma_keras.data import languages
 from codegemma_keras.data.document import Document
 from codegemma_keras.data.pipeline import build as pipeline
 from codegemma_keras.data.pipeline import stages
+from codegemma_keras.data.pipeline.folder import WORK
 from codegemma_keras.data.rows import examples, storage
 from codegemma_keras.tokenizer.codec import PlainCodec
 
@@ -169,13 +170,13 @@ def main():
             keep_work=True,
         )
         codec = PlainCodec((out / "tokenizer.model").read_bytes())
-        verdicts = json.loads((out / "work/2-dedup/verdicts.json").read_text())
+        verdicts = json.loads((out / WORK / "2-dedup/all/verdicts.json").read_text())
         number = size = 0
         differ, made = [], collections.Counter()
         for path in made_from:
             unit = path.stem
             dropped = verdicts.get(unit, {})
-            n, b, d = compare_unit(out / "work", unit, codec, dropped, made)
+            n, b, d = compare_unit(out / WORK, unit, codec, dropped, made)
             number, size, differ = number + n, size + b, differ + d
         lost = read_back(out, made)
     kinds = {r: n for (step, r), (n, _) in report.counts.items() if step == "fim"}

@@ -31,6 +31,7 @@ from codegemma_keras.data.clean import decontaminate, dedup, filters, secrets
 from codegemma_keras.data.document import Report
 from codegemma_keras.data.order import imports, order
 from codegemma_keras.data.pipeline import build as pipeline
+from codegemma_keras.data.pipeline.folder import WORK
 from codegemma_keras.data.pipeline.stages import Settings
 from codegemma_keras.data.read import sources
 from codegemma_keras.data.rows import examples, packing, storage
@@ -98,7 +99,7 @@ def build(args):
             keep_work=True,
         )
         wall = time.perf_counter() - start
-        timings = json.loads((out / "work" / "timings.json").read_text())
+        timings = json.loads((out / WORK / "timings.json").read_text())
         about = json.loads((out / "data.json").read_text())
     mine = resource.getrusage(resource.RUSAGE_SELF)
     children = resource.getrusage(resource.RUSAGE_CHILDREN)

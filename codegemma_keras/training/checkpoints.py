@@ -16,6 +16,7 @@ Left out: several hosts, each writing its own part: one process must see every v
 import concurrent.futures
 import json
 import pathlib
+import re
 import shutil
 
 import keras
@@ -26,6 +27,7 @@ from codegemma_keras import files
 
 VARIABLES = "variables.safetensors"
 POSITION = "position.json"
+_FILES = {VARIABLES, POSITION}
 
 
 class Checkpoints:
@@ -53,7 +55,12 @@ class Checkpoints:
         self._writing = None
         self.folder.mkdir(parents=True, exist_ok=True)
         for unfinished in self.folder.glob("new-*"):
-            shutil.rmtree(unfinished)
+            # Only what `_write` makes: "new-data" may be the user's own.
+            held = (
+                {p.name for p in unfinished.iterdir()} if unfinished.is_dir() else {""}
+            )
+            if re.fullmatch(r"new-\d{8,}", unfinished.name) and held <= _FILES:
+                shutil.rmtree(unfinished)
 
     def __enter__(self):
         return self
@@ -63,7 +70,9 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps that there are complete checkpoints of, oldest first."""
-        return sorted(int(p.name.split("-")[1]) for p in self.folder.glob("step-*"))
+        names = (p.name for p in self.folder.glob("step-*") if p.is_dir())
+        found = (re.fullmatch(r"step-(\d{8,})", name) for name in names)
+        return sorted(int(match[1]) for match in found if match)
 
     def save(self, lm, step, position):
         """Start saving model, optimizer and `position` (JSON).

@@ -5,13 +5,13 @@ so what has its final name is whole. A second call with the same settings skips 
 tasks; as every task is a function of its inputs alone, the result has the same bytes as
 that of an undisturbed run. Other settings in the same folder are an error.
 
-In OUT:
+In OUT, which must be new, empty or a build's own (see folder.py):
 
-    work: manifest.json     settings, sources and the tokenizer's hash
-          1-read and so on  see stages.py; removed at the end
+    .codegemma-build/       manifest.json, 1-read and so on (stages.py); removed at the end
     *.array_record-*        shards, a TFDS dataset
     report.md, report.html, dropped.jsonl, tokenizer.model
-    data.json               written last: its presence means finished
+    build.json              what the build was made from
+    data.json               moved there last: its presence means finished
 """
 
 import collections
@@ -20,7 +20,6 @@ import concurrent.futures.process
 import contextlib
 import dataclasses
 import errno
-import fcntl
 import functools
 import hashlib
 import json
@@ -29,12 +28,20 @@ import os
 import pathlib
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from codegemma_keras import files
 from codegemma_keras.data.document import Report
 from codegemma_keras.data.pipeline import report as report_page
 from codegemma_keras.data.pipeline import stages
+from codegemma_keras.data.pipeline.folder import (
+    BUILD,
+    DATA,
+    MANIFEST,
+    TIMINGS,
+    BuildFolder,
+    run_task,
+)
 from codegemma_keras.data.pipeline.stages import Settings
 from codegemma_keras.data.read import sources
 from codegemma_keras.data.rows import storage
@@ -43,6 +50,7 @@ from codegemma_keras.tokenizer.codec import PlainCodec, with_sentinel_names
 # Of a preset's folder in KerasHub's format; `presets.VOCABULARY`, without its Keras.
 VOCABULARY = "assets/tokenizer/vocabulary.spm"
 STAGES = ("read", "dedup", "tokens", "shards")
+FOLDERS = ("1-read", "2-dedup", "3-tokens", "4-shards", "5-results")
 
 
 def build(
@@ -77,19 +85,17 @@ def build(
             train on.
         OSError: reading or writing failed; what is finished is kept.
     """
-    out = pathlib.Path(out)
-    work = out / "work"
-    work.mkdir(parents=True, exist_ok=True)
-    with _lock(work / "lock"):
-        units = _units(sources_)
-        proto = read_proto(tokenizer)
-        PlainCodec(proto)  # What is wrong with it is said before hours of reading.
-        manifest = _manifest(units, settings, proto)
-        _check_manifest(work, out, manifest)
-        if not (out / "data.json").exists():
-            files.put(out / "tokenizer.model", proto)
+    folder = BuildFolder(out, FOLDERS)
+    units = _units(sources_)
+    proto = read_proto(tokenizer)
+    PlainCodec(proto)  # What is wrong with it is said before hours of reading.
+    manifest = _manifest(units, settings, proto)
+    with folder.lock():
+        _check_manifest(folder, manifest)
+        if not folder.finished():
+            folder.begin(manifest)
             try:
-                _run(units, out, settings, workers, progress or (lambda *_: None))
+                _run(folder, units, proto, settings, workers, progress or _silent)
             except OSError as error:
                 if error.errno == errno.ENOSPC:
                     raise OSError(
@@ -98,19 +104,20 @@ def build(
                         "again: finished work is kept",
                     ) from error
                 raise
-    if not keep_work:
-        shutil.rmtree(work)
-    about = json.loads((out / "data.json").read_text())
-    return Report.from_json(about["report"])
+        if not keep_work:
+            folder.clear()
+    return Report.from_json(folder.finished()["report"])
 
 
-def _run(units, out, settings, workers, progress):
-    work = out / "work"
-    read, tokens = work / "1-read", work / "3-tokens"
-    for folder in (read, tokens):
-        folder.mkdir(exist_ok=True)
+def _silent(stage, done, total):
+    """No progress is shown."""
+
+
+def _run(folder, units, proto, settings, workers, progress):
+    work = folder.work
+    read, tokens, shards, results = (work / name for name in FOLDERS if "2" not in name)
     names = sorted(units)
-    _sweep(work, read, tokens)
+    files.put(results / "tokenizer.model", proto)
     timings = {}
     with _pool(workers) as pool:
         with _timed(timings, "read"):
@@ -124,8 +131,9 @@ def _run(units, out, settings, workers, progress):
             _dedup_task(work, names, settings)
             progress("dedup", 1, 1)
         with _timed(timings, "tokens"):
-            verdicts = json.loads((work / "2-dedup" / "verdicts.json").read_text())
-            codec = str(out / "tokenizer.model")
+            dedup = work / "2-dedup" / "all"
+            verdicts = json.loads((dedup / "verdicts.json").read_text())
+            codec = str(results / "tokenizer.model")
             jobs = [
                 (
                     _tokens_task,
@@ -145,27 +153,27 @@ def _run(units, out, settings, workers, progress):
             if not plan.rows:
                 raise _nothing_left(_merged(work, names))
             number = -(-len(plan.rows) // settings.rows_per_shard())
-            shards = [out / storage.shard_name(i, number) for i in range(number)]
+            made = [shards / storage.shard_name(i, number) for i in range(number)]
             jobs = [
                 (_shard_task, work, path, stages.shard_plan(plan, settings, i), names)
                 + (settings.length,)
-                for i, path in enumerate(shards)
-                if not (path.exists() and _sidecar(work, path).exists())
+                for i, path in enumerate(made)
+                if not path.exists()
             ]
             _all(pool, jobs, lambda done, total: progress("shards", done, total))
-    _finish(out, names, settings, plan, shards)
-    if not (work / "timings.json").exists():
-        files.put(work / "timings.json", json.dumps(timings).encode())
+    _finish(folder, names, settings, plan, made)
+    if not (work / TIMINGS).exists():
+        files.put(work / TIMINGS, json.dumps(timings).encode())
 
 
-def _finish(out, names, settings, plan, shards):
+def _finish(folder, names, settings, plan, shards):
     """The reports, the metadata, and last what says that all is there."""
-    work = out / "work"
-    counts = [json.loads(_sidecar(work, path).read_text()) for path in shards]
+    work, results = folder.work, folder.work / "5-results"
+    counts = [json.loads((path / "count.json").read_text()) for path in shards]
     report = _merged(work, names)
     used = int(plan.lengths.sum())
     report.count("rows", "rows", len(plan.rows), size=used)
-    _join(work, names, out / "dropped.jsonl")
+    _join(work, names, results / "dropped.jsonl")
     about = {
         "length": settings.length,
         "rows": len(plan.rows),
@@ -177,12 +185,21 @@ def _finish(out, names, settings, plan, shards):
     }
     graphs = (work / "3-tokens" / name / "graphs.jsonl" for name in names)
     graph = report_page.choose_graph(graphs)
-    files.put(out / "report.md", report_page.markdown(about, graph).encode())
-    files.put(out / "report.html", report_page.html_page(about, graph).encode())
+    (results / "report.md").write_text(report_page.markdown(about, graph), "utf-8")
+    (results / "report.html").write_text(report_page.html_page(about, graph), "utf-8")
     rows, record_bytes = [c[0] for c in counts], sum(c[1] for c in counts)
-    storage.write_metadata(out, rows, record_bytes, settings.length)
+    # TFDS looks at the shards' names alone.
+    stand_ins = [results / path.name for path in shards]
+    for path in stand_ins:
+        path.touch()
+    storage.write_metadata(results, rows, record_bytes, settings.length)
+    for path in stand_ins:
+        path.unlink()
+    shutil.copyfile(work / MANIFEST, results / BUILD)
     text = json.dumps(about, indent=1, sort_keys=True) + "\n"
-    files.put(out / "data.json", text.encode())
+    (results / DATA).write_text(text)
+    made = {path.name: path / path.name for path in shards}
+    folder.publish(made | {path.name: path for path in results.iterdir()})
 
 
 def _nothing_left(report):
@@ -198,60 +215,32 @@ def _nothing_left(report):
 # Tasks. Each takes plain values, so that it can run in another process.
 
 
-def _task(folder: pathlib.Path, fill):
-    """Run `fill(temporary folder)` and rename, unless `folder` is there already."""
-    if folder.exists():
-        return
-    temporary = folder.parent / f"{folder.name}.tmp-{os.getpid()}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    try:
-        fill(temporary)
-        for path in temporary.iterdir():
-            files.sync(path)
-        files.sync(temporary)
-        try:
-            os.rename(temporary, folder)
-        except OSError:
-            # A worker that outlived its killed parent was faster, with the same bytes.
-            if not folder.exists():
-                raise
-        files.sync(folder.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
 def _read_task(folder, unit, source, settings):
-    _task(folder / unit, lambda to: stages.read_unit(source, unit, settings, to))
+    run_task(folder / unit, lambda to: stages.read_unit(source, unit, settings, to))
 
 
 def _dedup_task(work, units, settings):
-    _task(
-        work / "2-dedup",
+    run_task(
+        work / "2-dedup" / "all",
         lambda to: stages.dedup_units(work / "1-read", units, settings, to),
     )
 
 
 def _tokens_task(folder, unit, read, dropped, settings, tokenizer):
     codec = _codec(tokenizer)
-    _task(
+    run_task(
         folder / unit,
         lambda to: stages.tokenize_unit(read, dropped, settings, codec, to),
     )
 
 
 def _shard_task(work, path, rows, units, length):
-    temporary = work / f"{path.name}.tmp-{os.getpid()}"
-    count = storage.write_shard(
-        temporary, stages.read_rows(work / "3-tokens", units, rows, length), length
-    )
-    files.put(_sidecar(work, path), json.dumps(count).encode())
-    files.sync(temporary)
-    os.replace(temporary, path)
+    def fill(to):
+        made = stages.read_rows(work / "3-tokens", units, rows, length)
+        count = storage.write_shard(to / path.name, made, length)
+        (to / "count.json").write_text(json.dumps(count))
 
-
-def _sidecar(work, shard):
-    return work / f"{shard.name}.json"
+    run_task(path, fill)
 
 
 @functools.cache
@@ -356,34 +345,19 @@ def _manifest(units, settings, proto):
     }
 
 
-def _check_manifest(work, out, manifest):
-    path = work / "manifest.json"
-    about = out / "data.json"
-    if path.exists():
-        old = json.loads(path.read_text())
-        for key in manifest:
-            if old.get(key) != manifest[key]:
-                raise ValueError(
-                    f"{out} holds a build with other {key}. Name another folder, or "
-                    "remove this one."
-                )
-    elif about.exists():
-        old = json.loads(about.read_text())
-        same = (old["sources"], old["settings"]) == (
-            sorted(manifest["sources"]),
-            manifest["settings"],
+def _check_manifest(folder, manifest):
+    """Refuse a folder that holds the answer to another question."""
+    old = folder.manifest()
+    different = [key for key in manifest if old and old.get(key) != manifest[key]]
+    if different:
+        raise ValueError(
+            f"{folder.out} holds a build with other {', '.join(different)}. Name another "
+            "folder, or remove this one."
         )
-        if not same:
-            raise ValueError(
-                f"{out} holds a finished build of other sources or settings. Name "
-                "another folder, or remove this one."
-            )
-    else:
-        files.put(path, json.dumps(manifest, indent=1, sort_keys=True).encode())
 
 
 def _merged(work, names):
-    report = stages.read_report(work / "2-dedup")
+    report = stages.read_report(work / "2-dedup" / "all")
     for name in names:
         report.merge(stages.read_report(work / "1-read" / name))
         report.merge(stages.read_report(work / "3-tokens" / name))
@@ -392,30 +366,11 @@ def _merged(work, names):
 
 def _join(work, names, path):
     parts = [work / "1-read" / name / "dropped.jsonl" for name in names]
-    parts.append(work / "2-dedup" / "dropped.jsonl")
-    with open(work / "dropped.tmp", "wb") as joined:
+    parts.append(work / "2-dedup" / "all" / "dropped.jsonl")
+    with open(path, "wb") as joined:
         for part in parts:
             with open(part, "rb") as file:
                 shutil.copyfileobj(file, joined)
-    files.sync(work / "dropped.tmp")
-    os.replace(work / "dropped.tmp", path)
-
-
-def _sweep(*folders: Iterable[pathlib.Path]):
-    """Remove what a killed run left half done."""
-    for folder in (*folders, folders[0].parent):
-        for path in folder.glob("*.tmp-*"):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-@contextlib.contextmanager
-def _lock(path):
-    with open(path, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(f"Another build is at work in {path.parent}.") from error
-        yield
 
 
 @contextlib.contextmanager

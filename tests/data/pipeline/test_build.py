@@ -17,6 +17,7 @@ from codegemma_keras.cli import data as cli
 from codegemma_keras.data.clean import dedup
 from codegemma_keras.data.pipeline import build as pipeline
 from codegemma_keras.data.pipeline import stages
+from codegemma_keras.data.pipeline.folder import BuildFolder
 from codegemma_keras.data.rows import examples, storage
 from codegemma_keras.tokenizer.codec import PlainCodec
 from codegemma_keras.tokenizer.tokenizer import CodeGemmaTokenizer
@@ -44,9 +45,7 @@ def repos(tmp_path_factory):
 
 
 def contents(folder):
-    return {
-        p.name: p.read_bytes() for p in sorted(folder.iterdir()) if p.name != "work"
-    }
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if p.is_file()}
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +174,7 @@ def test_a_build_loads_no_framework(repos, tmp_path):
     """Each worker starts in a second and 100 MB; with TensorFlow, in 5 and 600."""
     code = (
         "import sys\n"
-        "from codegemma_keras.data import pipeline, stages\n"
+        "from codegemma_keras.data.pipeline import build as pipeline, stages\n"
         "plan = stages.Settings(length=512, licences=None)\n"
         "pipeline.build(sys.argv[1:2], sys.argv[2], 'code_gemma_tiny_py', plan)\n"
         "heavy = {'jax', 'keras', 'keras_hub', 'tensorflow', 'torch'}\n"
@@ -201,15 +200,15 @@ def test_tokenizers_of_every_kind(repos, tmp_path):
 
 
 def test_other_settings_in_the_same_folder_are_refused(built, repos):
-    with pytest.raises(ValueError, match="finished build of other sources or settings"):
+    with pytest.raises(ValueError, match="other sources"):
         pipeline.build([repos / "json"], built[0], repos / "tok.model", SETTINGS)
 
 
 def test_two_builds_at_once_are_refused(built, repos, tmp_path):
     out = tmp_path / "out"
-    (out / "work").mkdir(parents=True)
+    folder = BuildFolder(out, ())
     with (
-        pipeline._lock(out / "work" / "lock"),
+        folder.lock(),
         pytest.raises(ValueError, match="Another build is at work"),
     ):
         pipeline.build([repos / "json"], out, repos / "tok.model", SETTINGS)
