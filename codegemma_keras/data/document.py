@@ -78,7 +78,9 @@ class Report:
         self.examples: dict[tuple[str, str], list[str]] = {}
         self.sink = sink
 
-    def drop(self, step: str, reason: str, name, size: int = 0, detail: str = ""):
+    def drop(
+        self, step: str, reason: str, name, size: int = 0, detail: str = "", **fields
+    ):
         """Count one document that goes no further.
 
         Args:
@@ -87,6 +89,7 @@ class Report:
             name: a `Document`, or a str such as a path.
             size: bytes; taken from a `Document`.
             detail: what a reader would want to know of this one.
+            **fields: JSON values for the sink's entry, such as the duplicate's similarity.
         """
         if isinstance(name, Document):
             size = size or text_bytes(name.text)
@@ -94,7 +97,7 @@ class Report:
         self.count(step, reason, size=size, name=str(name))
         if self.sink:
             entry = {"step": step, "reason": reason, "name": str(name), "bytes": size}
-            self.sink(entry | ({"detail": detail} if detail else {}))
+            self.sink(entry | ({"detail": detail} if detail else {}) | fields)
 
     def count(self, step: str, reason: str, number=1, size=0, name: str = ""):
         """Count something that happened and dropped nothing, such as a replacement."""

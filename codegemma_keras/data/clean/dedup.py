@@ -10,23 +10,25 @@ Sketches are datasketch's (`MinHash`, scheme affine32: the same numbers for the 
 hashes) computed for all shingles of a file at once; bands are as `MinHashLSH` would choose
 them. Memory is one sketch of 512 bytes per document, which may lie in a file.
 
-A licence at the top of a file is not part of what is compared: in packages of many short
-files it is most of each, and would make them all alike.
+What is compared is the code: comments that name a licence are left out of the sketch
+(`headers.without_licence`). Sketches only propose pairs. Each is verified by the exact
+similarity of its texts, without the phrases that recur in most files of a repository
+(`headers.recurring`), before a file is dropped.
 
-Left out: duplicates of parts of files; verification on the exact shingle sets (the
-sketch estimates the similarity within 0.04, and files of unrelated packages share less
-than 0.2).
+Left out: duplicates of parts of files.
 """
 
+import collections
 import dataclasses
 import functools
 import hashlib
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
+from codegemma_keras.data.clean.headers import recurring, without_licence
 from codegemma_keras.data.document import Document, Report, require
 
 STEP = "dedup"
@@ -39,12 +41,12 @@ SHINGLE = 2
 THRESHOLD = 0.38
 # Fewer shingles than this say too little: such files are deduplicated exactly only.
 MIN_SHINGLES = 32
+# Sketches err by 0.04 in one of three pairs: so much below the threshold they propose.
+MARGIN = 0.05
 # In a band shared by more documents, each is compared with the first so many.
 MAX_GROUP = 200
 # Pairs whose sketches are compared at once: 8 MB.
 _PAIRS = 8192
-_HEADER = re.compile(r"\A(?:\s*(?:#(?!\w)|//|--)[^\n]*(?:\n|\Z)|\s*/\*.*?\*/)+", re.S)
-_LICENCE = re.compile("copyright|licen[cs]e", re.I)
 _WORD = re.compile(r"\w+")
 _CHUNK = 2048  # Shingles per block: 1 MB of products, which fits the cache.
 
@@ -74,14 +76,6 @@ def bands(threshold: float = THRESHOLD, permutations: int = PERMUTATIONS):
     return lsh.b, lsh.r
 
 
-def without_licence(text: str) -> str:
-    """The text after its leading comments, if they name a licence or a copyright."""
-    header = _HEADER.match(text)
-    if header and _LICENCE.search(header[0]):
-        return text[header.end() :]
-    return text
-
-
 class _Codes(dict):
     """Word -> hash, remembered: most words of a file were in one before it."""
 
@@ -98,7 +92,7 @@ _codes = _Codes()
 def shingles(text: str, size: int = SHINGLE) -> np.ndarray:
     """Hashes of every `size` words in a row, each once, uint32 and sorted.
 
-    A licence at the top is left out.
+    Comments that name a licence are left out.
     """
     words = _WORD.findall(without_licence(text))
     codes = np.fromiter(map(_codes.__getitem__, words), np.uint32, len(words))
@@ -161,11 +155,11 @@ def similar_pairs(
     threshold: float = THRESHOLD,
     members: np.ndarray | None = None,
 ) -> set:
-    """Pairs `(i, j)`, i < j, of documents at least `threshold` similar.
+    """Pairs `(i, j)`, i < j, of documents that may be `threshold` similar.
 
     Args:
         sketches: `[n, P]` uint32; may be a memory map, read one band at a time.
-        threshold: of the estimated similarity.
+        threshold: of the similarity; estimates may lie `MARGIN` below it.
         members: rows to compare, in order of rank; the pairs index this. Default: all.
     """
     members = np.arange(len(sketches)) if members is None else np.asarray(members)
@@ -175,7 +169,7 @@ def similar_pairs(
         keys = band_key(sketches[members, band * rows : (band + 1) * rows], 0, rows)
         for first, second in _candidates(keys):
             alike = sketches[members[first]] == sketches[members[second]]  # [pairs, P]
-            alike = alike.mean(axis=1) >= threshold
+            alike = alike.mean(axis=1) >= threshold - MARGIN
             found.update(
                 zip(first[alike].tolist(), second[alike].tolist(), strict=True)
             )
@@ -199,25 +193,111 @@ def _candidates(keys: np.ndarray):
         step += 1
 
 
-def keep_one(pairs: Iterable[tuple[int, int]]) -> dict[int, int]:
-    """`{dropped: kept}`: in order of rank, drop what is like an earlier kept one."""
+def jaccard(a: np.ndarray, b: np.ndarray, ignored: np.ndarray | None = None) -> float:
+    """Exact similarity of two results of `shingles`, 0 to 1.
+
+    Args:
+        a, b: `[n]` and `[m]` uint32, each value once.
+        ignored: `[k]` uint32, of neither: phrases that recur. If they leave too little
+            of one file to compare, they count.
+    """
+    if ignored is not None and len(ignored):
+        rest = [x[~np.isin(x, ignored, assume_unique=True)] for x in (a, b)]
+        if min(map(len, rest)) >= MIN_SHINGLES:
+            a, b = rest
+        else:
+            # Of a few words each agreement would be chance: what they say must be all.
+            return float(np.array_equal(a, b))
+    common = len(np.intersect1d(a, b, assume_unique=True))
+    return common / max(1, len(a) + len(b) - common)
+
+
+class Verifier:
+    """The exact similarity of two documents, from their texts.
+
+    Calling it with two indices gives their `jaccard`, without what recurs in most files
+    of the repository of either.
+
+    Args:
+        read: gives the text of a document, by index.
+        repos: the repository of each document.
+        exact: `exact_key` of each; decides which files of a repository are looked at for
+            what recurs.
+    """
+
+    # Shingles of files and phrases of repositories that are kept: 10 kB each on average.
+    CACHED = 2048
+    # Files of a repository that are looked at for what recurs.
+    SAMPLE = 256
+
+    def __init__(
+        self,
+        read: Callable[[int], str],
+        repos: Sequence[str],
+        exact: Sequence[bytes],
+    ):
+        self._read, self._repos, self._exact = read, repos, exact
+        self._files = None
+        self._shingles = functools.lru_cache(self.CACHED)(lambda i: shingles(read(i)))
+        self._recurring = functools.lru_cache(self.CACHED)(self._find_recurring)
+
+    def __call__(self, i: int, j: int) -> float:
+        repos = sorted({self._repos[i], self._repos[j]})
+        ignored = np.concatenate([self._recurring(repo) for repo in repos])
+        return jaccard(self._shingles(i), self._shingles(j), ignored)
+
+    def _find_recurring(self, repo):
+        if self._files is None:
+            self._files = collections.defaultdict(list)
+            for index, name in enumerate(self._repos):
+                self._files[name].append(index)
+        sample = sorted(self._files[repo], key=self._exact.__getitem__)[: self.SAMPLE]
+        return recurring([self._read(index) for index in sample], shingles)
+
+
+def keep_one(
+    pairs: Iterable[tuple[int, int]],
+    verify: Callable[[int, int], float] | None = None,
+    threshold: float = THRESHOLD,
+) -> dict[int, tuple[int, float]]:
+    """In order of rank, drop what is like an earlier one that was kept.
+
+    Args:
+        pairs: `(i, j)`, i < j, that may be alike.
+        verify: gives the similarity of a pair, such as a `Verifier`. None: 1.0 for all.
+        threshold: of that similarity.
+
+    Returns:
+        `{dropped: (kept, similarity)}`, the first that is kept and like it.
+    """
     earlier = {}
     for i, j in pairs:
         earlier.setdefault(j, []).append(i)
     dropped = {}
     for j in sorted(earlier):
-        kept = [i for i in earlier[j] if i not in dropped]
-        if kept:
-            dropped[j] = min(kept)
+        for i in sorted(earlier[j]):
+            if i in dropped:
+                continue
+            found = verify(i, j) if verify else 1.0
+            if found >= threshold:
+                dropped[j] = i, found
+                break
     return dropped
 
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """Why a document goes: `reason`, and the index of the one that stays for it."""
+    """Why a document goes.
+
+    Attributes:
+        reason: `"exact duplicate"` or `"near duplicate"`.
+        kept: the index of the one that stays for it.
+        similarity: of the two, 0 to 1.
+    """
 
     reason: str
     kept: int
+    similarity: float = 1.0
 
 
 def decide(
@@ -226,6 +306,7 @@ def decide(
     sketches: np.ndarray,
     has_sketch: np.ndarray,
     threshold: float = THRESHOLD,
+    verify: Callable[[int, int], float] | None = None,
 ) -> dict[int, Verdict]:
     """Which documents to drop, from what is known of each.
 
@@ -234,7 +315,9 @@ def decide(
         exact: `exact_key` of each.
         sketches: `[n, P]` uint32.
         has_sketch: `[n]` bool.
-        threshold: see `similar_pairs`.
+        threshold: Jaccard similarity of near duplicates.
+        verify: the exact similarity of two documents by index, see `Verifier`. None
+            trusts the sketches.
 
     Returns:
         `{index: Verdict}` of those to drop.
@@ -248,9 +331,28 @@ def decide(
         elif has_sketch[index]:
             unique.append(index)
     if len(unique) > 1:
-        for j, i in keep_one(similar_pairs(sketches, threshold, unique)).items():
-            verdicts[unique[j]] = Verdict("near duplicate", unique[i])
+        pairs = similar_pairs(sketches, threshold, unique)
+        check = verify and (lambda i, j: verify(unique[i], unique[j]))
+        for j, (i, found) in keep_one(pairs, check, threshold).items():
+            verdicts[unique[j]] = Verdict("near duplicate", unique[i], found)
     return verdicts
+
+
+def report_drop(report: Report, verdict: Verdict, name, kept: str, size: int = 0):
+    """Count a duplicate; the entry of the sink has `kept` and `similarity`.
+
+    Args:
+        report: any.
+        verdict: of the document.
+        name: a `Document`, or `"repo:path"`.
+        kept: `"repo:path"` of the one that stays.
+        size: bytes; taken from a `Document`.
+    """
+    similarity = round(verdict.similarity, 3)
+    detail = f"{similarity:.0%} of {kept}"
+    report.drop(
+        STEP, verdict.reason, name, size, detail, kept=kept, similarity=similarity
+    )
 
 
 def deduplicate(
@@ -262,24 +364,23 @@ def deduplicate(
 
     Args:
         documents: any.
-        report: counts `"exact duplicate"` and `"near duplicate"`.
-        threshold: Jaccard similarity of the sets of shingles.
+        report: counts `"exact duplicate"` and `"near duplicate"`; see `report_drop`.
+        threshold: Jaccard similarity of the sets of shingles; 0 keeps near duplicates.
     """
     documents = list(documents)
     ranks = [(*d.key, exact_key(d.text)) for d in documents]
-    found = [signature(d.text) for d in documents]
-    blank = np.zeros(PERMUTATIONS, np.uint32)
-    sketches = np.array([blank if s is None else s for s in found]).reshape(
-        -1, PERMUTATIONS
-    )
-    has = np.array([s is not None for s in found], bool)
-    verdicts = decide(ranks, [r[2] for r in ranks], sketches, has, threshold)
+    exact = [rank[2] for rank in ranks]
+    sketches = np.zeros((len(documents), PERMUTATIONS), np.uint32)
+    has = np.zeros(len(documents), bool)
+    for index, document in enumerate(documents if threshold else ()):
+        if (found := signature(document.text)) is not None:
+            has[index], sketches[index] = True, found
+    texts = [d.text for d in documents]
+    verify = Verifier(texts.__getitem__, [d.repo for d in documents], exact)
+    verdicts = decide(ranks, exact, sketches, has, threshold or 1.0, verify)
     for index, document in enumerate(documents):
-        verdict = verdicts.get(index)
-        if verdict is None:
-            yield document
+        if verdict := verdicts.get(index):
+            kept = ":".join(documents[verdict.kept].key)
+            report_drop(report, verdict, document, kept)
         else:
-            kept = documents[verdict.kept]
-            report.drop(
-                STEP, verdict.reason, document, detail=f"of {kept.repo}:{kept.path}"
-            )
+            yield document

@@ -148,42 +148,76 @@ def _one_per_path(documents, report):
 
 
 def dedup_units(read: pathlib.Path, units, settings: Settings, folder: pathlib.Path):
-    """Which documents of all units go, from their sketches."""
-    names, exact, has, ranks, bytes_of = [], [], [], [], []
+    """Which documents of all units go: proposed by their sketches, verified by texts."""
+    entries = []
     with open(folder / "sketches.bin", "wb") as joined:
-        for number, unit in enumerate(units):
+        for unit in units:
             for row, entry in enumerate(read_lines(read / unit / "index.jsonl")):
-                names.append((number, row))
-                exact.append(bytes.fromhex(entry["exact"]))
-                has.append(entry["sketch"])
-                repo = sys.intern(entry["repo"])
-                ranks.append((repo, entry["path"], exact[-1]))
-                bytes_of.append(entry["bytes"])
+                entries.append(_Entry.of(unit, row, entry))
             with open(read / unit / "sketches.bin", "rb") as part:
                 shutil.copyfileobj(part, joined)
     report = Report()
     verdicts = collections.defaultdict(dict)
-    if names:
+    found = {}
+    if entries:
         sketches = np.memmap(folder / "sketches.bin", "<u4", "r").reshape(
             -1, dedup.PERMUTATIONS
         )
-        has = np.array(has) & bool(settings.threshold)
-        found = dedup.decide(ranks, exact, sketches, has, settings.threshold or 1.0)
+        has = np.array([e.sketch for e in entries]) & bool(settings.threshold)
+        exact = [e.exact for e in entries]
+        ranks = [(e.repo, e.path, e.exact) for e in entries]
+        verify = dedup.Verifier(
+            lambda index: entries[index].text(read), [e.repo for e in entries], exact
+        )
+        threshold = settings.threshold or 1.0
+        found = dedup.decide(ranks, exact, sketches, has, threshold, verify)
         del sketches
-    else:
-        found = {}
     (folder / "sketches.bin").unlink()
     with open(folder / "dropped.jsonl", "w", encoding="utf-8") as dropped:
         report.sink = lambda entry: _write_line(dropped, entry)
         for index in sorted(found):
-            number, row = names[index]
-            verdicts[units[number]][row] = found[index].reason
-            name, kept = (":".join(ranks[i][:2]) for i in (index, found[index].kept))
-            report.drop(
-                "dedup", found[index].reason, name, bytes_of[index], f"of {kept}"
-            )
+            gone, kept = entries[index], entries[found[index].kept]
+            verdicts[gone.unit][gone.row] = found[index].reason
+            dedup.report_drop(report, found[index], gone.name, kept.name, gone.bytes)
     _write_json(folder / "verdicts.json", verdicts)
     _write_report(folder, report)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Entry:
+    """What `dedup_units` holds of a document: a row of a unit's index."""
+
+    unit: str
+    row: int
+    repo: str
+    path: str
+    exact: bytes
+    sketch: bool
+    bytes: int
+    offset: int
+    size: int
+
+    @classmethod
+    def of(cls, unit, row, entry):
+        return cls(
+            unit,
+            row,
+            sys.intern(entry["repo"]),
+            entry["path"],
+            bytes.fromhex(entry["exact"]),
+            entry["sketch"],
+            entry["bytes"],
+            entry["offset"],
+            entry["size"],
+        )
+
+    @property
+    def name(self) -> str:
+        return f"{self.repo}:{self.path}"
+
+    def text(self, read: pathlib.Path) -> str:
+        with open(read / self.unit / "documents.jsonl", "rb") as texts:
+            return _document(texts, {"offset": self.offset, "size": self.size}).text
 
 
 # 3. Tokens of one unit
