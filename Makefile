@@ -51,7 +51,7 @@ notebooks-smoke: $(VENV)/.installed-dev  ## Not in `test`: execute every noteboo
 	KERAS_BACKEND=jax $(BIN)/python tools/notebooks.py smoke
 
 lab: $(VENV)/.installed-notebooks  ## JupyterLab, on the notebooks.
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/jupyter lab notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
 
 wheel: $(VENV)/.installed-dev  ## Build the wheel, install it in a clean environment, use it.
 	$(BIN)/python tools/check_wheel.py

@@ -1,5 +1,5 @@
 """The `codegemma` command."""
 
-from codegemma_keras.cli.complete import main
+from codegemma_keras.cli.commands import main
 
 __all__ = ["main"]

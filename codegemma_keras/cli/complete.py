@@ -1,158 +1,85 @@
-"""The command line: `codegemma complete FILE --line N`.
+"""`codegemma complete FILE --line N`: fill in code at a position of a file."""
 
-Thin: it reads files, calls the library and prints. Keras and the model are imported
-inside the commands, so `codegemma --help` answers at once. A mistake of the user's is
-one line on stderr and exit code 2.
-"""
-
-import argparse
-import contextlib
-import faulthandler
-import functools
-import importlib.util
+import dataclasses
 import json
-import logging
-import os
 import pathlib
 import re
 import sys
-import tempfile
 import time
+from typing import Annotated, Literal
 
-from codegemma_keras import __version__
-from codegemma_keras.cli import data as data_cli
-from codegemma_keras.cli import plan as plan_cli
+import tyro
+
+from codegemma_keras.cli.process import choose_backend, quiet_libraries, visible
 
 DEFAULT_PRESET = "code_gemma_tiny_py"
-# What the library raises about a request says what to do; no traceback is needed.
-REQUEST_ERRORS = (ValueError, OSError, ImportError)
 # Lines shown on each side of a completion.
 SURROUNDINGS = 8
 
-BACKEND_HELP = """\
-backend: KERAS_BACKEND, if set; else the one in Keras's own configuration file, if that
-names another than Keras's default; else JAX, if installed (it decodes faster);
-else TensorFlow."""
 
+@dataclasses.dataclass(frozen=True)
+class CompleteOptions:
+    """Print what belongs at a position of a file, in place.
 
-def main(argv=None) -> int:
-    """Run the command line.
-
-    Args:
-        argv: list of strings. Default: what the program was started with.
-
-    Returns:
-        The exit code: 0, 2 for a mistake in the request, 130 when interrupted.
+    The lines around the position are printed with the completion, which has a colour on
+    a terminal. The file is not changed.
     """
-    args = _parser().parse_args(argv)
-    try:
-        return args.run(args) or 0
-    except REQUEST_ERRORS as error:
-        if isinstance(error, BrokenPipeError):  # `codegemma ... | head`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 0
-        print(f"codegemma: {_one_line(error)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+
+    # A text file in UTF-8.
+    file: Annotated[str, tyro.conf.Positional]
+    # Line of the cursor; the first is 1.
+    line: int
+    # Column of the cursor in characters; 1 is before the first one. Without it the
+    # cursor is at the end of the line.
+    column: int | None = None
+    # Name, kaggle://..., hf://... or folder of the model.
+    preset: str = DEFAULT_PRESET
+    # Other files to show to the model, the most related last.
+    context: tuple[str, ...] = ()
+    # At most so many tokens.
+    max_new_tokens: int = 128
+    # Where it ends at the latest: with the line, with the cursor's indented block, or
+    # only where the model ends it.
+    until: Literal["line", "block", "none"] = "block"
+    # 0 takes the most probable token each time, 1 samples.
+    temperature: float = 0.0
+    # Makes sampling repeatable.
+    seed: int | None = None
+    # Print one JSON object.
+    json: bool = False
 
 
-def _parser():
-    parser = argparse.ArgumentParser(
-        prog="codegemma",
-        description="Code completion with CodeGemma.",
-        epilog=BACKEND_HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=__version__)
-    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
-    _add_complete(subparsers)
-    data_cli.add_parser(subparsers)
-    plan_cli.add_parser(subparsers)
-    return parser
-
-
-def _add_complete(subparsers):
-    parser = subparsers.add_parser(
-        "complete",
-        help="fill in code at a position of a file",
-        description="Print what belongs at a position of a file, in place: the lines "
-        f"around it ({SURROUNDINGS} on each side) with the completion in colour on a "
-        "terminal. The file is not changed.",
-        epilog=BACKEND_HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("file", metavar="FILE", help="a text file in UTF-8")
-    parser.add_argument(
-        "--line", type=int, required=True, help="line of the cursor, the first is 1"
-    )
-    parser.add_argument(
-        "--column",
-        type=int,
-        help="column of the cursor in characters; 1 is before the first one "
-        "(default: end of the line)",
-    )
-    parser.add_argument(
-        "--preset",
-        default=DEFAULT_PRESET,
-        help="name, kaggle://..., hf://... or folder (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--context",
-        metavar="FILE",
-        nargs="+",
-        action="extend",
-        default=[],
-        help="other files to show to the model, the most related last",
-    )
-    parser.add_argument(
-        "--max-new-tokens", type=_positive, default=128, help="default: %(default)s"
-    )
-    parser.add_argument(
-        "--until",
-        choices=("line", "block", "none"),
-        default="block",
-        help="end before the line's end, where the cursor's indented block ends "
-        "(default), or only where the model does",
-    )
-    parser.add_argument(
-        "--temperature",
-        type=float,
-        default=0.0,
-        help="0 takes the most probable token each time (default), 1 samples",
-    )
-    parser.add_argument("--seed", type=int, help="makes sampling repeatable")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.set_defaults(run=complete)
-
-
-def complete(args):
-    """`codegemma complete`: everything about the request is checked before loading."""
-    text = read_text(args.file)
-    cursor = find_cursor(text, args.line, args.column, args.file)
+def complete(options: CompleteOptions) -> None:
+    """Complete and print; everything about the request is checked before loading."""
+    if options.max_new_tokens < 1:
+        raise ValueError(
+            f"--max-new-tokens {options.max_new_tokens} must be a whole number above 0"
+        )
+    text = read_text(options.file)
+    cursor = find_cursor(text, options.line, options.column, options.file)
     prefix, suffix = text[:cursor], text[cursor:]
-    context = [(_repository_path(path), read_text(path)) for path in args.context]
+    context = [(_repository_path(path), read_text(path)) for path in options.context]
 
     start = time.perf_counter()
     choose_backend()
     with quiet_libraries():
         from codegemma_keras import CodeGemmaCausalLM, Sampling
 
-        sampling = Sampling(temperature=args.temperature)
-        lm = CodeGemmaCausalLM.from_preset(args.preset)
+        sampling = Sampling(temperature=options.temperature)
+        lm = CodeGemmaCausalLM.from_preset(options.preset)
     loaded = time.perf_counter()
     completion = lm.complete(
         prefix,
         suffix,
-        path=_repository_path(args.file),
+        path=_repository_path(options.file),
         context=context,
-        max_new_tokens=args.max_new_tokens,
-        until=None if args.until == "none" else args.until,
+        max_new_tokens=options.max_new_tokens,
+        until=None if options.until == "none" else options.until,
         sampling=sampling,
-        seed=args.seed,
+        seed=options.seed,
     )
     done = time.perf_counter()
-    if args.json:
+    if options.json:
         print(json.dumps(_as_json(completion, prefix, suffix, start, loaded, done)))
     else:
         _print_in_place(prefix, completion.text, suffix)
@@ -186,16 +113,8 @@ def _print_in_place(prefix, middle, suffix):
     if not console.is_terminal:  # exactly what the file would hold
         sys.stdout.write(before + middle + after)
         return
-    shown = Text(_visible(before)).append(_visible(middle), style="bold green")
-    console.print(shown.append(_visible(after)), end="", soft_wrap=True)
-
-
-def _visible(text):
-    # Neither a file nor a model may drive the terminal by escape sequences.
-    return text.replace("\x1b", "\N{SYMBOL FOR ESCAPE}")
-
-
-# --- The user's files ---------------------------------------------------------------
+    shown = Text(visible(before)).append(visible(middle), style="bold green")
+    console.print(shown.append(visible(after)), end="", soft_wrap=True)
 
 
 def read_text(path: str) -> str:
@@ -256,90 +175,3 @@ def _repository_path(path: str) -> str:
         return absolute.relative_to(pathlib.Path.cwd().resolve()).as_posix()
     except ValueError:
         return absolute.name
-
-
-# --- The process --------------------------------------------------------------------
-
-
-def choose_backend():
-    """Prefer JAX where nobody chose; `BACKEND_HELP` states the rule.
-
-    Must run before Keras is imported.
-    """
-    if os.environ.get("KERAS_BACKEND") or _configured_backend() != "tensorflow":
-        return
-    if importlib.util.find_spec("jax") is not None:
-        os.environ["KERAS_BACKEND"] = "jax"
-
-
-def _configured_backend() -> str:
-    # Keras writes this file by itself, with its default: so the default is no choice.
-    home = os.environ.get("KERAS_HOME") or os.path.join("~", ".keras")
-    path = pathlib.Path(home).expanduser() / "keras.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8")).get("backend", "tensorflow")
-    except (OSError, ValueError, AttributeError):
-        return "tensorflow"
-
-
-@contextlib.contextmanager
-def quiet_libraries():
-    """Hide what C++ libraries print on stderr while they start up.
-
-    TensorFlow writes a dozen lines before it reads any setting of what to log. Python's
-    own stderr (warnings, the progress of a download) stays as it is, and what was
-    hidden is printed after an error that is not the user's.
-    """
-    # Once they have started: errors only. A user's own setting wins.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    logging.getLogger("absl").setLevel(logging.ERROR)
-    try:
-        before = os.dup(2)
-    except OSError:  # closed: nothing to hide
-        yield
-        return
-    with tempfile.TemporaryFile() as hidden, contextlib.redirect_stderr(_stderr()):
-        if sys.stderr is not None:
-            sys.stderr.flush()
-        os.dup2(hidden.fileno(), 2)
-        try:
-            yield
-        except REQUEST_ERRORS:
-            raise
-        except Exception:
-            hidden.seek(0)
-            os.write(before, hidden.read())
-            raise
-        finally:
-            os.dup2(before, 2)
-            os.close(before)
-
-
-def _stderr():
-    """Python's stderr, on a descriptor of its own if it was on 2."""
-    try:
-        return _second_stderr() if sys.stderr.fileno() == 2 else sys.stderr
-    except (AttributeError, OSError):  # none at all, or not a file
-        return sys.stderr
-
-
-@functools.cache
-def _second_stderr():
-    # Kept open: a logger that is made meanwhile keeps writing to it.
-    stderr = open(os.dup(2), "w", buffering=1, errors="backslashreplace")  # noqa: SIM115
-    faulthandler.enable(stderr)  # so that a crash of a library is seen
-    return stderr
-
-
-def _positive(text):
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
-
-
-def _one_line(error):
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,8 +1,11 @@
 """`codegemma data build SOURCES... --out DIR` and `codegemma data show DIR`."""
 
-import argparse
+import dataclasses
 import pathlib
 import sys
+from typing import Annotated, Literal
+
+import tyro
 
 COLOURS = {
     "prefix": "cyan",
@@ -13,91 +16,64 @@ COLOURS = {
 }
 
 
-def add_parser(subparsers):
-    """Add the command `data` to the program's `argparse` subparsers.
+@dataclasses.dataclass(frozen=True)
+class BuildOptions:
+    """Make a dataset of packed training rows; run it again to go on after a stop.
 
-    Each command sets `args.run`, to be called with the parsed arguments.
+    Takes folders, archives (sdist, wheel, zip, tar) and jsonl files, and writes a report
+    of what was dropped and why.
     """
-    parser = subparsers.add_parser("data", help="repositories to training data")
-    commands = parser.add_subparsers(required=True, metavar="build | show")
-    _add_build(commands)
-    show = commands.add_parser("show", help="print examples of a dataset in colour")
-    show.add_argument("folder", type=pathlib.Path, metavar="DIR")
-    show.add_argument("--rows", type=int, default=1, help="how many (default: 1)")
-    show.add_argument("--start", type=int, default=0, help="the first (default: 0)")
-    show.add_argument(
-        "--color",
-        choices=("auto", "always", "never"),
-        default="auto",
-        help="colour (default: auto, where the output is a terminal)",
-    )
-    show.set_defaults(run=run_show)
-    return parser
+
+    # Folders, archives and jsonl files.
+    sources: Annotated[tuple[str, ...], tyro.conf.Positional]
+    # The folder of the dataset.
+    out: pathlib.Path
+    # A preset or a SentencePiece file.
+    tokenizer: str = "code_gemma_tiny_py"
+    # Tokens of a row.
+    length: int = 8192
+    # Share of files that become fill-in-the-middle examples; CodeGemma 2B 1.1 used 0.9.
+    fim_rate: float = 0.8
+    # Share of their splits that end at a node of the syntax tree.
+    syntax_share: float = 0.5
+    # Share of their splits at whole lines or the rest of one.
+    line_share: float = 0.0
+    # Of the splits and the order of rows.
+    seed: int = 0
+    # Keep only these programming languages.
+    language: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    # Keep Markdown and plain text, too.
+    prose: bool = False
+    # Keep files of unknown and of copyleft licences.
+    any_licence: bool = False
+    # What happens to secrets, email and IP addresses.
+    secrets: Literal["replace", "drop", "keep"] = "replace"
+    # Similarity from which files are near duplicates; 0 keeps them all.
+    threshold: float | None = None
+    # Benchmark files whose problems must not be trained on (HumanEval, infilling, MBPP,
+    # GSM8K as jsonl).
+    decontaminate: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    # Processes.
+    workers: int = 1
+    # Keep the intermediate files.
+    keep_work: bool = False
 
 
-def _add_build(commands):
-    build = commands.add_parser(
-        "build",
-        help="build a dataset; run again to go on after an interruption",
-        description="Turns folders, archives (sdist, wheel, zip, tar) and jsonl files "
-        "into packed training rows, and writes a report of what was dropped and why.",
-    )
-    build.add_argument("sources", nargs="+", metavar="SOURCE")
-    build.add_argument("--out", required=True, type=pathlib.Path, metavar="DIR")
-    build.add_argument(
-        "--tokenizer",
-        default="code_gemma_tiny_py",
-        help="a preset or a SentencePiece file (default: %(default)s)",
-    )
-    build.add_argument("--length", type=int, default=8192, help="tokens per row (8192)")
-    build.add_argument("--fim-rate", type=float, default=0.8, help="0.8; 2B v1.1: 0.9")
-    build.add_argument(
-        "--syntax-share",
-        type=float,
-        default=0.5,
-        help="share of FIM splits that end at a node of the syntax tree (0.5)",
-    )
-    build.add_argument(
-        "--line-share",
-        type=float,
-        default=0.0,
-        help="share of FIM splits at whole lines or the rest of one (0)",
-    )
-    build.add_argument("--seed", type=int, default=0)
-    build.add_argument(
-        "--language", action="append", help="keep only these; may be repeated"
-    )
-    build.add_argument("--prose", action="store_true", help="Markdown and text, too")
-    build.add_argument(
-        "--any-licence", action="store_true", help="keep unknown and copyleft licences"
-    )
-    build.add_argument(
-        "--secrets",
-        choices=("replace", "drop", "keep"),
-        default="replace",
-        help="secrets, emails and IP addresses (default: replace)",
-    )
-    build.add_argument(
-        "--threshold",
-        type=float,
-        default=None,
-        help="similarity of near duplicates; 0 keeps them",
-    )
-    build.add_argument(
-        "--decontaminate",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="a benchmark (HumanEval, infilling, MBPP, GSM8K jsonl); may be repeated",
-    )
-    build.add_argument("--workers", type=int, default=1, help="processes (1)")
-    build.add_argument(
-        "--keep-work", action="store_true", help="keep intermediate files"
-    )
-    build.set_defaults(run=run_build)
+@dataclasses.dataclass(frozen=True)
+class ShowOptions:
+    """Print rows of a dataset: path, prefix, suffix and middle in a colour each."""
+
+    # The folder of the dataset.
+    folder: Annotated[pathlib.Path, tyro.conf.Positional]
+    # How many rows.
+    rows: int = 1
+    # The first of them.
+    start: int = 0
+    # Colours; "auto" uses them where the output is a terminal.
+    color: Literal["auto", "always", "never"] = "auto"
 
 
-def run_build(args: argparse.Namespace) -> int:
+def build(args: BuildOptions) -> None:
     """Build, with a progress bar per stage on stderr."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
@@ -117,7 +93,7 @@ def run_build(args: argparse.Namespace) -> int:
         languages=languages,
         secrets=args.secrets,
         threshold=dedup.THRESHOLD if args.threshold is None else args.threshold,
-        benchmarks=tuple(args.decontaminate),
+        benchmarks=args.decontaminate,
         fim=FimSettings(
             args.fim_rate,
             syntax_share=args.syntax_share,
@@ -151,10 +127,9 @@ def run_build(args: argparse.Namespace) -> int:
     text = (args.out / "report.md").read_text()
     summary = text.partition("\n## ")[0].partition("\n")[2].strip()
     sys.stdout.write(f"{summary}\n\n{args.out / 'report.html'}\n")
-    return 0
 
 
-def run_show(args: argparse.Namespace) -> int:
+def show(args: ShowOptions) -> None:
     """Print rows: path, prefix, suffix and middle each in a colour of its own."""
     from rich.console import Console
 
@@ -179,7 +154,6 @@ def run_show(args: argparse.Namespace) -> int:
             parts = codec.decode_parts(row["tokens"][start : start + size].tolist())
             console.print(coloured(parts), end="\n\n")
             start += size
-    return 0
 
 
 def coloured(parts):

@@ -4,48 +4,46 @@ import dataclasses
 import json
 import os
 import sys
+from typing import Annotated, Literal
+
+import tyro
 
 
-def add_parser(subparsers):
-    """Add the command `plan` to the program's `argparse` subparsers."""
-    parser = subparsers.add_parser(
-        "plan",
-        help="will a training run fit, and how fast can it be at best",
-        description="Compiles the training step ahead of time for chips that need not "
-        "be there, and prints bytes a chip, collectives and the roofline. No weights "
-        "are loaded.",
-    )
-    parser.add_argument("preset", metavar="PRESET", help="name or folder")
-    parser.add_argument(
-        "--on",
-        required=True,
-        metavar="DEVICE",
-        help="a TPU topology (v5e:2x4, v6e:1x1, ...) or a GPU (t4, l4, a100-40, "
-        "a100-80, h100)",
-    )
-    parser.add_argument(
-        "--recipe", choices=("full", "lora", "qlora"), default="lora", help="lora"
-    )
-    parser.add_argument(
-        "--batch", type=int, help="rows of a step (default: the most that fit)"
-    )
-    parser.add_argument("--length", type=int, default=1024, help="tokens a row (1024)")
-    parser.add_argument("--mesh", help="fsdp=8, data=2,model=4, ... for several chips")
-    parser.add_argument(
-        "--remat", choices=("none", "attention", "block"), default="none"
-    )
-    parser.add_argument(
-        "--dtype", help="bfloat16; full: mixed_bfloat16 (float32 weights)"
-    )
-    parser.add_argument("--rank", type=int, default=16, help="of the adapter (16)")
-    parser.add_argument("--quantize", choices=("int8", "int4"), default="int8")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.set_defaults(run=run_plan)
-    return parser
+@dataclasses.dataclass(frozen=True)
+class PlanOptions:
+    """Say whether a training run fits a chip, and how fast it can be at best.
+
+    The training step is compiled ahead of time for chips that need not be there. Bytes of
+    a chip, collectives and the bound of the roofline are printed. No weights are loaded.
+    Exit code 0 if it fits, 1 if not.
+    """
+
+    # Name or folder of the model.
+    preset: Annotated[str, tyro.conf.Positional]
+    # A TPU topology (v5e:2x4, v6e:1x1, ...) or a GPU (t4, l4, a100-40, a100-80, h100).
+    on: str
+    # What trains: all weights, an adapter, or an adapter on a quantized base.
+    recipe: Literal["full", "lora", "qlora"] = "lora"
+    # Rows of a step. Without it, the most that fit.
+    batch: int | None = None
+    # Tokens of a row.
+    length: int = 1024
+    # fsdp=8, data=2,model=4, ... for several chips.
+    mesh: str | None = None
+    # What is computed again in the backward pass instead of kept.
+    remat: Literal["none", "attention", "block"] = "none"
+    # Of the weights. Default: mixed_bfloat16 (float32 weights) for "full", else bfloat16.
+    dtype: str | None = None
+    # Of the adapter.
+    rank: int = 16
+    # Of the base of "qlora".
+    quantize: Literal["int8", "int4"] = "int8"
+    # Print one JSON object.
+    json: bool = False
 
 
-def run_plan(args):
-    """`codegemma plan`. Exit code 0 if it fits, 1 if not."""
+def plan(args: PlanOptions) -> int:
+    """Print the plan. Exit code 0 if it fits, 1 if not."""
     os.environ["KERAS_BACKEND"] = "jax"
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the machine's own chips stay free
     from codegemma_keras.plan import Job, estimate, largest_batch

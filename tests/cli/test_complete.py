@@ -1,14 +1,12 @@
 """The command line, with a tiny random model saved as a preset folder."""
 
 import json
-import os
-import subprocess
-import sys
 
 import keras
 import pytest
 
 from codegemma_keras.cli import complete as cli
+from codegemma_keras.cli import main
 from tests.small_vocabulary import small_vocabulary
 
 FILE = "def mean(values):\n    total = \n    return total / len(values)\n"
@@ -52,8 +50,8 @@ def preset(tmp_path_factory):
 def run(capsys, *args):
     """Exit code, stdout, stderr of the command in this process."""
     try:
-        code = cli.main([str(arg) for arg in args])
-    except SystemExit as exit_:  # argparse's own
+        code = main([str(arg) for arg in args])
+    except SystemExit as exit_:  # of a malformed option
         code = exit_.code
     out, err = capsys.readouterr()
     return code, out, err
@@ -230,13 +228,13 @@ def test_bad_request_is_one_line(folder, capsys, args, message):
     assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize("value", ["0", "-1", "many", "1.5"])
+@pytest.mark.parametrize("value", ["0", "-1"])
 def test_max_new_tokens_is_a_positive_whole_number(folder, capsys, value):
     code, _, err = run(
         capsys, *("complete", "stats.py", "--line", 2, "--max-new-tokens", value)
     )
     assert code == 2
-    assert f"'{value}' is not a whole number above 0" in err
+    assert f"--max-new-tokens {value} must be a whole number above 0" in err
 
 
 def test_no_room_for_a_prompt(folder, preset, capsys):
@@ -249,106 +247,3 @@ def test_no_room_for_a_prompt(folder, preset, capsys):
     assert "max_new_tokens=500" in err
     assert "128" in err
     assert err.count("\n") == 1
-
-
-# The process
-
-
-def python(program, **variables):
-    """stdout of a program in a process of its own, KERAS_BACKEND unset."""
-    env = {k: v for k, v in os.environ.items() if not k.startswith("KERAS_")}
-    env["PYTHONPATH"] = os.path.dirname(os.path.dirname(os.path.dirname(cli.__file__)))
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        env={**env, **variables},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return done.stdout
-
-
-def test_help_imports_nothing_heavy():
-    program = """
-import sys
-from codegemma_keras.cli import complete as cli
-from tests.small_vocabulary import small_vocabulary
-try:
-    cli.main(["--help"])
-except SystemExit:
-    pass
-heavy = {"jax", "keras", "keras_hub", "numpy", "rich", "tensorflow"}
-print("HEAVY", sorted(heavy & set(sys.modules)))
-"""
-    out = python(program)
-    assert "complete" in out
-    assert "KERAS_BACKEND" in out
-    assert "HEAVY []" in out
-
-
-CHOOSE = "from codegemma_keras import cli; import os; cli.choose_backend();"
-CHOOSE += "print(os.environ.get('KERAS_BACKEND'))"
-
-
-@pytest.mark.parametrize(
-    ("config", "variables", "expected"),
-    [
-        (None, {}, "jax"),
-        ('{"backend": "tensorflow"}', {}, "jax"),  # what Keras writes by itself
-        ('{"backend": "torch"}', {}, "None"),  # a choice: left to Keras
-        (None, {"KERAS_BACKEND": "tensorflow"}, "tensorflow"),
-        ("not JSON", {}, "jax"),
-        ("[]", {}, "jax"),
-    ],
-)
-def test_backend_is_jax_unless_somebody_chose(tmp_path, config, variables, expected):
-    if config is not None:
-        (tmp_path / "keras.json").write_text(config)
-    out = python(CHOOSE, KERAS_HOME=str(tmp_path), **variables)
-    assert out.strip() == expected
-
-
-def test_backend_without_jax_is_left_to_keras(tmp_path):
-    hide = "import importlib.util as u; find = u.find_spec;"
-    hide += "u.find_spec = lambda name: None if name == 'jax' else find(name);"
-    assert python(hide + CHOOSE, KERAS_HOME=str(tmp_path)).strip() == "None"
-
-
-NOISY = """
-import logging, os, sys
-from codegemma_keras.cli import complete as cli
-from tests.small_vocabulary import small_vocabulary
-os.environ.pop("TF_CPP_MIN_LOG_LEVEL", None)
-with cli.quiet_libraries():
-    logging.getLogger("lib").addHandler(logging.StreamHandler())
-    os.write(2, b"from a library\\n")
-    print("from Python", file=sys.stderr)
-    {error}
-os.write(2, b"library, later\\n")
-print("Python, later", file=sys.stderr)
-logging.getLogger("lib").warning("logged later")
-"""
-
-
-def stderr_of(program):
-    return subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=os.path.dirname(os.path.dirname(os.path.dirname(cli.__file__))),
-        capture_output=True,
-        text=True,
-    ).stderr
-
-
-def test_libraries_are_quiet_while_they_start():
-    assert stderr_of(NOISY.format(error="")).splitlines() == [
-        "from Python",
-        "library, later",
-        "Python, later",
-        "logged later",
-    ]
-
-
-def test_an_unexpected_error_shows_what_libraries_said():
-    assert "from a library" in stderr_of(NOISY.format(error="raise KeyError('bug')"))
-    assert "from a library" not in stderr_of(NOISY.format(error="raise ValueError()"))
-    assert "Fatal Python error" in stderr_of(NOISY.format(error="os.abort()"))

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from codegemma_keras import lora, plan
+from codegemma_keras.cli import main
 from codegemma_keras.cli import plan as cli
-from codegemma_keras.cli.complete import main
 from codegemma_keras.plan import fit
 from codegemma_keras.training import chips
 from tests.tiny_models import our_task
