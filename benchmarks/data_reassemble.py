@@ -26,8 +26,9 @@ from _data import package_folder, record, stdlib_folder
 from codegemma_keras.data import languages
 from codegemma_keras.data.document import Document
 from codegemma_keras.data.pipeline import build as pipeline
-from codegemma_keras.data.pipeline import stages
+from codegemma_keras.data.pipeline import question, stages
 from codegemma_keras.data.pipeline.folder import WORK
+from codegemma_keras.data.pipeline.settings import Settings
 from codegemma_keras.data.rows import examples, storage
 from codegemma_keras.tokenizer.codec import PlainCodec
 
@@ -109,8 +110,9 @@ def compare_unit(work, unit, codec, dropped, made):
     number = size = 0
     differ = []
     with open(work / "1-read" / unit / "documents.jsonl", "rb") as file:
-        for row, line in enumerate(file):
-            if str(row) in dropped:
+        index = stages.read_lines(work / "1-read" / unit / "index.jsonl")
+        for row, (line, entry) in enumerate(zip(file, index, strict=True)):
+            if str(row) in dropped or not entry["kept"]:
                 continue
             document = Document.from_json(line)
             data = document.text.encode()
@@ -155,7 +157,7 @@ def main():
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--tokenizer", default="code_gemma_tiny_py")
     args = parser.parse_args()
-    plan = stages.Settings(length=2048, licences=None, secrets="keep", threshold=0.0)
+    plan = Settings(length=2048, licences=None, secrets="keep", threshold=0.0)
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
@@ -173,8 +175,7 @@ def main():
         verdicts = json.loads((out / WORK / "2-dedup/all/verdicts.json").read_text())
         number = size = 0
         differ, made = [], collections.Counter()
-        for path in made_from:
-            unit = path.stem
+        for unit in (u.key for u in question.find_units(made_from)):
             dropped = verdicts.get(unit, {})
             n, b, d = compare_unit(out / WORK, unit, codec, dropped, made)
             number, size, differ = number + n, size + b, differ + d

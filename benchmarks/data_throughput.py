@@ -31,8 +31,9 @@ from codegemma_keras.data.clean import decontaminate, dedup, filters, secrets
 from codegemma_keras.data.document import Report
 from codegemma_keras.data.order import imports, order
 from codegemma_keras.data.pipeline import build as pipeline
+from codegemma_keras.data.pipeline import question
 from codegemma_keras.data.pipeline.folder import WORK
-from codegemma_keras.data.pipeline.stages import Settings
+from codegemma_keras.data.pipeline.settings import Settings
 from codegemma_keras.data.read import sources
 from codegemma_keras.data.rows import examples, packing, storage
 from codegemma_keras.tokenizer.codec import PlainCodec
@@ -220,7 +221,7 @@ def row_steps(clock, chunks, plan):
 def steps(args):
     """Processor seconds per MB of each step, and its share."""
     plan, clock = settings(args.benchmark), Clock()
-    codec = PlainCodec(pipeline.read_proto(args.tokenizer))
+    codec = PlainCodec(question.read_proto(args.tokenizer))
     dedup.signature("import " * 99)  # Loads datasketch,
     secrets.find("AKIA")  # and detect-secrets.
     size, kept = clean_steps(clock, args, plan)

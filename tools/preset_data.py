@@ -14,7 +14,7 @@ import pathlib
 import zipfile
 
 from codegemma_keras.data.pipeline import build as pipeline
-from codegemma_keras.data.pipeline.stages import Settings
+from codegemma_keras.data.pipeline.settings import Settings
 from codegemma_keras.data.read import installed as corpus
 from codegemma_keras.data.rows.examples import FimSettings
 from codegemma_keras.recipes.pretrain import PretrainConfig

@@ -1,12 +1,19 @@
 """`codegemma data build SOURCES... --out DIR` and `codegemma data show DIR`."""
 
+import contextlib
 import dataclasses
+import itertools
+import json
+import os
 import pathlib
 import sys
 from typing import Annotated, Literal
 
 import tyro
 
+from codegemma_keras.cli.process import visible
+
+MAX_PATHS = 12  # named above a segment
 COLOURS = {
     "prefix": "cyan",
     "suffix": "magenta",
@@ -61,7 +68,10 @@ class BuildOptions:
 
 @dataclasses.dataclass(frozen=True)
 class ShowOptions:
-    """Print rows of a dataset: path, prefix, suffix and middle in a colour each."""
+    """Print rows of a dataset: path, prefix, suffix and middle in a colour each.
+
+    Above each segment stands of which repository and files it is.
+    """
 
     # The folder of the dataset.
     folder: Annotated[pathlib.Path, tyro.conf.Positional]
@@ -71,6 +81,8 @@ class ShowOptions:
     start: int = 0
     # Colours; "auto" uses them where the output is a terminal.
     color: Literal["auto", "always", "never"] = "auto"
+    # On a terminal, show a page at a time.
+    pager: bool = True
 
 
 def build(args: BuildOptions) -> None:
@@ -78,30 +90,9 @@ def build(args: BuildOptions) -> None:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
-    from codegemma_keras.data.clean import dedup
-    from codegemma_keras.data.languages import CODE, LANGUAGES, PROSE
     from codegemma_keras.data.pipeline import build as pipeline
-    from codegemma_keras.data.pipeline.stages import Settings
-    from codegemma_keras.data.rows.examples import FimSettings
 
-    languages = tuple(args.language or CODE) + (PROSE if args.prose else ())
-    unknown = sorted(set(languages) - set(LANGUAGES))
-    if unknown:
-        raise ValueError(f"Unknown languages {unknown}; known are {sorted(LANGUAGES)}.")
-    settings = Settings(
-        length=args.length,
-        languages=languages,
-        secrets=args.secrets,
-        threshold=dedup.THRESHOLD if args.threshold is None else args.threshold,
-        benchmarks=args.decontaminate,
-        fim=FimSettings(
-            args.fim_rate,
-            syntax_share=args.syntax_share,
-            line_share=args.line_share,
-            seed=args.seed,
-        ),
-        **({"licences": None} if args.any_licence else {}),
-    )
+    settings = settings_of(args)
     console = Console(stderr=True)
     columns = (
         "{task.description}",
@@ -110,9 +101,11 @@ def build(args: BuildOptions) -> None:
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=console) as bars:
-        known = {name: bars.add_task(name, total=None) for name in pipeline.STAGES}
+        known = {}
 
         def progress(stage, done, total):
+            if stage not in known:
+                known[stage] = bars.add_task(stage, total=None)
             bars.update(known[stage], completed=done, total=total)
 
         pipeline.build(
@@ -124,9 +117,34 @@ def build(args: BuildOptions) -> None:
             progress=progress,
             keep_work=args.keep_work,
         )
-    text = (args.out / "report.md").read_text()
+    if not known:
+        sys.stdout.write(f"{args.out} was already built. Nothing was done.\n\n")
+    text = (args.out / "report.md").read_text("utf-8")
     summary = text.partition("\n## ")[0].partition("\n")[2].strip()
     sys.stdout.write(f"{summary}\n\n{args.out / 'report.html'}\n")
+
+
+def settings_of(args: BuildOptions):
+    """The `Settings` that the arguments of `data build` ask for."""
+    from codegemma_keras.data.clean import dedup
+    from codegemma_keras.data.languages import CODE, PROSE
+    from codegemma_keras.data.pipeline.settings import Settings
+    from codegemma_keras.data.rows.examples import FimSettings
+
+    return Settings(
+        length=args.length,
+        languages=tuple(args.language or CODE) + (PROSE if args.prose else ()),
+        secrets=args.secrets,
+        threshold=dedup.THRESHOLD if args.threshold is None else args.threshold,
+        benchmarks=tuple(args.decontaminate),
+        fim=FimSettings(
+            args.fim_rate,
+            syntax_share=args.syntax_share,
+            line_share=args.line_share,
+            seed=args.seed,
+        ),
+        **({"licences": None} if args.any_licence else {}),
+    )
 
 
 def show(args: ShowOptions) -> None:
@@ -136,24 +154,48 @@ def show(args: ShowOptions) -> None:
     from codegemma_keras.data.rows.storage import Rows
     from codegemma_keras.tokenizer.codec import PlainCodec
 
+    if args.rows < 1:
+        raise ValueError(f"--rows {args.rows} must be 1 or more.")
     rows = Rows(args.folder)
+    if not 0 <= args.start < len(rows):
+        raise ValueError(f"--start {args.start} must be from 0 to {len(rows) - 1}.")
     codec = PlainCodec((args.folder / "tokenizer.model").read_bytes())
-    forced = {"auto": None, "always": True, "never": False}[args.color]
     console = Console(
-        force_terminal=forced,
+        force_terminal={"auto": None, "always": True, "never": False}[args.color],
         no_color=args.color == "never",
         highlight=False,
         soft_wrap=True,
     )
-    if not 0 <= args.start < len(rows):
-        raise ValueError(f"--start {args.start} must be from 0 to {len(rows) - 1}.")
-    for number in range(args.start, min(args.start + args.rows, len(rows))):
-        row, start = rows[number], 0
-        console.rule(f"row {number} of {len(rows)}")
-        for size in row["segment_lengths"].tolist():
-            parts = codec.decode_parts(row["tokens"][start : start + size].tolist())
-            console.print(coloured(parts), end="\n\n")
-            start += size
+    paged = sys.stdout.isatty() and args.pager
+    if paged:
+        os.environ.setdefault("LESS", "-R")  # Else it shows colours as text.
+    with console.pager(styles=True) if paged else contextlib.nullcontext():
+        for number in range(args.start, min(args.start + args.rows, len(rows))):
+            console.rule(f"row {number} of {len(rows)}")
+            print_row(console, rows[number], contents_of(args.folder, number), codec)
+
+
+def contents_of(folder: pathlib.Path, number: int) -> list[dict]:
+    """The repository and files of each segment of a row; none for older datasets."""
+    path = folder / "rows.jsonl"
+    if not path.exists():
+        return []
+    with open(path, encoding="utf-8") as file:
+        return json.loads(next(itertools.islice(file, number, None)))
+
+
+def print_row(console, row, contents, codec):
+    """Print each segment of a row below its repository and files."""
+    start = 0
+    for size, entry in itertools.zip_longest(row["segment_lengths"].tolist(), contents):
+        parts = codec.decode_parts(row["tokens"][start : start + size].tolist())
+        if entry:
+            paths = entry["paths"]
+            names = ", ".join(paths[:MAX_PATHS]) + ", ..." * (len(paths) > MAX_PATHS)
+            said = visible(f"{entry['repo']}: {len(paths)} files: {names}")
+            console.print(said, style="bold", markup=False)
+        console.print(coloured(parts), end="\n\n")
+        start += size
 
 
 def coloured(parts):
@@ -172,6 +214,7 @@ def coloured(parts):
             if part == fim.FILE_SEPARATOR:
                 text.append("\n")
             continue
+        part = visible(part)
         if at_path:
             path, newline, part = part.partition("\n")
             text.append(path + newline, COLOURS["path"])

@@ -24,7 +24,7 @@ _NAMES = {
     "FimSettings": "rows.examples",
     "Report": "document",
     "SavePosition": "rows.position",
-    "Settings": "pipeline.stages",
+    "Settings": "pipeline.settings",
     "build": "pipeline.build",
     "deduplicate": "clean.dedup",
     "filter_documents": "clean.filters",
@@ -40,7 +40,7 @@ if TYPE_CHECKING:  # What editors and type checkers see.
     from codegemma_keras.data.document import Document, Report
     from codegemma_keras.data.order.order import order_files
     from codegemma_keras.data.pipeline.build import build
-    from codegemma_keras.data.pipeline.stages import Settings
+    from codegemma_keras.data.pipeline.settings import Settings
     from codegemma_keras.data.read.sources import read_source
     from codegemma_keras.data.rows.examples import FimSettings
     from codegemma_keras.data.rows.position import SavePosition

@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import importlib
 import json
+import re
 from collections.abc import Iterable, Iterator
 
 # Names kept per reason in the summary; the full list is streamed to `Report.sink`.
@@ -59,6 +60,24 @@ def content_hash(text: str) -> bytes:
     ).digest()
 
 
+# Control characters, marks that turn the direction of writing, halves of surrogate pairs.
+_UNPRINTABLE = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+MAX_SHOWN = 400  # characters of a name in a report
+
+
+def printable(text: str, limit: int = MAX_SHOWN) -> str:
+    """A name as any file and any terminal can hold it: escaped, and cut in its middle.
+
+    >>> printable("a\\nb\\x1b[2J")
+    'a\\\\nb\\\\x1b[2J'
+    """
+    if len(text) > limit:
+        text = f"{text[: limit // 2]}...{text[-limit // 2 :]}"
+    return _UNPRINTABLE.sub(lambda match: ascii(match[0])[1:-1], text)
+
+
 def text_bytes(text: str) -> int:
     """Size in bytes as UTF-8."""
     return len(text.encode("utf-8", "surrogatepass"))
@@ -94,9 +113,10 @@ class Report:
         if isinstance(name, Document):
             size = size or text_bytes(name.text)
             name = f"{name.repo}:{name.path}"
-        self.count(step, reason, size=size, name=str(name))
+        name = printable(str(name))
+        self.count(step, reason, size=size, name=name)
         if self.sink:
-            entry = {"step": step, "reason": reason, "name": str(name), "bytes": size}
+            entry = {"step": step, "reason": reason, "name": name, "bytes": size}
             self.sink(entry | ({"detail": detail} if detail else {}) | fields)
 
     def count(self, step: str, reason: str, number=1, size=0, name: str = ""):
@@ -106,7 +126,7 @@ class Report:
         entry[0] += number
         entry[1] += size
         if name:
-            self._add_examples(key, [name])
+            self._add_examples(key, [printable(name)])
 
     def _add_examples(self, key, names):
         # The smallest names, so that the order of arrival does not matter.

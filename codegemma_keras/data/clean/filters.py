@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from codegemma_keras.data.clean.licences import PERMISSIVE
 from codegemma_keras.data.document import Document, Report, text_bytes
-from codegemma_keras.data.languages import CODE
+from codegemma_keras.data.languages import CODE, PROSE
 
 STEP = "filter"
 MIN_CHARACTERS = 10
@@ -86,10 +86,15 @@ def size_check(document: Document) -> str:
 
 
 def minified_check(document: Document) -> str:
-    """Long lines: minified code or embedded data."""
+    """Long lines: minified code or embedded data.
+
+    A paragraph of prose may be one line; there, one word of that length is data.
+    """
     text = document.text
     if _LOCK.search(document.path):
         return "minified"
+    if document.language in PROSE:
+        return "long line" if max(map(len, text.split()), default=0) > MAX_LINE else ""
     lines = text.count("\n") + 1
     if len(text) / lines > MAX_MEAN_LINE:
         return "minified"

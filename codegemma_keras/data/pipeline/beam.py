@@ -19,7 +19,6 @@ import numpy as np
 
 from codegemma_keras.data.clean import dedup
 from codegemma_keras.data.document import Report, require
-from codegemma_keras.data.order import imports, order
 from codegemma_keras.data.pipeline import stages
 from codegemma_keras.data.rows import examples, packing
 
@@ -50,7 +49,9 @@ class Clean(beam.PTransform):
 
 def _clean_one(document, settings, index):
     report = Report()
-    yield from stages.steps([document], settings, report, index)
+    for cleaned, kept in stages.clean([document], settings, report, index):
+        if kept:
+            yield cleaned
     for (step, reason), (number, _) in report.counts.items():
         beam.metrics.Metrics.counter(step, reason).inc(number)
 
@@ -79,7 +80,7 @@ class Deduplicate(beam.PTransform):
             | "pairs" >> beam.FlatMap(_pairs, self._threshold)
             | "each pair once" >> beam.Distinct()
             | "all pairs" >> beam.combiners.ToList()
-            | "keep one" >> beam.FlatMap(lambda pairs: dedup.keep_one(pairs))
+            | "keep one" >> beam.FlatMap(lambda pairs: list(dedup.keep_one(pairs)))
             | "dropped" >> beam.Map(lambda rank: (rank, True))
         )
         keyed = unique | "by rank" >> beam.Map(lambda d: (_rank(d), d))
@@ -145,11 +146,8 @@ class _Tokenize(beam.DoFn):
 
     def process(self, item):
         by_path = {d.path: d for d in sorted(item[1], key=_rank, reverse=True)}
-        facts = [
-            imports.read_facts(d.text, d.path, d.language, self._settings.top_lines)
-            for d in by_path.values()
-        ]
-        ordered = [by_path[path] for path in order.order_files(facts).paths]
+        found = stages.order_repository(by_path.values(), set(by_path), self._settings)
+        ordered = [by_path[path] for path in found.paths]
         for chunk in examples.chunk_repository(
             ordered, self._codec, self._settings.fim, self._settings.length
         ):

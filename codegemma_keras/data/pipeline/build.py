@@ -1,39 +1,33 @@
 """`build`: sources in, a dataset folder out; killed at any moment, it goes on.
 
 Each task writes into a folder of its own and renames it when it is complete and on disk,
-so what has its final name is whole. A second call with the same settings skips finished
+so what has its final name is whole. A second call with the same question skips finished
 tasks; as every task is a function of its inputs alone, the result has the same bytes as
-that of an undisturbed run. Other settings in the same folder are an error.
+that of an undisturbed run. Another question in the same folder is an error.
 
 In OUT, which must be new, empty or a build's own (see folder.py):
 
-    .codegemma-build/       manifest.json, 1-read and so on (stages.py); removed at the end
+    .codegemma-build/       the work of each stage (stages.py); removed at the end
     *.array_record-*        shards, a TFDS dataset
-    report.md, report.html, dropped.jsonl, tokenizer.model
-    build.json              what the build was made from
+    report.md, dropped.jsonl, rows.jsonl, tokenizer.model
+    report.html, build.json when, how and from what it was made; all others have the same
+                            bytes whenever and wherever the same is built
     data.json               moved there last: its presence means finished
 """
 
-import collections
-import concurrent.futures
-import concurrent.futures.process
 import contextlib
 import dataclasses
 import errno
-import functools
-import hashlib
 import json
-import multiprocessing
 import os
 import pathlib
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from codegemma_keras import files
 from codegemma_keras.data.document import Report
-from codegemma_keras.data.pipeline import report as report_page
-from codegemma_keras.data.pipeline import stages
+from codegemma_keras.data.pipeline import question, shards, stages, summary
 from codegemma_keras.data.pipeline.folder import (
     BUILD,
     DATA,
@@ -42,38 +36,38 @@ from codegemma_keras.data.pipeline.folder import (
     BuildFolder,
     run_task,
 )
-from codegemma_keras.data.pipeline.stages import Settings
-from codegemma_keras.data.read import sources
+from codegemma_keras.data.pipeline.settings import Settings
+from codegemma_keras.data.pipeline.workers import worker_pool
 from codegemma_keras.data.rows import storage
-from codegemma_keras.tokenizer.codec import PlainCodec, with_sentinel_names
+from codegemma_keras.tokenizer.codec import PlainCodec
 
-# Of a preset's folder in KerasHub's format; `presets.VOCABULARY`, without its Keras.
-VOCABULARY = "assets/tokenizer/vocabulary.spm"
 STAGES = ("read", "dedup", "tokens", "shards")
 FOLDERS = ("1-read", "2-dedup", "3-tokens", "4-shards", "5-results")
+TOKENIZER = "tokenizer.model"
 
 
 def build(
-    sources_: Sequence[str | os.PathLike],
+    sources: Sequence[str | os.PathLike],
     out: str | os.PathLike,
     tokenizer,
     settings: Settings = Settings(),  # noqa: B008 - frozen
     *,
     workers: int = 1,
-    progress=None,
+    progress: Callable[[str, int, int], None] | None = None,
     keep_work: bool = False,
 ) -> Report:
     """Build a dataset folder.
 
     Args:
-        sources_: folders, archives and jsonl files; each one repository (a jsonl file
+        sources: folders, archives and jsonl files; each one repository (a jsonl file
             names them).
-        out: the folder; made if need be. An unfinished build there goes on.
+        out: the folder; made if need be. An unfinished build there goes on, a finished
+            one of the same sources and settings is left as it is.
         tokenizer: a SentencePiece file of a CodeGemma vocabulary, a preset, or an
             object with `encode(parts)` and `proto` (bytes).
         settings: what to keep, and how to make examples.
         workers: processes. The result does not depend on it.
-        progress: called as `progress(stage, done, total)`.
+        progress: called as `progress(stage, done, total)`; not called where all is done.
         keep_work: leave the intermediate files.
 
     Returns:
@@ -81,222 +75,145 @@ def build(
 
     Raises:
         FileNotFoundError: a source is not there.
-        ValueError: `out` holds a build with other settings, or nothing was left to
-            train on.
+        ValueError: `out` holds something else, such as a build of other sources or
+            settings, or nothing was left to train on.
         OSError: reading or writing failed; what is finished is kept.
     """
     folder = BuildFolder(out, FOLDERS)
-    units = _units(sources_)
-    proto = read_proto(tokenizer)
+    units = question.find_units(sources)
+    proto = question.read_proto(tokenizer)
     PlainCodec(proto)  # What is wrong with it is said before hours of reading.
-    manifest = _manifest(units, settings, proto)
-    with folder.lock():
-        _check_manifest(folder, manifest)
+    asked = question.ask(units, settings, proto)
+    with _disk_errors(folder.out), folder.lock():
+        _refuse_other_questions(folder, asked)
         if not folder.finished():
-            folder.begin(manifest)
-            try:
-                _run(folder, units, proto, settings, workers, progress or _silent)
-            except OSError as error:
-                if error.errno == errno.ENOSPC:
-                    raise OSError(
-                        errno.ENOSPC,
-                        f"The disk of {out} is full. Make room and run the same command "
-                        "again: finished work is kept",
-                    ) from error
-                raise
+            folder.begin(asked)
+            files.put(folder.work / "5-results" / TOKENIZER, proto)
+            job = _Build(folder, units, settings)
+            _run(job, workers, progress or (lambda *_: None))
+            _finish(job)
         if not keep_work:
             folder.clear()
-    return Report.from_json(folder.finished()["report"])
+    return Report.from_json(folder.about()["report"])
 
 
-def _silent(stage, done, total):
-    """No progress is shown."""
+def _refuse_other_questions(folder, asked):
+    old = folder.manifest()
+    different = question.differences(old, asked) if old else []
+    if different:
+        shown = "; ".join(different[:5]) + ("; ..." if len(different) > 5 else "")
+        raise ValueError(
+            f"{folder.out} holds a build that differs: {shown}. Name another folder, or "
+            "remove this one."
+        )
 
 
-def _run(folder, units, proto, settings, workers, progress):
-    work = folder.work
-    read, tokens, shards, results = (work / name for name in FOLDERS if "2" not in name)
-    names = sorted(units)
-    files.put(results / "tokenizer.model", proto)
-    timings = {}
-    with _pool(workers) as pool:
-        with _timed(timings, "read"):
-            jobs = [
-                (_read_task, read, n, units[n], settings)
-                for n in sorted(names, key=lambda n: -_size(units[n]))
-                if not (read / n).exists()
-            ]
-            _all(pool, jobs, lambda done, total: progress("read", done, total))
-        with _timed(timings, "dedup"):
-            _dedup_task(work, names, settings)
-            progress("dedup", 1, 1)
-        with _timed(timings, "tokens"):
-            dedup = work / "2-dedup" / "all"
-            verdicts = json.loads((dedup / "verdicts.json").read_text())
-            codec = str(results / "tokenizer.model")
-            jobs = [
-                (
-                    _tokens_task,
-                    tokens,
-                    n,
-                    read / n,
-                    verdicts.get(n, {}),
-                    settings,
-                    codec,
-                )
-                for n in sorted(names, key=lambda n: -_size(read / n))
-                if not (tokens / n).exists()
-            ]
-            _all(pool, jobs, lambda done, total: progress("tokens", done, total))
-        with _timed(timings, "shards"):
-            plan = stages.plan_rows(tokens, names, settings)
-            if not plan.rows:
-                raise _nothing_left(_merged(work, names))
-            number = -(-len(plan.rows) // settings.rows_per_shard())
-            made = [shards / storage.shard_name(i, number) for i in range(number)]
-            jobs = [
-                (_shard_task, work, path, stages.shard_plan(plan, settings, i), names)
-                + (settings.length,)
-                for i, path in enumerate(made)
-                if not path.exists()
-            ]
-            _all(pool, jobs, lambda done, total: progress("shards", done, total))
-    _finish(folder, names, settings, plan, made)
-    if not (work / TIMINGS).exists():
-        files.put(work / TIMINGS, json.dumps(timings).encode())
-
-
-def _finish(folder, names, settings, plan, shards):
-    """The reports, the metadata, and last what says that all is there."""
-    work, results = folder.work, folder.work / "5-results"
-    counts = [json.loads((path / "count.json").read_text()) for path in shards]
-    report = _merged(work, names)
-    used = int(plan.lengths.sum())
-    report.count("rows", "rows", len(plan.rows), size=used)
-    _join(work, names, results / "dropped.jsonl")
-    about = {
-        "length": settings.length,
-        "rows": len(plan.rows),
-        "tokens": used,
-        "padding": round(1 - used / (len(plan.rows) * settings.length), 6),
-        "settings": _settings_json(settings),
-        "sources": names,
-        "report": report.to_json(),
-    }
-    graphs = (work / "3-tokens" / name / "graphs.jsonl" for name in names)
-    graph = report_page.choose_graph(graphs)
-    (results / "report.md").write_text(report_page.markdown(about, graph), "utf-8")
-    (results / "report.html").write_text(report_page.html_page(about, graph), "utf-8")
-    rows, record_bytes = [c[0] for c in counts], sum(c[1] for c in counts)
-    # TFDS looks at the shards' names alone.
-    stand_ins = [results / path.name for path in shards]
-    for path in stand_ins:
-        path.touch()
-    storage.write_metadata(results, rows, record_bytes, settings.length)
-    for path in stand_ins:
-        path.unlink()
-    shutil.copyfile(work / MANIFEST, results / BUILD)
-    text = json.dumps(about, indent=1, sort_keys=True) + "\n"
-    (results / DATA).write_text(text)
-    made = {path.name: path / path.name for path in shards}
-    folder.publish(made | {path.name: path for path in results.iterdir()})
-
-
-def _nothing_left(report):
-    counts = sorted(report.counts.items(), key=lambda item: -item[1][0])
-    dropped = [(reason, n) for (_, reason), (n, _) in counts if reason != "in"][:6]
-    return ValueError(
-        "No document was left to train on. Dropped: "
-        + ", ".join(f"{reason} ({number})" for reason, number in dropped)
-        + "."
-    )
-
-
-# Tasks. Each takes plain values, so that it can run in another process.
-
-
-def _read_task(folder, unit, source, settings):
-    run_task(folder / unit, lambda to: stages.read_unit(source, unit, settings, to))
-
-
-def _dedup_task(work, units, settings):
-    run_task(
-        work / "2-dedup" / "all",
-        lambda to: stages.dedup_units(work / "1-read", units, settings, to),
-    )
-
-
-def _tokens_task(folder, unit, read, dropped, settings, tokenizer):
-    codec = _codec(tokenizer)
-    run_task(
-        folder / unit,
-        lambda to: stages.tokenize_unit(read, dropped, settings, codec, to),
-    )
-
-
-def _shard_task(work, path, rows, units, length):
-    def fill(to):
-        made = stages.read_rows(work / "3-tokens", units, rows, length)
-        count = storage.write_shard(to / path.name, made, length)
-        (to / "count.json").write_text(json.dumps(count))
-
-    run_task(path, fill)
-
-
-@functools.cache
-def _codec(path):
-    return PlainCodec(pathlib.Path(path).read_bytes())
-
-
-def _pool(workers):
-    if workers < 1:
-        raise ValueError(f"workers={workers} must be 1 or more.")
-    if workers == 1:
-        return contextlib.nullcontext()
-    # Spawned: forking a process with threads (TensorFlow, JAX) may deadlock.
-    context = multiprocessing.get_context("spawn")
-    return concurrent.futures.ProcessPoolExecutor(workers, context)
-
-
-def _all(pool, jobs, progress):
-    progress(0, len(jobs))
-    if pool is None:
-        for done, (task, *args) in enumerate(jobs, 1):
-            task(*args)
-            progress(done, len(jobs))
-        return
+@contextlib.contextmanager
+def _disk_errors(out):
     try:
-        futures = [pool.submit(task, *args) for task, *args in jobs]
-        for done, future in enumerate(concurrent.futures.as_completed(futures), 1):
-            future.result()
-            progress(done, len(jobs))
-    except concurrent.futures.process.BrokenProcessPool as error:
-        raise RuntimeError(
-            "A worker process died. Either memory ran out (use fewer workers), or the "
-            'calling script starts workers without `if __name__ == "__main__":`. '
-            "Finished work is kept: run the same again."
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise OSError(
+            error.errno,
+            f"The disk of {out} is full. Make room and run the same command again: "
+            "finished work is kept",
         ) from error
-    except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        raise
 
 
-# Small parts
+@dataclasses.dataclass
+class _Build:
+    """What the stages of one build share.
+
+    Attributes:
+        folder: a `BuildFolder`.
+        units: of `question.find_units`.
+        settings: of the build.
+        plan: of the rows, once tokens are there.
+    """
+
+    folder: BuildFolder
+    units: list[question.Unit]
+    settings: Settings
+    plan: shards.Plan | None = None
+
+    def __post_init__(self):
+        self.read, self.dedup, self.tokens, self.shards, self.results = (
+            self.folder.work / name for name in FOLDERS
+        )
+        self.dedup = self.dedup / "all"
+        self.keys = [unit.key for unit in self.units]
+
+    def shard_names(self):
+        number = -(-len(self.plan.rows) // self.settings.rows_per_shard())
+        return [storage.shard_name(i, number) for i in range(number)]
 
 
-def _units(paths):
-    """`{unit: source}`; sources of one name are numbered in the order of their paths."""
-    found, units = collections.defaultdict(list), {}
-    for path in dict.fromkeys(str(pathlib.Path(p).resolve()) for p in paths):
-        if not os.path.exists(path):
-            raise FileNotFoundError(f"source {path!r}: no such folder or file.")
-        found[sources.source_name(path)].append(path)
-    for name, same in found.items():
-        for number, path in enumerate(sorted(same), 1):
-            units[name if number == 1 else f"{name}~{number}"] = path
-    if not units:
-        raise ValueError("No source was given. Name folders, archives or jsonl files.")
-    return units
+# What each stage has to do: `{folder: (function, *args)}`, the largest tasks first.
+
+
+def _read_tasks(job):
+    units = sorted(job.units, key=lambda unit: -_size(unit.path))
+    return {
+        job.read / u.key: (stages.read_unit, u.path, u.name, job.settings)
+        for u in units
+    }
+
+
+def _dedup_tasks(job):
+    return {job.dedup: (stages.dedup_units, job.read, job.keys, job.settings)}
+
+
+def _token_tasks(job):
+    verdicts = json.loads((job.dedup / "verdicts.json").read_text())
+    tokenizer = job.results / TOKENIZER
+    return {
+        job.tokens / key: (
+            stages.tokenize_unit,
+            job.read / key,
+            verdicts.get(key, {}),
+            job.settings,
+            tokenizer,
+        )
+        for key in sorted(job.keys, key=lambda key: -_size(job.read / key))
+    }
+
+
+def _shard_tasks(job):
+    job.plan = shards.plan_rows(job.tokens, job.keys, job.settings)
+    if not job.plan.rows:
+        raise summary.nothing_left(_merged(job))
+    return {
+        job.shards / name: (
+            shards.write_shard,
+            name,
+            job.tokens,
+            job.keys,
+            shards.shard_plan(job.plan, job.settings, number),
+            job.settings.length,
+        )
+        for number, name in enumerate(job.shard_names())
+    }
+
+
+_TASKS = (_read_tasks, _dedup_tasks, _token_tasks, _shard_tasks)
+
+
+def _run(job, number, progress):
+    timings = {}
+    with worker_pool(number) as run:
+        for stage, find_tasks in zip(STAGES, _TASKS, strict=True):
+            start = time.perf_counter()
+            tasks = [
+                (run_task, folder, *task)
+                for folder, task in find_tasks(job).items()
+                if not folder.exists()
+            ]
+            run(tasks, lambda done, total, stage=stage: progress(stage, done, total))
+            timings[stage] = round(time.perf_counter() - start, 3)
+    if not (job.folder.work / TIMINGS).exists():
+        files.put(job.folder.work / TIMINGS, json.dumps(timings).encode())
 
 
 def _size(path):
@@ -311,70 +228,61 @@ def _size(path):
     return found
 
 
-def read_proto(tokenizer) -> bytes:
-    """The SentencePiece model of a tokenizer, a file or a preset.
-
-    A file, a preset's folder and the embedded preset are read as they are; only a preset
-    that must be downloaded loads Keras.
-    """
-    proto = getattr(tokenizer, "proto", None)
-    if proto is None:
-        path = pathlib.Path(tokenizer)
-        embedded = pathlib.Path(__file__).parents[2] / "assets" / path
-        for file in (embedded / VOCABULARY, path, path / VOCABULARY):
-            if file.is_file():
-                return with_sentinel_names(file.read_bytes())
-        from codegemma_keras.tokenizer.tokenizer import CodeGemmaTokenizer
-
-        proto = CodeGemmaTokenizer.from_preset(os.fspath(tokenizer)).proto
-    if isinstance(proto, str):
-        return pathlib.Path(proto).read_bytes()
-    return bytes(proto)
+# The end
 
 
-def _settings_json(settings):
-    return json.loads(json.dumps(dataclasses.asdict(settings)))
-
-
-def _manifest(units, settings, proto):
-    return {
-        "sources": units,
-        "settings": _settings_json(settings),
-        "tokenizer": hashlib.blake2b(proto, digest_size=16).hexdigest(),
-        "format": 1,
+def _finish(job):
+    """The reports and the metadata, and all of it moved to its place."""
+    results, made = job.results, {n: job.shards / n for n in job.shard_names()}
+    _join(_dropped(job), results / "dropped.jsonl")
+    _join((path / "rows.jsonl" for path in made.values()), results / "rows.jsonl")
+    counts = [json.loads((p / "count.json").read_text()) for p in made.values()]
+    _write_metadata(results, list(made), counts, job.settings.length)
+    about = summary.about(job, _merged(job))
+    summary.write(job, about)
+    shutil.copyfile(job.folder.work / MANIFEST, results / BUILD)
+    moved = {name: path / name for name, path in made.items()}
+    moved |= {path.name: path for path in results.iterdir()}
+    # An interrupted call may have moved some already.
+    there = {n: p if p.exists() else job.folder.out / n for n, p in moved.items()}
+    about["files"] = {
+        name: path.stat().st_size
+        for name, path in sorted(there.items())
+        if name not in (BUILD, DATA, "report.html")
     }
+    moved[DATA] = results / DATA
+    text = json.dumps(about, indent=1, sort_keys=True) + "\n"
+    moved[DATA].write_text(text, "utf-8")
+    job.folder.publish(moved)
 
 
-def _check_manifest(folder, manifest):
-    """Refuse a folder that holds the answer to another question."""
-    old = folder.manifest()
-    different = [key for key in manifest if old and old.get(key) != manifest[key]]
-    if different:
-        raise ValueError(
-            f"{folder.out} holds a build with other {', '.join(different)}. Name another "
-            "folder, or remove this one."
-        )
+def _write_metadata(results, names, counts, length):
+    stand_ins = [results / name for name in names]  # TFDS looks at the names alone.
+    for path in stand_ins:
+        path.touch()
+    rows, size = [count[0] for count in counts], sum(count[1] for count in counts)
+    storage.write_metadata(results, rows, size, length)
+    for path in stand_ins:
+        path.unlink()
 
 
-def _merged(work, names):
-    report = stages.read_report(work / "2-dedup" / "all")
-    for name in names:
-        report.merge(stages.read_report(work / "1-read" / name))
-        report.merge(stages.read_report(work / "3-tokens" / name))
+def _merged(job) -> Report:
+    report = stages.read_report(job.dedup)
+    for key in job.keys:
+        report.merge(stages.read_report(job.read / key))
+        report.merge(stages.read_report(job.tokens / key))
     return report
 
 
-def _join(work, names, path):
-    parts = [work / "1-read" / name / "dropped.jsonl" for name in names]
-    parts.append(work / "2-dedup" / "all" / "dropped.jsonl")
+def _dropped(job):
+    """The lists of dropped documents, in the order of the stages."""
+    folders = [*(job.read / k for k in job.keys), job.dedup]
+    folders += [job.tokens / k for k in job.keys]
+    return [folder / "dropped.jsonl" for folder in folders]
+
+
+def _join(parts, path: pathlib.Path):
     with open(path, "wb") as joined:
         for part in parts:
             with open(part, "rb") as file:
                 shutil.copyfileobj(file, joined)
-
-
-@contextlib.contextmanager
-def _timed(timings, name):
-    start = time.perf_counter()
-    yield
-    timings[name] = round(time.perf_counter() - start, 3)

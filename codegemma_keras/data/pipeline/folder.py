@@ -86,16 +86,27 @@ class BuildFolder:
                 return found
         return None
 
-    def finished(self) -> dict | None:
-        """What `data.json` holds, or None where the build is not finished."""
-        if self.manifest() is None or not (self.out / DATA).exists():
-            return None
+    def about(self) -> dict:
+        """What `data.json` holds."""
         return json.loads((self.out / DATA).read_text("utf-8"))
+
+    def finished(self) -> bool:
+        """Whether the build is finished, and all that it made is still there."""
+        if self.manifest() is None or not (self.out / DATA).exists():
+            return False
+        made = self.about()["files"] | dict.fromkeys((BUILD, "report.html"))
+        return all(
+            (self.out / name).is_file()
+            and size in (None, (self.out / name).stat().st_size)
+            for name, size in made.items()
+        )
 
     def begin(self, manifest: dict):
         """Write the manifest, and make the stages' folders without what was left half done."""
         if not (self.work / MANIFEST).exists():
-            text = json.dumps(MADE_BY | manifest, indent=1, sort_keys=True) + "\n"
+            # Of a finished build that lost a file: its date stays.
+            manifest = self.manifest() or MADE_BY | manifest
+            text = json.dumps(manifest, indent=1, sort_keys=True) + "\n"
             files.put(self.work / MANIFEST, text.encode())
         for stage in self._stages:
             folder = self.work / stage
@@ -157,15 +168,15 @@ class BuildFolder:
 _TEMPORARY = "unfinished-"
 
 
-def run_task(folder: pathlib.Path, fill):
-    """Call `fill(temporary folder)` and rename, unless `folder` is there already."""
+def run_task(folder: pathlib.Path, fill, *args):
+    """Call `fill(temporary folder, *args)` and rename it to `folder`, unless that is there."""
     if folder.exists():
         return
     temporary = folder.parent / f"{_TEMPORARY}{folder.name}-{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
-        fill(temporary)
+        fill(temporary, *args)
         for path in temporary.iterdir():
             files.sync(path)
         files.sync(temporary)

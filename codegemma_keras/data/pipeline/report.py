@@ -1,119 +1,138 @@
-"""The report of a build: Markdown, and one HTML page with pictures, from the counts.
+"""The report of a build for a person: Markdown, and one HTML page with pictures.
 
-Pictures are SVG written here: a few bars and one graph need no plotting library, and
-the page is one file that opens anywhere. The same counts give the same bytes.
+What went wrong comes first: what could not be read, and sources of which nothing is left.
+Then how much was kept and why the rest was not, in all and by source, the near duplicates
+that a reader would doubt, the order of one repository, a piece of a training row, and what
+the build was made from.
 """
 
 import collections
 import html
 import json
-import posixpath
 from collections.abc import Iterable
 
-# A graph with more files is a hairball.
-MAX_FILES_DRAWN = 48
-_KEPT_STEPS = ("language", "length", "fim", "tokens", "rows")
-_COLOURS = {
-    "kept": "#2a9d63",
-    "dropped": "#c8553d",
-    "bar": "#3a6ea5",
-    "faint": "#b9b9b9",
-    "test": "#8a63b8",
-}
+from codegemma_keras import fim
+from codegemma_keras.data.document import printable
+from codegemma_keras.data.pipeline import pictures
+
+# Counts of what goes on, not of what is dropped.
+KEPT_STEPS = frozenset(
+    ("read", "language", "length", "licence", "fim", "tokens", "rows", "note")
+)
+_ORDER = ("source", "filter", "decontaminate", "secrets", "dedup")
+# What reading leaves out on purpose; all else it leaves out was lost.
+_EXPECTED = frozenset(
+    (
+        "file too large",
+        "Git LFS pointer",
+        "ignored by .gitignore",
+        "link",
+        "link or device",
+        "no regular file",
+        "output of a data build",
+        "path twice",
+    )
+)
+SAMPLE_CHARACTERS = 6_000
 
 
 def choose_graph(paths: Iterable) -> dict | None:
-    """The repository to draw: the most edges among those with few enough files."""
+    """The repository to draw: the one with the most imports."""
     best = None
     for path in paths:
         with open(path, encoding="utf-8") as file:
             for line in file:
                 graph = json.loads(line)
-                if 3 <= len(graph["paths"]) <= MAX_FILES_DRAWN:
-                    rank = (len(graph["kept"]), graph["repo"])
-                    if best is None or rank > best[0]:
-                        best = rank, graph
+                rank = len(graph["kept"]), len(graph["paths"]), graph["repo"]
+                if graph["kept"] and (best is None or rank > best[0]):
+                    best = rank, graph
     return best[1] if best else None
 
 
-def funnel(about: dict) -> list[tuple[str, int, int, list]]:
-    """`(step, documents, bytes, [(reason, documents)])` of what each step dropped."""
-    steps = collections.defaultdict(lambda: [0, 0, []])
-    for row in about["report"]:
-        if row["step"] in _KEPT_STEPS or row["reason"] == "in":
-            continue
-        if row["reason"].endswith(" replaced"):
-            continue
-        entry = steps[row["step"]]
-        entry[0] += row["documents"]
-        entry[1] += row["bytes"]
-        entry[2].append((row["reason"], row["documents"]))
-    order = ["source", "filter", "decontaminate", "secrets", "dedup"]
-    names = [n for n in order if n in steps] + sorted(set(steps) - set(order))
+# What the counts say
+
+
+def _dropped(rows):
+    """The rows of a report that count dropped documents."""
     return [
-        (n, steps[n][0], steps[n][1], sorted(steps[n][2], key=lambda r: (-r[1], r[0])))
-        for n in names
+        row
+        for row in rows
+        if row["step"] not in KEPT_STEPS
+        and row["reason"] != "in"
+        and not row["reason"].endswith(" replaced")
     ]
 
 
-def _table(about, step):
-    return {
+def _table(rows, step):
+    found = {
         row["reason"]: (row["documents"], row["bytes"])
-        for row in about["report"]
+        for row in rows
         if row["step"] == step
+    }
+    return dict(sorted(found.items(), key=lambda item: (-item[1][0], item[0])))
+
+
+def problems(about: dict) -> list[str]:
+    """What went wrong, a sentence each; empty if nothing did."""
+    said = []
+    for row in about["report"]:
+        lost = row["step"] == "source" and row["reason"] not in _EXPECTED
+        if lost or row["step"] == "note":
+            names = ", ".join(row["examples"][:3])
+            size = f" of {row['bytes']:,} bytes" if row["bytes"] else ""
+            said.append(f"{row['reason']}: {row['documents']:,}{size} ({names})")
+    for name, rows in about["by_source"].items():
+        line = source_line(rows)
+        if line["kept"]:
+            continue
+        why = ", ".join(f"{reason} {n:,}" for reason, n in line["reasons"][:3])
+        hint = ""
+        if any(reason == "licence unknown" for reason, _ in line["reasons"]):
+            hint = " Its licence is not known; --any-licence keeps it all the same."
+        said.append(f"Nothing is left of the source {name}: {why}.{hint}")
+    return said
+
+
+def source_line(rows: list[dict]) -> dict:
+    """What the table of sources says of one: files, kept, reasons, and so on.
+
+    Args:
+        rows: of its own report.
+    """
+    reasons = collections.Counter()
+    for row in _dropped(rows):
+        reasons[row["reason"]] += row["documents"]
+    languages = _table(rows, "language")
+    kept = sum(number for number, _ in languages.values())
+    return {
+        "files": kept + reasons.total(),
+        "kept": kept,
+        "bytes": sum(size for _, size in languages.values()),
+        "reasons": sorted(reasons.items(), key=lambda item: (-item[1], item[0])),
+        "licences": list(_table(rows, "licence")),
+        "languages": list(languages),
+        "tokens": _table(rows, "tokens").get("segments", (0, 0))[1],
     }
 
 
-def markdown(about: dict, graph: dict | None) -> str:
-    """The report as Markdown.
-
-    Args:
-        about: what `data.json` holds.
-        graph: of one repository, from `choose_graph`.
-    """
-    lines = ["# Data report", ""]
-    lines += [f"* {key}: {value}" for key, value in _totals(about)]
-    lines += ["", "## What was dropped, and why", ""]
-    lines += [
-        "| step | reason | documents | bytes | for example |",
-        "|---|---|---:|---:|---|",
-    ]
-    for row in about["report"]:
-        if row["step"] in _KEPT_STEPS or row["reason"] == "in":
-            continue
-        example = _cell(row["examples"][0]) if row["examples"] else ""
-        lines.append(
-            f"| {row['step']} | {_cell(row['reason'])} | {row['documents']:,} "
-            f"| {row['bytes']:,} | {example} |"
-        )
-    lines += ["", "Every dropped file is named in `dropped.jsonl`.", ""]
-    for title, step in (("Languages", "language"), ("FIM, by piece", "fim")):
-        lines += [f"## {title}", "", "| | number | bytes |", "|---|---:|---:|"]
-        found = sorted(
-            _table(about, step).items(), key=lambda item: (-item[1][0], item[0])
-        )
-        lines += [f"| {name} | {n:,} | {size:,} |" for name, (n, size) in found]
-        lines.append("")
-    lines += ["## Lengths", "", "| up to bytes | documents |", "|---:|---:|"]
-    lines += [
-        f"| {int(k):,} | {n:,} |"
-        for k, (n, _) in sorted(_table(about, "length").items())
-    ]
-    if graph:
-        lines += ["", f"## The order of {_cell(graph['repo'])}", ""]
-        lines += [f"{i}. `{path}`" for i, path in enumerate(graph["paths"], 1)]
-    return "\n".join(lines) + "\n"
+def funnel(about: dict) -> tuple[list[tuple[str, int]], int]:
+    """`([(step, dropped)], kept)`."""
+    steps = collections.Counter()
+    for row in _dropped(about["report"]):
+        steps[row["step"]] += row["documents"]
+    names = [n for n in _ORDER if n in steps] + sorted(set(steps) - set(_ORDER))
+    kept = sum(n for n, _ in _table(about["report"], "language").values())
+    return [(name, steps[name]) for name in names], kept
 
 
-def _cell(text):
-    return str(text).replace("|", "\\|").replace("\n", " ")
-
-
-def _totals(about):
-    read = _table(about, "read").get("in", (0, 0))
-    kept = sum(n for n, _ in _table(about, "language").values())
-    size = sum(s for _, s in _table(about, "language").values())
-    pieces = _table(about, "fim")
+def totals(about: dict) -> list[tuple[str, str]]:
+    """The figures at the top, as `(name, figure)`."""
+    rows = about["report"]
+    read = _table(rows, "read").get("in", (0, 0))
+    languages = _table(rows, "language")
+    kept = sum(n for n, _ in languages.values())
+    size = sum(s for _, s in languages.values())
+    pieces = _table(rows, "fim")
     fim = sum(n for kind, (n, _) in pieces.items() if kind != "plain")
     total = sum(n for n, _ in pieces.values())
     return [
@@ -130,130 +149,226 @@ def _totals(about):
     ]
 
 
-def html_page(about: dict, graph: dict | None) -> str:
-    """The report as one HTML page with pictures; arguments as for `markdown`."""
-    parts = [
-        "<!doctype html><html lang='en'><meta charset='utf-8'><title>Data report</title>",
-        "<meta name='viewport' content='width=device-width'><style>",
-        "body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;"
-        "padding:0 1rem;color:#222}h1,h2{font-weight:600}table{border-collapse:collapse}"
-        "td,th{padding:.15rem .8rem .15rem 0;text-align:left}td.n{text-align:right;"
-        "font-variant-numeric:tabular-nums}svg{max-width:100%;height:auto}"
-        "svg text{font:12px system-ui,sans-serif;fill:#222}</style><h1>Data report</h1>",
-        "<table>",
+# Markdown
+
+
+def markdown(about: dict, graph: dict | None) -> str:
+    """The report as Markdown.
+
+    Args:
+        about: what `data.json` holds.
+        graph: of one repository, from `choose_graph`.
+    """
+    lines = ["# Data report", ""]
+    if wrong := problems(about):
+        lines += ["**What went wrong**", "", *(f"* {_cell(w)}" for w in wrong), ""]
+    lines += [f"* {key}: {value}" for key, value in totals(about)]
+    lines += ["", "## Sources", ""]
+    lines += _markdown_table(*_sources_table(about))
+    lines += ["", "## What was dropped, and why", ""]
+    lines += _markdown_table(*_dropped_table(about))
+    lines += ["", "Every dropped file is named in `dropped.jsonl`.", ""]
+    for title, step in (("Languages", "language"), ("FIM, by piece", "fim")):
+        found = _table(about["report"], step).items()
+        body = [(name, f"{n:,}", f"{size:,}") for name, (n, size) in found]
+        lines += [f"## {title}", "", *_markdown_table(("", "number", "bytes"), body)]
+        lines.append("")
+    lengths = sorted(_table(about["report"], "length").items())
+    body = [(f"{int(k):,}", f"{n:,}") for k, (n, _) in lengths]
+    lines += ["## Lengths", "", *_markdown_table(("up to bytes", "documents"), body)]
+    if graph:
+        lines += ["", f"## The order of {_cell(graph['repo'])}", ""]
+        lines += [f"{i}. `{path}`" for i, path in enumerate(graph["paths"], 1)]
+    return "\n".join(lines) + "\n"
+
+
+def _markdown_table(head, body):
+    yield "| " + " | ".join(head) + " |"
+    yield "|---" * len(head) + "|"
+    for row in body:
+        yield "| " + " | ".join(map(_cell, row)) + " |"
+
+
+def _cell(text):
+    return printable(str(text)).replace("|", "\\|")
+
+
+def _sources_table(about):
+    head = ("source", "files", "kept", "tokens", "languages", "licences", "dropped")
+    body = []
+    for name, rows in about["by_source"].items():
+        line = source_line(rows)
+        reasons = [f"{reason} {n:,}" for reason, n in line["reasons"]]
+        body.append(
+            (
+                name,
+                f"{line['files']:,}",
+                f"{line['kept']:,}",
+                f"{line['tokens']:,}",
+                _few(line["languages"]),
+                _few(line["licences"]),
+                _few(reasons, 6),
+            )
+        )
+    return head, body
+
+
+def _dropped_table(about):
+    head = ("step", "reason", "documents", "bytes", "for example")
+    body = [
+        (
+            row["step"],
+            row["reason"],
+            f"{row['documents']:,}",
+            f"{row['bytes']:,}",
+            *(row["examples"][:1] or [""]),
+        )
+        for row in about["report"]
+        if row["step"] not in KEPT_STEPS and row["reason"] != "in"
     ]
-    parts += [
-        f"<tr><th>{html.escape(k)}<td>{html.escape(str(v))}" for k, v in _totals(about)
-    ]
-    parts += ["</table><h2>From files to training data</h2>", _funnel_picture(about)]
+    return head, body
+
+
+def _few(names, limit=3):
+    return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
+
+
+# HTML
+
+_HEAD = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Data report</title>
+<meta name="viewport" content="width=device-width, initial-scale=1"><style>
+body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:1rem auto;padding:0 1rem;
+color:#222;overflow-wrap:anywhere}
+h1,h2{font-weight:600}
+.wide{overflow-x:auto}
+table{border-collapse:collapse;overflow-wrap:normal}
+td,th{padding:.2rem .9rem .2rem 0;text-align:left;vertical-align:top}
+tr+tr{border-top:1px solid #ddd}
+td.n{text-align:right;font-variant-numeric:tabular-nums}
+svg{max-width:100%;height:auto}
+.wrong{border-left:4px solid #c8553d;background:#fbeeea;padding:.5rem 1rem}
+.well{border-left:4px solid #2a9d63;background:#eaf6ef;padding:.5rem 1rem}
+pre{background:#f6f6f6;padding:.8rem;overflow-x:auto;font-size:13px}
+.control{color:#888}.prefix{color:#00707a}.suffix{color:#8a3a9e}
+.middle{color:#1b7a3d;font-weight:700}.path{font-weight:700}
+</style></head><body><h1>Data report</h1>
+"""
+
+
+def html_page(about: dict, graph: dict | None, *, manifest, pairs=(), sample=()) -> str:
+    """The report as one HTML page with pictures.
+
+    Args:
+        about, graph: as for `markdown`.
+        manifest: what the build was made from, see `question.ask`.
+        pairs: entries of `dropped.jsonl`, near duplicates.
+        sample: parts of a segment, as `decode_parts` gives them.
+    """
+    parts = [_HEAD, *_wrong(about), "<table>"]
+    parts += [f"<tr><th>{_text(k)}<td>{_text(v)}" for k, v in totals(about)]
+    parts += ["</table><h2>From files to training data</h2>"]
+    parts += [_picture(pictures.funnel(*funnel(about)))]
+    parts += ["<h2>Sources</h2>", *_html_table(*_sources_table(about))]
+    parts += ["<h2>What was dropped, and why</h2>"]
+    parts += [*_html_table(*_dropped_table(about))]
+    parts += ["<p>Every dropped file is named in <code>dropped.jsonl</code>.</p>"]
     for title, step in (
         ("Languages (documents)", "language"),
         ("Pieces by kind", "fim"),
     ):
-        rows = sorted(
-            _table(about, step).items(), key=lambda item: (-item[1][0], item[0])
-        )
-        parts += [f"<h2>{title}</h2>", bars([(k, n) for k, (n, _) in rows[:20]])]
-    rows = sorted(_table(about, "length").items())
-    parts += [
-        "<h2>Length of documents (up to so many bytes)</h2>",
-        bars([(f"{int(k):,}", n) for k, (n, _) in rows]),
-    ]
-    if graph:
-        parts += [
-            f"<h2>The order of {html.escape(graph['repo'])}</h2>",
-            "<p>Top to bottom is the order of training. An arc joins a file to one it "
-            "imports, above it; dashed arcs were dropped to break cycles; tests are "
-            "violet and stand beside what they test.</p>",
-            graph_picture(graph),
-        ]
-    parts += ["<h2>All counts</h2><table>"]
-    for row in about["report"]:
-        if row["reason"] != "in" and row["step"] not in _KEPT_STEPS:
-            example = html.escape(row["examples"][0]) if row["examples"] else ""
-            parts.append(
-                f"<tr><td>{row['step']}<td>{html.escape(row['reason'])}"
-                f"<td class='n'>{row['documents']:,}<td>{example}"
-            )
-    return "\n".join([*parts, "</table></html>", ""])
+        found = list(_table(about["report"], step).items())[:20]
+        if found:
+            drawn = pictures.bars([(name, n) for name, (n, _) in found])
+            parts += [f"<h2>{title}</h2>", _picture(drawn)]
+    found = sorted(_table(about["report"], "length").items())
+    drawn = pictures.bars([(f"{int(k):,}", n) for k, (n, _) in found])
+    parts += ["<h2>Length of documents (up to so many bytes)</h2>", _picture(drawn)]
+    parts += [*_html_pairs(pairs), *_html_graph(graph), *_html_sample(sample)]
+    parts += [*_html_manifest(manifest), "</body></html>", ""]
+    return "\n".join(parts)
 
 
-def bars(rows: list[tuple[str, int]], colour: str = _COLOURS["bar"]) -> str:
-    """Horizontal bars, one per `(label, number)`."""
-    most = max((n for _, n in rows), default=1) or 1
-    lines = [f"<svg viewBox='0 0 760 {22 * len(rows) + 4}' width='760' role='img'>"]
-    for i, (label, number) in enumerate(rows):
-        y, width = 22 * i + 2, 440 * number / most
-        lines.append(
-            f"<text x='190' y='{y + 14}' text-anchor='end'>{html.escape(label)}</text>"
-            f"<rect x='200' y='{y}' width='{max(width, 1):.1f}' height='18' rx='2' "
-            f"fill='{colour}'/><text x='{206 + width:.1f}' y='{y + 14}'>{number:,}</text>"
-        )
-    return "\n".join([*lines, "</svg>"])
+def _text(value):
+    return html.escape(printable(str(value)))
 
 
-def _funnel_picture(about):
-    found = funnel(about)
-    kept = sum(n for n, _ in _table(about, "language").values())
-    left = kept + sum(n for _, n, _, _ in found)
-    total = max(1, left)
-    lines = [f"<svg viewBox='0 0 760 {44 * len(found) + 36}' width='760' role='img'>"]
-    for i, (step, number, _, reasons) in enumerate(found):
-        y = 44 * i + 2
-        lines += _funnel_row(y, step, left / total, (left - number) / total)
-        said = ", ".join(f"{reason} {n:,}" for reason, n in reasons[:4])
-        said += ", ..." if len(reasons) > 4 else ""
-        lines.append(
-            f"<text x='100' y='{y + 34}' style='font-size:11px;fill:#777'>"
-            f"&#8722;{number:,}: {html.escape(said)}</text>"
-        )
-        left -= number
-    y = 44 * len(found) + 2
-    lines += _funnel_row(y, "kept", left / total, left / total)
-    lines.append(
-        f"<text x='{106 + 560 * left / total:.1f}' y='{y + 15}'>{kept:,}</text>"
+def _picture(svg):
+    return f"<div class='wide'>{svg}</div>"
+
+
+def _wrong(about):
+    wrong = problems(about)
+    if not wrong:
+        yield "<p class='well'>Every source was read whole.</p>"
+        return
+    yield "<div class='wrong'><b>What went wrong</b><ul>"
+    yield from (f"<li>{_text(entry)}" for entry in wrong)
+    yield "</ul></div>"
+
+
+def _html_table(head, body):
+    yield "<div class='wide'><table><tr>"
+    yield from (f"<th>{_text(name)}" for name in head)
+    for row in body:
+        yield "<tr>"
+        for cell in row:
+            number = str(cell).replace(",", "").replace(".", "").isdigit()
+            yield f"<td{' class=n' * number}>{_text(cell)}"
+    yield "</table></div>"
+
+
+def _html_pairs(pairs):
+    if not pairs:
+        return
+    yield "<h2>Near duplicates, the least alike first</h2>"
+    body = [(f"{e['similarity']:.3f}", e["name"], e["kept"]) for e in pairs]
+    yield from _html_table(("similarity", "dropped", "kept"), body)
+
+
+def _html_graph(graph):
+    if not graph:
+        return
+    drawn, unit = pictures.graph(graph)
+    yield f"<h2>The order of {_text(graph['repo'])}</h2>"
+    yield (
+        f"<p>{len(graph['paths']):,} files, {len(graph['kept']):,} imports; shown are its "
+        f"{unit}. Top to bottom is the order of training. An arc joins what imports to "
+        "what is imported, above it; dotted arcs were dropped to break cycles; tests are "
+        "violet and stand beside what they test.</p>"
     )
-    return "\n".join([*lines, "</svg>"])
+    yield _picture(drawn)
 
 
-def _funnel_row(y, name, before, after):
-    yield f"<text x='90' y='{y + 15}' text-anchor='end'>{html.escape(name)}</text>"
-    for start, end, colour in ((0, after, "kept"), (after, before, "dropped")):
-        width = 560 * (end - start)
-        if width > 0:
-            yield (
-                f"<rect x='{100 + 560 * start:.1f}' y='{y}' width='{width:.1f}' "
-                f"height='20' fill='{_COLOURS[colour]}'/>"
-            )
+def _html_sample(sample):
+    if not sample:
+        return
+    yield "<h2>A piece of a training row</h2><pre>"
+    kinds = {fim.PREFIX: "prefix", fim.SUFFIX: "suffix", fim.MIDDLE: "middle"}
+    kind, left = "path", SAMPLE_CHARACTERS
+    for part in sample:
+        text = str(part)[: max(0, left)]
+        left -= len(text)
+        if isinstance(part, fim.Control):
+            kind = kinds.get(part, "path")
+            yield f"<span class='control'>{html.escape(text)}</span>"
+            continue
+        if kind == "path":
+            path, newline, text = text.partition("\n")
+            yield f"<span class='path'>{_text(path)}</span>{newline}"
+        lines = (printable(line, SAMPLE_CHARACTERS) for line in text.split("\n"))
+        yield f"<span class='{kind}'>{html.escape(chr(10).join(lines))}</span>"
+    yield "</pre>"
 
 
-def graph_picture(graph: dict) -> str:
-    """A repository's files in order, with an arc for each import."""
-    paths = graph["paths"]
-    common = posixpath.commonpath([posixpath.dirname(p) or "." for p in paths] or ["."])
-    common = "" if common == "." else common + "/"
-    place = {path: i for i, path in enumerate(paths)}
-    step, left = 20, 300
-    height = step * len(paths) + 8
-    lines = [f"<svg viewBox='0 0 960 {height}' width='960' role='img'>"]
-    for kind, style in (("removed", " stroke-dasharray='3 3'"), ("kept", "")):
-        colour = _COLOURS["dropped" if kind == "removed" else "bar"]
-        for importer, imported in graph[kind]:
-            a, b = place[imported], place[importer]
-            y1, y2 = step * a + 12, step * b + 12
-            reach = left + 24 + 600 * abs(b - a) / max(8, len(paths))
-            lines.append(
-                f"<path d='M{left} {y1} C{reach:.0f} {y1} {reach:.0f} {y2} {left} {y2}' "
-                f"fill='none' stroke='{colour}' stroke-opacity='.55'{style}/>"
-            )
-    for i, path in enumerate(paths):
-        test = path in graph["tests"]
-        fill = _COLOURS["test"] if test else "#222"
-        weak = "" if i < graph["covered"] else " opacity='.55'"
-        name = html.escape(path.removeprefix(common))
-        lines.append(
-            f"<text x='{left - 8}' y='{step * i + 16}' text-anchor='end' "
-            f"style='fill:{fill}'{weak}>{name}</text>"
-            f"<circle cx='{left}' cy='{step * i + 12}' r='3' fill='{fill}'{weak}/>"
-        )
-    return "\n".join([*lines, "</svg>"])
+def _html_manifest(manifest):
+    yield "<h2>How it was made</h2><table>"
+    for key in ("date", "version", "tokenizer"):
+        yield f"<tr><th>{key}<td>{_text(manifest[key])}"
+    yield f"<tr><th>command<td><code>{_text(' '.join(manifest['command']))}</code>"
+    for name, source in manifest["sources"].items():
+        size = f"{source['files']:,} files, {source['bytes']:,} bytes"
+        yield f"<tr><th>source {_text(name)}<td>{_text(source['path'])} ({size})"
+    for name, value in manifest["settings"].items():
+        yield f"<tr><th>{_text(name)}<td>{_text(value)}"
+    yield "</table>"

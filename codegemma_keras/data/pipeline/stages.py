@@ -1,17 +1,18 @@
-"""The stages of a build, each a pure function from folders to one new folder or file.
+"""The stages of a build: functions that fill one folder each from those before.
 
-    1-read/UNIT/    documents.jsonl  index.jsonl  sketches.bin  report.json  dropped.jsonl
-    2-dedup/        verdicts.json                                 report.json  dropped.jsonl
-    3-tokens/UNIT/  tokens.bin  chunks.jsonl  graphs.jsonl        report.json  dropped.jsonl
-    shards          rows of all units, packed and shuffled
+    1-read/UNIT/     documents.jsonl  index.jsonl  sketches.bin  report.json  dropped.jsonl
+    2-dedup/all/     verdicts.json                               report.json  dropped.jsonl
+    3-tokens/UNIT/   tokens.bin  chunks.jsonl  graphs.jsonl      report.json  dropped.jsonl
+    4-shards/SHARD/  see shards.py
 
 A unit is one source. A unit's documents are streamed: memory holds one document and the
-unit's index, not its texts. The same inputs give the same bytes, so a stage that was
-killed is simply run again.
+unit's index, not its texts. The same inputs give the same bytes, so a task that was
+killed is simply run again. `build` calls these functions, `beam` their parts.
 """
 
 import collections
 import dataclasses
+import functools
 import hashlib
 import json
 import pathlib
@@ -21,67 +22,24 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from codegemma_keras import fim
 from codegemma_keras.data.clean import decontaminate, dedup, filters, secrets
-from codegemma_keras.data.clean.licences import PERMISSIVE
 from codegemma_keras.data.document import Document, Report, text_bytes, watch
-from codegemma_keras.data.languages import CODE
 from codegemma_keras.data.order import imports, order
+from codegemma_keras.data.pipeline.settings import Settings, is_build_file
 from codegemma_keras.data.read import sources
-from codegemma_keras.data.rows import examples, packing
+from codegemma_keras.data.rows import examples
+from codegemma_keras.tokenizer.codec import PlainCodec
 
 CHARACTERS_OF_LENGTHS = tuple(2**n for n in range(5, 21))
-
-
-_FIM = examples.FimSettings()
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """All that decides the output, besides the sources and the tokenizer.
-
-    Attributes:
-        length: T, tokens of a row. CodeGemma's context is 8192.
-        languages: to keep.
-        licences: to keep; None keeps all. `""` is an unknown licence.
-        secrets: `"replace"`, `"drop"` or `"keep"`, see `secrets.clean_documents`.
-        threshold: Jaccard similarity of near duplicates; 0 keeps them.
-        benchmarks: paths of files for `decontaminate.read_tasks`.
-        top_lines: lines read for imports; None: all.
-        max_file_bytes: larger files are left out.
-        fim: rates, see `examples.FimSettings`; its seed also shuffles the rows.
-        shard_bytes: of tokens in one shard, about.
-    """
-
-    length: int = 8192
-    languages: tuple[str, ...] = CODE
-    licences: tuple[str, ...] | None = tuple(sorted(PERMISSIVE))
-    secrets: str = "replace"
-    threshold: float = dedup.THRESHOLD
-    benchmarks: tuple[str, ...] = ()
-    top_lines: int | None = imports.TOP_LINES
-    max_file_bytes: int = sources.MAX_FILE_BYTES
-    fim: examples.FimSettings = _FIM
-    shard_bytes: int = 64_000_000
-
-    def __post_init__(self):
-        if self.length < 64:
-            raise ValueError(
-                f"length={self.length} tokens is too short; use 64 or more."
-            )
-        if not 0 <= self.threshold <= 1:
-            raise ValueError(f"threshold={self.threshold} must be between 0 and 1.")
-
-    def rows_per_shard(self) -> int:
-        return max(1, self.shard_bytes // (4 * self.length))
 
 
 # 1. Documents of one source
 
 
-def read_unit(source: str, unit: str, settings: Settings, folder: pathlib.Path):
+def read_unit(folder: pathlib.Path, source: str, unit: str, settings: Settings):
     """Read, filter, clean and decontaminate one source into `folder`."""
-    tasks = [t for path in settings.benchmarks for t in decontaminate.read_tasks(path)]
-    index = decontaminate.Index(tasks) if tasks else None
+    index = benchmark_index(settings)
     with (
         open(folder / "dropped.jsonl", "w", encoding="utf-8") as dropped,
         open(folder / "documents.jsonl", "wb") as texts,
@@ -89,48 +47,88 @@ def read_unit(source: str, unit: str, settings: Settings, folder: pathlib.Path):
         open(folder / "sketches.bin", "wb") as sketches,
     ):
         report = Report(lambda entry: _write_line(dropped, entry))
-        documents = document_steps(source, unit, settings, report, index)
-        for document in documents:
+        for document, kept in read_and_clean(source, unit, settings, report, index):
             line = document.to_json().encode("utf-8", "surrogatepass") + b"\n"
-            found = dedup.signature(document.text) if settings.threshold else None
             entry = {
                 "repo": document.repo,
                 "path": document.path,
-                "language": document.language,
+                "kept": kept,
                 "offset": texts.tell(),
                 "size": len(line),
-                "bytes": text_bytes(document.text),
-                "exact": dedup.exact_key(document.text).hex(),
-                "sketch": found is not None,
             }
             texts.write(line)
-            blank = np.zeros(dedup.PERMUTATIONS, np.uint32)
-            sketches.write((blank if found is None else found).astype("<u4").tobytes())
+            if kept:
+                entry |= _compared(document, settings, sketches)
             _write_line(rows, entry)
     _write_report(folder, report)
 
 
-def document_steps(source, unit, settings, report, index=None) -> Iterator[Document]:
-    """The steps of one source before deduplication, as one generator."""
+def _compared(document, settings, sketches):
+    """What deduplication needs to know of a document; its sketch goes to a file."""
+    found = dedup.signature(document.text) if settings.threshold else None
+    blank = np.zeros(dedup.PERMUTATIONS, np.uint32)
+    sketches.write((blank if found is None else found).astype("<u4").tobytes())
+    return {
+        "bytes": text_bytes(document.text),
+        "exact": dedup.exact_key(document.text).hex(),
+        "sketch": found is not None,
+    }
+
+
+def benchmark_index(settings: Settings) -> decontaminate.Index | None:
+    """The tasks of the benchmarks that `settings` names."""
+    tasks = [t for path in settings.benchmarks for t in decontaminate.read_tasks(path)]
+    return decontaminate.Index(tasks) if tasks else None
+
+
+def read_and_clean(source, unit, settings, report, index=None):
+    """`(document, whether it is kept)` of one source; dropped ones only for the graph."""
+    return clean(
+        read_documents(source, unit, settings, report), settings, report, index
+    )
+
+
+def read_documents(source, unit, settings, report) -> Iterator[Document]:
+    """The documents of a source that is trained on, or that tells the order of others."""
     documents = sources.read_source(
         source,
         report,
         repo=unit,
         max_file_bytes=settings.max_file_bytes,
-        languages=settings.languages,
+        languages=settings.languages_read(),
+        also=is_build_file,
     )
-    documents = watch(_one_per_path(documents, report), report, "read")
-    return steps(documents, settings, report, index)
+    for document in watch(_one_per_path(documents, report), report, "read"):
+        report.count("licence", document.licence or "unknown")
+        yield document
 
 
-def steps(documents, settings, report, index=None) -> Iterator[Document]:
-    """Filter, decontaminate and clean documents of any origin."""
-    documents = filters.filter_documents(
-        documents, report, languages=settings.languages, licences=settings.licences
+def clean(documents, settings, report, index=None) -> Iterator[tuple[Document, bool]]:
+    """Filter, decontaminate and clean documents of any origin.
+
+    Yields:
+        `(document, True)` of those that are kept, cleaned, and `(document, False)`, as
+        it came, of those that are not: an empty `__init__.py` or a generated file still
+        decides what the imports of others mean.
+    """
+    waiting = []
+
+    def passing():
+        for document in documents:
+            waiting.append(document)
+            yield document
+
+    kept = filters.filter_documents(
+        passing(), report, languages=settings.languages, licences=settings.licences
     )
     # Before secrets are replaced: a placeholder would hide what follows it.
-    documents = decontaminate.decontaminate_documents(documents, report, index)
-    return secrets.clean_documents(documents, report, mode=settings.secrets)
+    kept = decontaminate.decontaminate_documents(kept, report, index)
+    for document in secrets.clean_documents(kept, report, mode=settings.secrets):
+        # The steps hold nothing back: all that came before this one were dropped.
+        yield from ((dropped, False) for dropped in waiting[:-1])
+        waiting.clear()
+        yield document, True
+    yield from ((dropped, False) for dropped in waiting)
 
 
 def _one_per_path(documents, report):
@@ -147,13 +145,14 @@ def _one_per_path(documents, report):
 # 2. Duplicates among all
 
 
-def dedup_units(read: pathlib.Path, units, settings: Settings, folder: pathlib.Path):
+def dedup_units(folder: pathlib.Path, read: pathlib.Path, units, settings: Settings):
     """Which documents of all units go: proposed by their sketches, verified by texts."""
     entries = []
     with open(folder / "sketches.bin", "wb") as joined:
         for unit in units:
             for row, entry in enumerate(read_lines(read / unit / "index.jsonl")):
-                entries.append(_Entry.of(unit, row, entry))
+                if entry["kept"]:
+                    entries.append(_Entry.of(unit, row, entry))
             with open(read / unit / "sketches.bin", "rb") as part:
                 shutil.copyfileobj(part, joined)
     report = Report()
@@ -179,7 +178,7 @@ def dedup_units(read: pathlib.Path, units, settings: Settings, folder: pathlib.P
             gone, kept = entries[index], entries[found[index].kept]
             verdicts[gone.unit][gone.row] = found[index].reason
             dedup.report_drop(report, found[index], gone.name, kept.name, gone.bytes)
-    _write_json(folder / "verdicts.json", verdicts)
+    write_json(folder / "verdicts.json", verdicts)
     _write_report(folder, report)
 
 
@@ -224,48 +223,99 @@ class _Entry:
 
 
 def tokenize_unit(
-    read: pathlib.Path,
-    dropped: dict,
-    settings: Settings,
-    codec,
     folder: pathlib.Path,
+    read: pathlib.Path,
+    duplicates: dict,
+    settings: Settings,
+    tokenizer: pathlib.Path,
 ):
-    """Order a unit's repositories, and write their segments."""
-    repositories = collections.defaultdict(list)
+    """Order a unit's repositories, and write their segments.
+
+    Args:
+        folder: to write into.
+        read: the unit's folder of the first stage.
+        duplicates: `{row of the index: reason}`.
+        settings: of the build.
+        tokenizer: file of a SentencePiece model.
+    """
+    codec = _codec(tokenizer)
+    repositories = collections.defaultdict(dict)
+    kept = collections.defaultdict(set)
     for row, entry in enumerate(read_lines(read / "index.jsonl")):
-        if str(row) not in dropped:
-            repositories[entry["repo"]].append(entry)
-    report = Report()
+        repositories[entry["repo"]][entry["path"]] = entry
+        if entry["kept"] and str(row) not in duplicates:
+            kept[entry["repo"]].add(entry["path"])
     with (
         open(read / "documents.jsonl", "rb") as texts,
+        open(folder / "dropped.jsonl", "w", encoding="utf-8") as dropped,
         open(folder / "tokens.bin", "wb") as tokens,
         open(folder / "chunks.jsonl", "w", encoding="utf-8") as chunks,
         open(folder / "graphs.jsonl", "w", encoding="utf-8") as graphs,
     ):
-        for repo in sorted(repositories):
-            entries = {entry["path"]: entry for entry in repositories[repo]}
-            found = order_repository(
-                (_document(texts, entry) for entry in entries.values()), settings
-            )
+        report = Report(lambda entry: _write_line(dropped, entry))
+        for repo in sorted(kept):
+            entries = repositories[repo]
+            tree = (_document(texts, entry) for entry in entries.values())
+            found = order_repository(tree, kept[repo], settings)
             _write_line(graphs, _graph_json(repo, found))
             documents = (_document(texts, entries[path]) for path in found.paths)
-            documents = count_documents(documents, report)
-            for chunk in examples.chunk_repository(
-                documents, codec, settings.fim, settings.length
-            ):
+            for chunk in chunk_documents(documents, codec, settings, report):
                 tokens.write(np.array(chunk.token_ids, "<i4").tobytes())
-                _write_line(chunks, chunk_json(chunk, report))
+                _write_line(chunks, {"repo": repo, **chunk_json(chunk, report)})
     _write_report(folder, report)
 
 
-def order_repository(documents, settings) -> order.Order:
-    """The order of one repository's documents."""
-    return order.order_files(
-        [
-            imports.read_facts(d.text, d.path, d.language, settings.top_lines)
-            for d in documents
-        ]
+@functools.cache
+def _codec(path):
+    return PlainCodec(pathlib.Path(path).read_bytes())
+
+
+def order_repository(documents, kept, settings) -> order.Order:
+    """The order of those documents of a repository that are kept.
+
+    Args:
+        documents: all of the repository; those that are dropped since still decide
+            what imports mean.
+        kept: paths.
+        settings: of the build.
+    """
+    facts = [
+        imports.read_facts(d.text, d.path, d.language, settings.top_lines)
+        for d in documents
+    ]
+    found = order.order_files(facts)
+
+    def both_kept(edges):
+        return tuple(e for e in edges if e.importer in kept and e.imported in kept)
+
+    return order.Order(
+        tuple(path for path in found.paths if path in kept),
+        both_kept(found.kept),
+        both_kept(found.removed),
+        {t: s for t, s in found.tests.items() if t in kept and s in kept},
+        sum(path in kept for path in found.paths[: found.covered]),
     )
+
+
+def chunk_documents(documents, codec, settings, report) -> Iterator[examples.Chunk]:
+    """The segments of one repository's documents in order; see `chunk_repository`."""
+    documents = _that_fit(documents, codec, settings, report)
+    return examples.chunk_repository(
+        count_documents(documents, report), codec, settings.fim, settings.length
+    )
+
+
+def _that_fit(documents, codec, settings, report):
+    """Leave out documents whose path takes up the row."""
+    for document in documents:
+        room = settings.length - 2
+        # A character is four tokens at most: a short path needs no encoding.
+        if 4 * len(document.path) + 32 > room:
+            parts = fim.render("", "", "", path=document.path)
+            if len(codec.encode(parts)) + 8 > room:
+                report.drop("source", "path fills the row", document)
+                continue
+        yield document
 
 
 def count_documents(documents, report):
@@ -307,82 +357,6 @@ def _document(texts, entry):
     return Document.from_json(texts.read(entry["size"]))
 
 
-# 4. Rows of all units
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """Which segments make up which row.
-
-    Attributes:
-        rows: lists of chunk numbers, shuffled.
-        unit, offset, lengths: of each chunk: where its tokens lie; `[chunks]`.
-    """
-
-    rows: list[list[int]]
-    unit: np.ndarray
-    offset: np.ndarray
-    lengths: np.ndarray
-
-
-def plan_rows(tokens: pathlib.Path, units, settings: Settings) -> Plan:
-    """Pack all segments; the order follows from their contents and the seed."""
-    unit, offset, lengths, hashes = [], [], [], []
-    for number, name in enumerate(units):
-        place = 0
-        for entry in read_lines(tokens / name / "chunks.jsonl"):
-            unit.append(number)
-            offset.append(place)
-            lengths.append(entry["length"])
-            hashes.append(bytes.fromhex(entry["hash"]))
-            place += entry["length"]
-    # By content, so that the same documents pack alike wherever they come from.
-    ranked = sorted(range(len(hashes)), key=lambda i: (hashes[i], unit[i], offset[i]))
-    packed = packing.pack_lengths([lengths[i] for i in ranked], settings.length)
-    rows = [[ranked[i] for i in row] for row in packed]
-    seed = str(settings.fim.seed).encode()
-
-    def shuffled(row):
-        digest = hashlib.blake2b(seed, digest_size=12)
-        for index in row:
-            digest.update(hashes[index])
-        return digest.digest()
-
-    rows.sort(key=shuffled)
-    return Plan(
-        rows,
-        np.array(unit, np.int32),
-        np.array(offset, np.int64),
-        np.array(lengths, np.int32),
-    )
-
-
-def shard_plan(plan: Plan, settings: Settings, shard: int) -> list:
-    """What one shard holds: for each row, `(unit, offset, length)` of its segments."""
-    size = settings.rows_per_shard()
-    parts = (plan.unit, plan.offset, plan.lengths)
-    return [
-        [tuple(int(part[index]) for part in parts) for index in row]
-        for row in plan.rows[shard * size : (shard + 1) * size]
-    ]
-
-
-def read_rows(tokens: pathlib.Path, units, rows: list, length: int):
-    """The rows of a `shard_plan`, as `packing.fill_row` makes them."""
-    maps = {}
-    for row in rows:
-        segments = []
-        for number, start, size in row:
-            if number not in maps:
-                if len(maps) > 64:
-                    maps.clear()
-                maps[number] = np.memmap(
-                    tokens / units[number] / "tokens.bin", "<i4", "r"
-                )
-            segments.append(maps[number][start : start + size])
-        yield packing.fill_row(segments, length)
-
-
 # Files
 
 
@@ -400,9 +374,9 @@ def _write_line(file, entry):
     file.write(json.dumps(entry, ensure_ascii=True, sort_keys=True) + "\n")
 
 
-def _write_json(path, value):
+def write_json(path, value):
     path.write_text(json.dumps(value, sort_keys=True) + "\n")
 
 
 def _write_report(folder, report):
-    _write_json(folder / "report.json", report.to_json())
+    write_json(folder / "report.json", report.to_json())

@@ -7,10 +7,10 @@ import pytest
 
 from codegemma_keras.data.pipeline import build as pipeline
 from codegemma_keras.data.pipeline import folder as folders
-from codegemma_keras.data.pipeline import stages
+from codegemma_keras.data.pipeline.settings import Settings
 from tests.small_vocabulary import small_vocabulary
 
-SETTINGS = stages.Settings(length=128, licences=None, languages=("python",))
+SETTINGS = Settings(length=128, licences=None, languages=("python",))
 
 
 @pytest.fixture
