@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterable
 
 from codegemma_keras.data.languages import family, split_name, tested_name
 from codegemma_keras.data.order import graph
-from codegemma_keras.data.order.imports import KINDS, Facts
+from codegemma_keras.data.order.facts import KINDS, Facts
 from codegemma_keras.data.order.repository import Repository
-from codegemma_keras.data.order.resolve import find_targets
+from codegemma_keras.data.order.resolve import Resolvers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,13 +42,14 @@ class Order:
 def find_edges(files: Iterable[Facts]) -> list[graph.Edge]:
     """One `Edge` per pair of files, in the order of names."""
     repository = Repository(files)
+    resolvers = Resolvers(repository)
     strength = {kind: graph.KIND_WEIGHT[kind] for kind in KINDS}
     edges = []
     for path in sorted(repository.files):
         facts = repository.files[path]
         is_test = tested_name(path, facts.language) is not None
         grouped = collections.defaultdict(list)
-        for target in find_targets(repository, facts):
+        for target in resolvers.find_targets(facts):
             grouped[target.path].append(target)
         for imported, targets in sorted(grouped.items()):
             edges.append(
