@@ -34,9 +34,12 @@ class Language:
 
 
 _C = ("/*", "*/")
-_CAMEL = (r"(?:Test|IT)([A-Z]\w*)", r"(\w+?)(?:Tests?|IT|Spec)")
+_CAMEL = (r"(?:Test|IT)([A-Z]\w*)", r"(\w+?)[._]?(?:Tests?|IT|Specs?)")
 _SNAKE = (r"test_(\w+)", r"(\w+?)_(?:unit)?tests?")
-_JS = (r"(.+)[.-](?:test|spec)", r"test[_-](.+)")
+_JS = (r"(.+)[._-](?:tests?|spec)", r"tests?[._-](.+)")
+_CPP = (r"(?:unit_?)?tests?[_-](.+)", r"unit[_-](.+)", r"(.+?)[._-](?:unit_?)?tests?")
+# Folders that hold tests and what tests need: `tests`, `__tests__`, `jvmTest`, `A.Tests`.
+_TEST_FOLDER = re.compile(r"_*(?:tests?|specs?)_*|.*[a-z]Tests?|.*[._-][Tt]ests?")
 
 LANGUAGES = {
     language.name: language
@@ -88,7 +91,7 @@ LANGUAGES = {
             "//",
             _C,
             ("tree_sitter_cpp", "language"),
-            (*_SNAKE, *_CAMEL),
+            (*_CPP, *_CAMEL),
         ),
         Language(
             "csharp",
@@ -176,8 +179,21 @@ def tested_name(path: str, language: str) -> str | None:
 
     `test_x.py -> x`, `FooTest.java -> Foo`, `a.spec.ts -> a`, `b_test.go -> b`.
     """
-    stem = split_name(path)[1]
+    folder, stem = split_name(path)
     for pattern in _test_patterns(language):
         if match := pattern.fullmatch(stem):
             return match[1]
-    return None
+    # Jest's habit: `__tests__/a.js`.
+    return stem if posixpath.basename(folder) == "__tests__" else None
+
+
+def is_test(path: str, language: str) -> bool:
+    """Whether a file is a test, or lies in a folder of tests."""
+    return tested_name(path, language) is not None or any(
+        _TEST_FOLDER.fullmatch(part) for part in path.split("/")[:-1]
+    )
+
+
+def plain_name(name: str) -> str:
+    """A name without case and separators: `create-date-column` is `CreateDateColumn`."""
+    return re.sub(r"[\W_]", "", name).lower()

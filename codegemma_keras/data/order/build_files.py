@@ -7,7 +7,7 @@ be parsed says nothing, and is no error: resolution then falls back on the tree.
     Cargo.toml                          crate name, edition, paths of targets, dependencies
     package.json                        name, entry points, `exports`, `imports`
     tsconfig*.json, jsconfig*.json      baseUrl, paths, extends, outDir, rootDir
-    *.csproj, *.props, *.targets        global usings, imported project files
+    *.csproj                            that there is a C# project
     pyproject.toml, setup.cfg           that there is a Python project; `package-dir`
 
 Nothing of it is executed. setup.py counts as a project by its name alone.
@@ -17,7 +17,6 @@ import json
 import posixpath
 import re
 import tomllib
-from xml.etree import ElementTree
 
 
 def build_reader(path: str):
@@ -27,8 +26,8 @@ def build_reader(path: str):
         return _READERS[name]
     if re.fullmatch(r"[tj]sconfig\b[\w.-]*\.json", name):
         return _tsconfig
-    if name.endswith((".csproj", ".props", ".targets")):
-        return _msbuild
+    if name.endswith(".csproj"):
+        return _nothing
     return None
 
 
@@ -116,26 +115,9 @@ def _tsconfig(text):
     }
 
 
-def _msbuild(text):
-    """Global usings, and the project files that this one imports."""
-    # No document type: it could make a small file unfold into a huge one.
-    if "<!DOCTYPE" in text or "<!ENTITY" in text:
-        return {}
-    try:
-        root = ElementTree.fromstring(text.lstrip("\ufeff"))
-    except (ElementTree.ParseError, ValueError):
-        return {}
-    usings, imports = [], []
-    for node in root.iter():
-        tag = node.tag.rpartition("}")[2] if isinstance(node.tag, str) else ""
-        if tag == "Using" and node.get("Include"):
-            static = node.get("Static", "").lower() == "true"
-            for name in node.get("Include").split(";"):
-                usings.append([name.strip(), static, node.get("Alias", "")])
-        elif tag == "Import" and node.get("Project"):
-            path = re.sub(r"\$\(.*?\)+", "", node.get("Project")).replace("\\", "/")
-            imports.append(path.lstrip("/"))
-    return {"usings": usings, "imports": imports}
+def _nothing(text):
+    """For a file that matters by where it lies."""
+    return {}
 
 
 def _pyproject(text):

@@ -35,7 +35,6 @@ KIND_WEIGHT = {
 }
 # `pkg/a.py` importing from `pkg/__init__.py`, which in turn collects from `a`.
 FROM_OWN_PACKAGE = 0.25
-FROM_TEST = 0.5
 # Files visited in search of cycles, after which edges that oppose the order so far are
 # dropped unsearched: some 10 s for 50,000 files in one knot.
 MAX_VISITS = 3_000_000
@@ -48,7 +47,7 @@ class Edge:
 
     Attributes:
         importer, imported: paths.
-        kind: of the strongest statement, see `imports.KINDS`.
+        kind: of the strongest statement, see `facts.KINDS`.
         uses: mentions of what was imported, in the importer.
         breadth: files that the narrowest of the statements means.
         from_test: whether the importer is a test.
@@ -65,7 +64,7 @@ class Edge:
 def importance(edge: Edge) -> float:
     """How much it matters that `imported` comes first. The default; any function will do.
 
-        kind * (1 + log2(1 + uses)) / sqrt(breadth) * 0.25 if own package * 0.5 if test
+        kind * (1 + log2(1 + uses)) / sqrt(breadth) * 0.25 if own package
 
     `kind` is `KIND_WEIGHT`; `uses` counts mentions of the imported names, with
     diminishing returns; a statement that means several files (a Go package) is shared
@@ -81,7 +80,6 @@ def importance(edge: Edge) -> float:
         * (1 + math.log2(1 + edge.uses))
         / math.sqrt(edge.breadth)
         * (FROM_OWN_PACKAGE if own else 1)
-        * (FROM_TEST if edge.from_test else 1)
     )
 
 
@@ -145,14 +143,17 @@ def remove_cycles(
     Args:
         edges: of the files.
         unit: `{path: unit}` of files that stay together and count as one node.
-        weight: importance of an edge; ties by names.
+        weight: importance of an edge; ties by names. Any edge of an implementation is
+            more important than any edge of a test.
 
     Returns:
         `(kept, removed)`. Adding any removed edge to the kept ones closes a cycle
         (unless `MAX_VISITS` was reached). Edges inside a unit are in neither.
     """
     unit = unit or {}
-    ordered = sorted(edges, key=lambda e: (-weight(e), e.importer, e.imported))
+    ordered = sorted(
+        edges, key=lambda e: (e.from_test, -weight(e), e.importer, e.imported)
+    )
     ends = [
         (unit.get(e.imported, e.imported), unit.get(e.importer, e.importer))
         for e in ordered

@@ -5,14 +5,23 @@
 A test rides with what it tests: `x.py` and `test_x.py` are one unit of the graph, so the
 test stands directly beside its subject and every kept edge still has the imported file
 first. Units without any edge follow in the order of names.
+
+Imports are resolved among all files of a repository; only then those go that are not
+trained on, with their edges.
 """
 
 import collections
 import dataclasses
 import posixpath
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
-from codegemma_keras.data.languages import family, split_name, tested_name
+from codegemma_keras.data.languages import (
+    family,
+    is_test,
+    plain_name,
+    split_name,
+    tested_name,
+)
 from codegemma_keras.data.order import graph
 from codegemma_keras.data.order.facts import KINDS, Facts
 from codegemma_keras.data.order.repository import Repository
@@ -47,7 +56,7 @@ def find_edges(files: Iterable[Facts]) -> list[graph.Edge]:
     edges = []
     for path in sorted(repository.files):
         facts = repository.files[path]
-        is_test = tested_name(path, facts.language) is not None
+        from_test = is_test(path, facts.language)
         grouped = collections.defaultdict(list)
         for target in resolvers.find_targets(facts):
             grouped[target.path].append(target)
@@ -59,7 +68,7 @@ def find_edges(files: Iterable[Facts]) -> list[graph.Edge]:
                     max((t.kind for t in targets), key=strength.get),
                     sum(t.uses for t in targets),
                     min(t.breadth for t in targets),
-                    is_test,
+                    from_test,
                 )
             )
     return edges
@@ -68,41 +77,49 @@ def find_edges(files: Iterable[Facts]) -> list[graph.Edge]:
 def find_tests(files: Iterable[Facts], edges: Iterable[graph.Edge]) -> dict[str, str]:
     """`{test: subject}` by the language's naming habit.
 
-    Of several files of that name, one that the test imports, then the nearest folder.
+    Of several files of that name, one that the test imports, then one whose name is the
+    same with case and separators, then the nearest folder. A file that an implementation
+    imports (Rust's `mod` only names it) is no test of anything, whatever its name: its
+    place follows from the graph.
     """
     files = list(files)
+    imported, needed = collections.defaultdict(set), set()
+    for edge in edges:
+        imported[edge.importer].add(edge.imported)
+        if not edge.from_test and edge.kind != "child":
+            needed.add(edge.imported)
+    named = {
+        facts.path: tested_name(facts.path, facts.language)
+        for facts in files
+        if facts.path not in needed
+    }
     by_name = collections.defaultdict(list)
     for facts in files:
         folder, stem = split_name(facts.path)
-        group = family(facts.language)
-        names = {stem}
         if stem in ("__init__", "index", "mod"):
-            names = {posixpath.basename(folder)}
-        for name in names:
-            by_name[group, name].append(facts.path)
-            if group == "python" and name.startswith("_"):
-                by_name[group, name.strip("_")].append(facts.path)
-    imported = collections.defaultdict(set)
-    for edge in edges:
-        imported[edge.importer].add(edge.imported)
+            stem = posixpath.basename(folder)
+        by_name[family(facts.language), plain_name(stem)].append((stem, facts.path))
     subjects = {}
     for facts in files:
-        name = tested_name(facts.path, facts.language)
+        name = named.get(facts.path)
         if name is None:
             continue
-        known = by_name[family(facts.language), name]
-        candidates = [p for p in known if p != facts.path]
-        if candidates:
-            subjects[facts.path] = min(
-                candidates,
-                key=lambda p: (
-                    p not in imported[facts.path],
-                    -_shared(p, facts.path),
-                    posixpath.splitext(p)[1] != posixpath.splitext(facts.path)[1],
-                    p.count("/"),
-                    p,
-                ),
+        ending = posixpath.splitext(facts.path)[1]
+        known = by_name[family(facts.language), plain_name(name)]
+        candidates = [
+            (
+                path not in imported[facts.path],
+                stem.strip("_") != name.strip("_"),
+                -_shared(path, facts.path),
+                posixpath.splitext(path)[1] != ending,
+                path.count("/"),
+                path,
             )
+            for stem, path in known
+            if path != facts.path
+        ]
+        if candidates:
+            subjects[facts.path] = min(candidates)[-1]
     return {t: s for t, s in subjects.items() if _root(t, subjects) != t}
 
 
@@ -124,24 +141,36 @@ def _root(path, subjects):
 def order_files(
     files: Iterable[Facts],
     *,
+    only: Collection[str] | None = None,
     importance: Callable[[graph.Edge], float] = graph.importance,
     tests_beside: bool = True,
 ) -> Order:
     """Order a repository.
 
     Args:
-        files: facts of all its files; the order they come in does not matter.
+        files: facts of all its files; the order they come in does not matter. For
+            right edges also of those that are not trained on (an empty `__init__.py`,
+            build files), see `imports.tells_order`.
+        only: paths to order, after the imports of all files are resolved; None: all.
         importance: which of a cycle's edges goes first: the least important.
         tests_beside: put tests next to what they test, or leave them to the graph.
 
     Raises:
-        ValueError: two files have one path.
+        ValueError: two files have one path, or `only` has one that `files` has not.
     """
     files = sorted(files, key=lambda facts: facts.path)
     twice = [a.path for a, b in zip(files, files[1:], strict=False) if a.path == b.path]
     if twice:
         raise ValueError(f"Two files have the path {twice[0]!r}. Keep one of them.")
     edges = find_edges(files)
+    if only is not None:
+        only = frozenset(only)
+        if missing := sorted(only.difference(facts.path for facts in files)):
+            raise ValueError(
+                f"{missing[0]!r} is to be ordered, but `files` has no facts of it."
+            )
+        files = [facts for facts in files if facts.path in only]
+        edges = [e for e in edges if e.importer in only and e.imported in only]
     tests = find_tests(files, edges) if tests_beside else {}
     unit = {facts.path: _root(facts.path, tests) for facts in files}
     members = collections.defaultdict(list)

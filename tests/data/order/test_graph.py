@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from codegemma_keras.data import languages
 from codegemma_keras.data.order import graph, imports, order
+from codegemma_keras.data.order.families import rust
 
 
 def facts_of(files):
@@ -105,7 +106,7 @@ def test_top_lines_limits_what_is_read():
 
 
 def test_rust_use_trees():
-    assert imports.expand_use("a::{b, c::{d, self}, e as f}") == [
+    assert rust.expand_use("a::{b, c::{d, self}, e as f}") == [
         "a::b", "a::c::d", "a::c::self", "a::e as f",
     ]  # fmt: skip
 

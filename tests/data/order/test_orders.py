@@ -181,24 +181,3 @@ def test_order_worked_out_by_hand(language):
     assert sorted(edges) == sorted(rows(EDGES[language]))
     assert removed == REMOVED.get(language, [])
     assert list(found.paths) == rows(ORDER[language])
-
-
-def go_files(**texts):
-    return [
-        imports.read_facts(text, path.replace("__", "/") + ".go", "go")
-        for path, text in texts.items()
-    ]
-
-
-def test_a_go_module_in_a_subfolder():
-    files = go_files(
-        go__cmd__main='package main\nimport ("x.org/m/util"; "x.org/m/a/util")\n',
-        go__util__u="package util\n",
-        go__a__util__u='package util\nimport "github.com/y/errors"\n',
-        errors="package errors\n",
-    )
-    edges = {(e.importer, e.imported) for e in order.find_edges(files)}
-    assert edges == {
-        ("go/cmd/main.go", "go/util/u.go"),
-        ("go/cmd/main.go", "go/a/util/u.go"),
-    }

@@ -42,9 +42,7 @@ class Resolver:
     def _find(self, importer, entry):
         name = entry.module
         if entry.quoted:
-            near = posixpath.normpath(
-                posixpath.join(posixpath.dirname(importer), name)
-            )
+            near = posixpath.normpath(posixpath.join(posixpath.dirname(importer), name))
             if near in self._paths:
                 return near
         parts = tuple(p for p in posixpath.normpath(name).split("/") if p != "..")

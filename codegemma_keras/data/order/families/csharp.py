@@ -1,12 +1,12 @@
-"""C#: the files of a namespace that declare a name which the importer mentions.
+"""C#: the files of a namespace that declare a type which the importer mentions.
 
-Mentions are words outside of comments, strings and `using` lines. A namespace offers its
-types, delegates, and extension methods, which are called without naming their class.
-`using static N.T` and `using A = N.T` mean the files that declare T in N.
+Mentions are words outside of comments, strings and `using` lines. `using static N.T` and
+`using A = N.T` mean the files that declare T in N. A `global using` counts for every file
+of its project, the folder of the nearest .csproj, and for nothing where it stands.
 
-A `global using`, in any file of a project or in its .csproj (or a .props or .targets file
-that applies to it), counts for every file of the project, and for nothing where it stands.
-A project is the folder of a .csproj and all below it.
+Left out: extension methods, which are called without naming their class; `<Using>` items
+in project files; types of the importer's own and enclosing namespaces, which need no
+`using`.
 """
 
 import collections
@@ -14,7 +14,7 @@ import posixpath
 import re
 
 from codegemma_keras.data.order.facts import Facts, Import
-from codegemma_keras.data.order.repository import folders_above, join
+from codegemma_keras.data.order.repository import folders_above
 from codegemma_keras.data.order.syntax import Source, bare, text_of
 
 QUERIES = {
@@ -31,9 +31,7 @@ QUERIES = {
         (enum_declaration name: (identifier) @declares)
         (record_declaration name: (identifier) @declares)
         (delegate_declaration name: (identifier) @declares)
-        (method_declaration name: (identifier) @extends
-          parameters: (parameter_list . (parameter (modifier) @_this)
-            (#eq? @_this "this")))""",
+        """,
 }
 _TYPES = frozenset(
     f"{kind}_declaration" for kind in ("class", "struct", "interface", "record")
@@ -51,7 +49,7 @@ def read(source: Source) -> Facts:
         "csharp",
         imports,
         tuple(package) or ("",),
-        frozenset(declares | source.names("extends")),
+        frozenset(declares),
         # Of all files: global usings stand elsewhere.
         dict(source.words("skip", "import", "package")),
     )
@@ -83,10 +81,10 @@ def _imports(source):
         text = re.sub(r"^(?:global\s+)?using\s+|;\s*$", "", text)
         static = text.startswith("static ")
         alias, _, target = text.removeprefix("static ").rpartition("=")
-        yield using(target, static, alias.strip(), everywhere)
+        yield _using(target, static, alias.strip(), everywhere)
 
 
-def using(target, static, alias, everywhere):
+def _using(target, static, alias, everywhere):
     target = re.sub(r"\s|<.*>|^global::", "", target)
     if not static and not alias:
         return Import(target, ("*",), everywhere=everywhere)
@@ -98,7 +96,6 @@ class Resolver:
     """See the module."""
 
     def __init__(self, repository):
-        self._build = repository.build
         self._projects = {
             posixpath.dirname(path)
             for path in repository.build
@@ -115,12 +112,12 @@ class Resolver:
             for entry in facts.imports:
                 if entry.everywhere:
                     written[self._project(facts.path)][entry] = True
-        self._global = {p: list(entries) for p, entries in written.items()}
-        self._with_build = {}
+        self._global = dict(written)
 
     def resolve(self, facts):
         own = [entry for entry in facts.imports if not entry.everywhere]
-        for entry in dict.fromkeys([*own, *self._everywhere(facts.path)]):
+        project = self._project(facts.path)
+        for entry in dict.fromkeys([*own, *self._global.get(project, ())]):
             yield entry, self._find(facts, entry)
 
     def _find(self, facts, entry):
@@ -150,38 +147,3 @@ class Resolver:
     def _project(self, path):
         above = folders_above(path)
         return next((folder for folder in above if folder in self._projects), "")
-
-    def _everywhere(self, path):
-        """The global usings of the project of a file."""
-        project = self._project(path)
-        if project not in self._with_build:
-            files = [
-                p
-                for p in self._build
-                if p.endswith(".csproj") and posixpath.dirname(p) == project
-            ]
-            # MSBuild takes the nearest of each above the project.
-            for name in ("Directory.Build.props", "Directory.Build.targets"):
-                above = (join(f, name) for f in folders_above(join(project, "x")))
-                files += [next((p for p in above if p in self._build), "")]
-            entries = dict.fromkeys(self._global.get(project, ()))
-            seen = set()
-            while files:
-                file = files.pop()
-                if file in seen or file not in self._build:
-                    continue
-                seen.add(file)
-                said = self._build[file]
-                for name, static, alias in said.get("usings", ()):
-                    entries[using(name, static, alias, True)] = True
-                folder = posixpath.dirname(file)
-                files += [self._imported(folder, p) for p in said.get("imports", ())]
-            self._with_build[project] = list(entries)
-        return self._with_build[project]
-
-    def _imported(self, folder, path):
-        """A project file that another imports, from beside it or by its path's end."""
-        if (beside := join(folder, path)) in self._build:
-            return beside
-        tail = path.split("../")[-1]
-        return next((p for p in sorted(self._build) if p.endswith(f"/{tail}")), tail)

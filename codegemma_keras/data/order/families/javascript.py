@@ -46,7 +46,9 @@ def _imports(source):
         if string is None:
             continue
         text = text_of(node)
-        head = node.text[: string.start_byte - node.start_byte].decode("utf-8", "replace")
+        head = node.text[: string.start_byte - node.start_byte].decode(
+            "utf-8", "replace"
+        )
         if node.type == "call_expression":
             names = _assigned(node)
         else:

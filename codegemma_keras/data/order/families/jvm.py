@@ -37,6 +37,13 @@ QUERIES = {
           (variable_declaration (identifier) @declares))))
         (source_file (type_alias type: (identifier) @declares))""",
 }
+# The grammar loses declarations after some annotations, and all that follow an error:
+# these are found again in the text outside of all brackets.
+_KOTLIN_DECLARATION = re.compile(
+    r"\b(?:class|interface|object|typealias)\s+`?(\w+)"
+    r"|\b(?:fun|va[lr])\s+(?:<[^=\n]*?>\s*)?(?:[\w<>?,.*\t ]*\.\s*)?`?(\w+)"
+)
+_BRACKETS = re.compile(r"[({\[]|[)}\]]")
 _JVM_NAME = re.compile(r'JvmName\s*\(\s*(?:name\s*=\s*)?"(\w+)"')
 
 
@@ -48,6 +55,9 @@ def read(source: Source) -> Facts:
         for node in source.nodes("package")[:1]
     )
     declares = {name.strip("`") for name in source.names("declares")}
+    if kotlin:
+        for pair in _KOTLIN_DECLARATION.findall(_outermost(source.code("skip"))):
+            declares.add("".join(pair))
     if source.nodes("functions"):
         declares.add(split_name(source.path)[1].capitalize() + "Kt")
         for node in source.nodes("annotation"):
@@ -64,6 +74,20 @@ def read(source: Source) -> Facts:
         frozenset(declares),
         dict(words),
     )
+
+
+def _outermost(code):
+    """The text outside of all brackets."""
+    parts, place, depth = [], 0, 0
+    for match in _BRACKETS.finditer(code):
+        if match[0] in "({[":
+            if not depth:
+                parts.append(code[place : match.start()])
+            depth += 1
+        else:
+            depth = max(0, depth - 1)
+            place = match.end() if not depth else place
+    return " ".join([*parts, code[place:] if not depth else ""])
 
 
 def _java(source):

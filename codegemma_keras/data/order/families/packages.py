@@ -98,9 +98,7 @@ class Resolver:
         if base in self._files:
             # TypeScript takes `x.ts` or `x.d.ts` for `./x.js`.
             beside = () if javascript else _SOURCES.get(ending, ())
-            return next(
-                (stem + e for e in beside if stem + e in self._files), base
-            )
+            return next((stem + e for e in beside if stem + e in self._files), base)
         if ending in _SOURCES:
             for source in _SOURCES[ending]:
                 if stem + source in self._files:
@@ -264,7 +262,9 @@ class Resolver:
             # A "solution" holds no files of its own; its parts have the paths.
             if options["paths"] == ({}, "") and options["base"] is None:
                 inside = join(folder, reference)
-                inside = inside if inside in self._configs else f"{inside}/tsconfig.json"
+                inside = (
+                    inside if inside in self._configs else f"{inside}/tsconfig.json"
+                )
                 if posixpath.dirname(inside) == folder:
                     options = self._options(inside, seen)
         self._options_of[path] = options
@@ -292,7 +292,9 @@ def _matching(table, name):
         before, star, after = key.partition("*")
         if star and name.startswith(before) and name.endswith(after):
             if len(name) >= len(before) + len(after):
-                found.append((len(before), key, name[len(before) : len(name) - len(after)]))
+                found.append(
+                    (len(before), key, name[len(before) : len(name) - len(after)])
+                )
     for _, key, star in sorted(found, reverse=True):
         yield key, star
 

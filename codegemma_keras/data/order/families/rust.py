@@ -168,8 +168,10 @@ class Resolver:
                 (name in ("lib.rs", "main.rs") and last in ("src", ""))
                 or (last == "bin" and inner == "src")
                 or (name == "main.rs" and inner in ("bin", "examples", "tests"))
-                or (last in ("tests", "benches", "examples"))
-                and above in self._packages
+                or (
+                    (last in ("tests", "benches", "examples"))
+                    and above in self._packages
+                )
                 or (name == "build.rs" and folder in self._packages)
             ):
                 roots[path] = True
