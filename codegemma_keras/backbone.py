@@ -21,8 +21,10 @@ import warnings
 import keras
 from keras import ops
 from keras_hub.models import Backbone
+from keras_hub.src.utils.python_utils import classproperty
 
 from codegemma_keras import presets
+from codegemma_keras.formats.keras_hub import save_backbone
 from codegemma_keras.formats.transformers import save_transformers
 from codegemma_keras.ops import (
     apply_rotary,
@@ -549,6 +551,11 @@ class CodeGemmaBackbone(Backbone):
             "dropout": self.dropout,
         }
 
+    @classproperty
+    def presets(cls):
+        """Presets that `from_preset` knows by name, as in KerasHub."""
+        return presets.listing()
+
     @classmethod
     def from_preset(cls, preset, load_weights=True, dtype=None, **kwargs):
         """Build the network of a preset and load its weights.
@@ -556,16 +563,18 @@ class CodeGemmaBackbone(Backbone):
         Args:
             preset: see `codegemma_keras.presets`.
             load_weights: bool. False gives random weights.
-            dtype: dtype or policy of the variables; default Keras's own.
+            dtype: dtype or policy of the variables; default Keras's own, whatever the
+                files are stored at; `"auto"`: what they are stored at.
 
         Raises:
             ValueError, OSError: one clear error that says what to do.
         """
-        return presets.load_backbone(cls, preset, load_weights, dtype, **kwargs)
+        opened = presets.Preset(preset)
+        return opened.backbone(cls, load_weights, dtype, **kwargs)
 
     def save_to_preset(self, preset_dir, max_shard_size=10):
         """Save as a KerasHub preset folder (shards of `max_shard_size` GB)."""
-        presets.save_backbone(self, preset_dir, max_shard_size)
+        save_backbone(self, preset_dir, max_shard_size)
 
     def export_to_transformers(self, path):
         """Write `config.json` and safetensors that Transformers reads, LoRA merged."""

@@ -10,6 +10,7 @@ import threading
 
 import keras
 import keras_hub
+from keras_hub.src.utils.python_utils import classproperty
 
 from codegemma_keras import chat, losses, presets
 from codegemma_keras.backbone import CodeGemmaBackbone, quiet_quantization
@@ -26,6 +27,8 @@ from codegemma_keras.decoding import (
     scoring,
 )
 from codegemma_keras.decoding.text import Watch
+from codegemma_keras.formats.keras_hub import save_task
+from codegemma_keras.formats.transformers import save_transformers
 from codegemma_keras.preprocessor import CodeGemmaCausalLMPreprocessor
 
 # Threads that share a model must get one engine. Not an attribute: models are copied.
@@ -123,6 +126,11 @@ class CodeGemmaCausalLM(keras_hub.models.CausalLM):
             **kwargs,
         )
 
+    @classproperty
+    def presets(cls):
+        """Presets that `from_preset` knows by name, as in KerasHub."""
+        return presets.listing()
+
     @classmethod
     def from_preset(cls, preset, load_weights=True, dtype=None, **kwargs):
         """Load a model by name, handle or folder.
@@ -131,17 +139,28 @@ class CodeGemmaCausalLM(keras_hub.models.CausalLM):
             preset: a name (`presets.PRESETS`), `kaggle://...`, `hf://...` (Keras or
                 Transformers format), or a local folder in either format.
             load_weights: bool. False gives random weights.
-            dtype: dtype or policy of the weights, for example `"bfloat16"`.
+            dtype: dtype or policy of the weights, for example `"bfloat16"`; default
+                Keras's own, as in KerasHub, whatever the files are stored at;
+                `"auto"`: what they are stored at.
             **kwargs: passed to the constructor (`preprocessor=None`, ...).
 
         Raises:
             ValueError, OSError: one clear error that says what to do.
         """
-        return presets.load_task(cls, preset, load_weights, dtype, **kwargs)
+        opened = presets.Preset(preset)
+        return opened.task(cls, load_weights, dtype, **kwargs)
 
     def save_to_preset(self, preset_dir, max_shard_size=10):
         """Save as a KerasHub preset folder (shards of `max_shard_size` GB)."""
-        presets.save_task(self, preset_dir, max_shard_size)
+        save_task(self, preset_dir, max_shard_size)
+
+    def export_to_transformers(self, path):
+        """Write a folder that Transformers reads, LoRA merged, with the tokenizer."""
+        if self.preprocessor is None:
+            save_transformers(self.backbone, None, path)
+            return
+        context = self.preprocessor.sequence_length
+        save_transformers(self.backbone, self.tokenizer, path, context=context)
 
     def quantize(self, *args, **kwargs):
         """As `keras.Model.quantize`, for example `quantize("int8")` or `("int4")`."""

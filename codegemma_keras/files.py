@@ -105,6 +105,42 @@ def new_folder(path, replaced=None):
     sync(path.parent)
 
 
+@contextlib.contextmanager
+def updated_folder(path):
+    """As `new_folder`, but the new folder begins with all that the old one holds.
+
+    What it takes over are links to the old files (copies where the file system has no
+    links): `unlink` what you replace, as writing into a link would change the old
+    folder's file too.
+    """
+    target = pathlib.Path(os.path.realpath(pathlib.Path(path).expanduser()))
+    if target.exists() and not target.is_dir():
+        raise NotADirectoryError(f"{path} is a file; give the name of a folder.")
+    with new_folder(target, replaced=lambda old: True) as temporary:
+        if target.exists():
+            shutil.copytree(
+                target,
+                temporary,
+                symlinks=True,
+                copy_function=_link,
+                dirs_exist_ok=True,
+            )
+        yield temporary
+
+
+def _link(source, destination):
+    try:
+        os.link(source, destination, follow_symlinks=False)
+    except OSError:
+        shutil.copy2(source, destination, follow_symlinks=False)
+    return destination
+
+
+def unlink(path):
+    """Remove a file if it is there, so that the next write makes one of its own."""
+    pathlib.Path(path).unlink(missing_ok=True)
+
+
 def _check_free(path, replaced):
     if not path.exists():
         return

@@ -14,9 +14,11 @@ import hashlib
 import keras
 import keras_hub
 import numpy as np
+from keras_hub.src.utils.python_utils import classproperty
 
 from codegemma_keras import chat, fim, presets
 from codegemma_keras.backbone import CodeGemmaBackbone
+from codegemma_keras.formats.keras_hub import save_preprocessor
 from codegemma_keras.tokenizer.tokenizer import CodeGemmaTokenizer
 
 # KerasHub finds the classes of a preset by their backbone; the tokenizer's own module
@@ -39,14 +41,19 @@ class CodeGemmaCausalLMPreprocessor(keras_hub.models.CausalLMPreprocessor):
     backbone_cls = CodeGemmaBackbone
     tokenizer_cls = CodeGemmaTokenizer
 
+    @classproperty
+    def presets(cls):
+        """Presets that `from_preset` knows by name, as in KerasHub."""
+        return presets.listing()
+
     @classmethod
     def from_preset(cls, preset, **kwargs):
         """Load the preprocessor of a preset; see `CodeGemmaCausalLM.from_preset`."""
-        return presets.load_preprocessor(cls, preset, **kwargs)
+        return presets.Preset(preset).preprocessor(cls, **kwargs)
 
     def save_to_preset(self, preset_dir):
         """Save configuration and vocabulary into a preset folder."""
-        presets.save_preprocessor(self, preset_dir)
+        save_preprocessor(self, preset_dir)
 
 
 def pack_rows(rows, weights, sequence_length, pad_token_id):

@@ -37,8 +37,6 @@ import math
 import keras
 
 from codegemma_keras import ops, presets
-from codegemma_keras.formats import keras_hub as keras_hub_format
-from codegemma_keras.formats import transformers as transformers_format
 
 AXES = ("data", "fsdp", "model")
 BATCH_AXES = ops.BATCH_AXES
@@ -201,14 +199,7 @@ def use(mesh, backbone_config, devices=None):
 
 def config_of(preset) -> dict:
     """Arguments of `CodeGemmaBackbone` of a preset, without loading weights."""
-    named = presets.PRESETS.get(preset)
-    if named is not None and named.config is not None:
-        return dict(named.config)
-    files = presets.resolve(preset)
-    config, is_keras = presets.read_config(files)
-    if is_keras:
-        return keras_hub_format.to_backbone_config(config, files.name)
-    return transformers_format.to_backbone_config(config, files.name)
+    return presets.Preset(preset).backbone_config()
 
 
 def check_rows(rows, mesh):

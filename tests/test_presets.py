@@ -137,7 +137,12 @@ def test_task_of_a_transformers_folder(tmp_path):
     loaded = CodeGemmaCausalLM.from_preset(tmp_path)
     tiny_models.assert_same_weights(loaded.backbone, task.backbone)
     assert loaded.tokenizer.proto == task.tokenizer.proto
-    assert loaded.preprocessor.sequence_length == 1024
+    assert loaded.preprocessor.sequence_length == 8192
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["max_position_embeddings"] = 4096
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    preprocessor = CodeGemmaCausalLMPreprocessor.from_preset(tmp_path)
+    assert preprocessor.sequence_length == 4096
 
 
 def test_export_opens_in_transformers(tmp_path):
@@ -255,9 +260,9 @@ def test_fim_preprocessor_keeps_its_options(saved_task, tmp_path):
     loaded = CodeGemmaCausalLMPreprocessor.from_preset(tmp_path)
     assert type(loaded) is CodeGemmaFIMPreprocessor
     assert (loaded.fim_rate, loaded.sequence_length) == (0.25, 48)
-    # A preset without one gives the asked class with its defaults.
+    # A preset of another class's gives the asked class, at the same context.
     other = CodeGemmaFIMPreprocessor.from_preset(folder)
-    assert (other.fim_rate, other.sequence_length) == (0.9, 1024)
+    assert (other.fim_rate, other.sequence_length) == (0.9, 96)
 
 
 def test_tokenizer_alone(tmp_path):

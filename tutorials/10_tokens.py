@@ -160,7 +160,7 @@ plt.show()
 # a character that no piece covers falls back to its bytes. That is the whole tokenizer:
 
 # %%
-from codegemma_keras.tokenizer import sentencepiece_model as pieces_of
+from codegemma_keras.formats import sentencepiece_model as pieces_of
 
 vocabulary = list(pieces_of.pieces(tokenizer.proto))
 id_of = {name: i for i, (name, _, _) in enumerate(vocabulary)}

@@ -8,8 +8,11 @@ says what to do. Left out: other hubs and cloud buckets; download, then pass the
 import dataclasses
 import os
 
+from codegemma_keras.formats import checks
+
 KAGGLE = "kaggle://"
 HUGGING_FACE = "hf://"
+LARGEST_VOCABULARY = 1 << 27
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,11 +23,14 @@ class Files:
         name: what the caller asked for; the name in every message.
         location: a local folder, `kaggle://...` or `hf://...`.
         licence: page where the licence is accepted, for gated downloads; or None.
+
+    Each file is looked for once, however often it is asked for.
     """
 
     name: str
     location: str
     licence: str | None = None
+    _found: dict = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
     def find(self, path: str) -> str | None:
         """Local path of a file of the preset, downloaded if need be; None if absent.
@@ -35,6 +41,11 @@ class Files:
             ConnectionError: no network, and not in the cache.
             ValueError: a malformed handle. OSError: any other failure of a download.
         """
+        if path not in self._found:
+            self._found[path] = self._look_for(path)
+        return self._found[path]
+
+    def _look_for(self, path):
         if self.location.startswith(KAGGLE):
             return self._from_kaggle(path)
         if self.location.startswith(HUGGING_FACE):
@@ -48,6 +59,44 @@ class Files:
         if found is None:
             raise FileNotFoundError(f"{self.name} has no file {path}. {mend}")
         return found
+
+    def read(self, path: str, mend: str) -> bytes:
+        """Contents of a small file, a vocabulary; as `get`."""
+        found = self.get(path, mend)
+        if os.path.getsize(found) > LARGEST_VOCABULARY:
+            raise ValueError(
+                f"{path} of {self.name} is larger than {LARGEST_VOCABULARY >> 20} MB, "
+                "so it is no vocabulary."
+            )
+        with open(found, "rb") as file:
+            return file.read()
+
+    def shards(self, index: str, ending: str) -> list[str]:
+        """Local paths of all files of weights that an index names.
+
+        Args:
+            index: path of the index, which has a `weight_map`.
+            ending: of every such file's name.
+
+        Raises:
+            ValueError: the index is damaged, or names other files.
+        """
+        where = f"{os.path.basename(index)} of {self.name}"
+        mapping = checks.read_json(index, self.name).get("weight_map")
+        if not isinstance(mapping, dict) or not mapping:
+            raise ValueError(f"{where} has no weight_map. Download or copy it again.")
+        names = []
+        for value in mapping.values():  # Keras lists several where a layer is split.
+            names += value if isinstance(value, list) else [value]
+        for name in names:
+            if type(name) is not str or not name.endswith(ending):
+                raise ValueError(
+                    f"{where} names {name!r:.60}, which is no *{ending} file."
+                )
+            if os.path.basename(name) != name:
+                raise ValueError(f"{where} points outside the preset: {name!r:.60}.")
+        mend = f"{os.path.basename(index)} lists it: download or copy the missing file."
+        return [self.get(name, mend) for name in sorted(set(names))]
 
     def _from_kaggle(self, path):
         try:

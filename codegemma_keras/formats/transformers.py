@@ -1,23 +1,33 @@
-"""Transformers' folders: config.json in both directions, and writing safetensors.
+"""Transformers' folders: config, weights and vocabulary, in both directions.
 
-Reading tensors is in weights.py, which has the name table. Left out: Transformers'
-`tokenizer.json` (the SentencePiece file beside it says the same), generation settings.
+Left out: another architecture, pickled weights (reading one runs code), code from a
+model's repository (never run), generation settings.
 """
 
 import json
 import math
 import os
-import struct
 
-import ml_dtypes
 import numpy as np
 from keras import ops
 
-from codegemma_keras.formats import weights
+from codegemma_keras.files import unlink, updated_folder
+from codegemma_keras.formats import (
+    checks,
+    hub,
+    safetensors,
+    sentencepiece_model,
+    weights,
+)
 
+CONFIG = "config.json"
 TOKENIZER_FILE = "tokenizer.model"
+ADDED_TOKENS = "added_tokens.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+HEAD = "lm_head.weight"
+EMBEDDING = "model.embed_tokens.weight"
 
 # ours -> Transformers'; the rest of GemmaConfig is fixed in Gemma 1 or has no effect.
 _SIZES = {
@@ -30,6 +40,87 @@ _SIZES = {
 }
 
 
+# --- Reading ------------------------------------------------------------------------
+
+
+class Folder:
+    """A model in Transformers' format; methods as of `keras_hub.Folder`."""
+
+    def __init__(self, files: hub.Files, config: dict):
+        self.files = files
+        self.name = files.name
+        self._config = config
+
+    def backbone_config(self) -> dict:
+        """Arguments of `CodeGemmaBackbone`, without a dtype."""
+        return to_backbone_config(self._config, self.name)
+
+    def weights(self, config: dict) -> weights.Checkpoint:
+        """The weights, whose headers fit `config`."""
+        if index := self.files.find(INDEX_FILE):
+            paths = self.files.shards(index, ".safetensors")
+            where = os.path.dirname(paths[0])
+        else:
+            mend = (
+                "Only safetensors are read, as pickled weights (.bin, .pt) can run "
+                "code: save the model with Transformers' `save_pretrained`, or pass "
+                "`load_weights=False`."
+            )
+            where = self.files.get(WEIGHTS_FILE, mend)
+            paths = [where]
+        tied = self._config.get("tie_word_embeddings", True)
+        return _checkpoint(safetensors.tensors(paths), config, where, tied)
+
+    def tokenizer_config(self) -> dict:
+        """Arguments of `CodeGemmaTokenizer`; `proto` is the vocabulary's bytes."""
+        mend = (
+            "It is the SentencePiece vocabulary, which this package reads instead of "
+            "tokenizer.json: copy it from the original model."
+        )
+        proto = self.files.read(TOKENIZER_FILE, mend)
+        for added, file in (self._added_tokens(), self._listed_tokens()):
+            if added:
+                proto = sentencepiece_model.with_added_tokens(proto, added, file)
+        return {"proto": proto}
+
+    def _added_tokens(self):
+        file = f"{ADDED_TOKENS} of {self.name}"
+        path = self.files.find(ADDED_TOKENS)
+        added = {}
+        for token, i in (checks.read_json(path, self.name) if path else {}).items():
+            added[checks.integer(i, f"id of {token!r:.60} in {file}", 0)] = token
+        return added, file
+
+    def _listed_tokens(self):
+        file = f"added_tokens_decoder in {TOKENIZER_CONFIG} of {self.name}"
+        path = self.files.find(TOKENIZER_CONFIG)
+        saved = checks.read_json(path, self.name) if path else {}
+        added = {}
+        listed = saved.get("added_tokens_decoder", {})
+        for i, token in checks.instance(listed, dict, file).items():
+            if not (i.isascii() and i.isdigit() and len(i) < 10):
+                raise ValueError(f"{file}: {i!r:.60} is no token id.")
+            content = token.get("content") if isinstance(token, dict) else None
+            added[int(i)] = checks.instance(content, str, f"token {i} in {file}")
+        return added, file
+
+    def preprocessor_config(self) -> None:
+        """Transformers saves none."""
+
+    def context(self) -> int | None:
+        """Tokens that the model is made for."""
+        length = self._config.get("max_position_embeddings")
+        if length is not None:
+            what = f"max_position_embeddings in {CONFIG} of {self.name}"
+            checks.integer(length, what, 1, checks.LONGEST_CONTEXT)
+        return length
+
+    def token_ids(self) -> dict[str, int]:
+        """Ids of control tokens that config.json names."""
+        start = self._config.get("bos_token_id")
+        return {} if start is None else {"start_token_id": start}
+
+
 def to_backbone_config(config: dict, where: str) -> dict:
     """Transformers' `GemmaConfig` as a dictionary -> arguments of `CodeGemmaBackbone`.
 
@@ -37,58 +128,71 @@ def to_backbone_config(config: dict, where: str) -> dict:
         ValueError: another architecture, a size is missing, or an option that this
             network does not have.
     """
+    file = f"{CONFIG} of {where}"
     if config.get("model_type") != "gemma":
         raise ValueError(
-            f"{where} holds a model of type {config.get('model_type')!r}. Supported "
+            f"{where} holds a model of type {config.get('model_type')!r:.60}. Supported "
             "are CodeGemma and Gemma 1 (model_type 'gemma'); for other architectures "
             "use keras_hub."
         )
-    _check_options(config, where)
+    rope = _rope(config, file)
+    _check_options(config, rope, where)
     names = {**_SIZES, "intermediate_dim": "intermediate_size"}
     missing = sorted(name for name in names.values() if name not in config)
     if missing:
         raise ValueError(
-            f"config.json of {where} lacks {', '.join(missing)}. Take config.json "
-            "from where the weights came from."
+            f"{file} lacks {', '.join(missing)}. Take config.json from where the "
+            "weights came from."
         )
-    return {
-        **{ours: config[theirs] for ours, theirs in _SIZES.items()},
-        "intermediate_dim": 2 * config["intermediate_size"],
-        "layer_norm_epsilon": config.get("rms_norm_eps", 1e-6),
-        "rope_max_wavelength": _rope_theta(config),
-    }
+    for name in names.values():
+        checks.integer(config[name], f"{name} in {file}")
+    return checks.backbone_config(
+        {
+            **{ours: config[theirs] for ours, theirs in _SIZES.items()},
+            "intermediate_dim": 2 * config["intermediate_size"],
+            "layer_norm_epsilon": config.get("rms_norm_eps", 1e-6),
+            "rope_max_wavelength": rope["rope_theta"],
+        },
+        file,
+    )
 
 
-def _rope_theta(config: dict) -> float:
-    # Transformers 5 keeps it in `rope_parameters`, older versions at the top.
-    rope = config.get("rope_parameters") or {}
-    return rope.get("rope_theta", config.get("rope_theta", 10_000.0))
+def _rope(config, file) -> dict:
+    """Options of the rotary angles, wherever a version of Transformers wrote them."""
+    rope = {"rope_theta": config.get("rope_theta", 10_000.0)}
+    for name in ("rope_scaling", "rope_parameters"):
+        if (given := config.get(name)) is not None:
+            rope.update(checks.instance(given, dict, f"{name} in {file}"))
+    return rope
 
 
-def _check_options(config: dict, where: str):
-    rope = config.get("rope_parameters") or {}
-    scaling = config.get("rope_scaling") or {}
-    rope_type = rope.get("rope_type") or scaling.get("rope_type", scaling.get("type"))
-    # Early Gemma configs say "gelu" and mean the approximation by tanh.
-    activation = config.get("hidden_activation") or config.get("hidden_act") or "gelu"
+def _check_options(config: dict, rope: dict, where: str):
+    rope_type = rope.get("rope_type", rope.get("type"))
+    quantization = config.get("quantization_config")
     unsupported = {
         "rope_scaling": None if rope_type in (None, "default") else rope_type,
-        "hidden_activation": (
-            None if activation in ("gelu", "gelu_pytorch_tanh") else activation
+        "partial_rotary_factor": (
+            None if rope.get("partial_rotary_factor", 1.0) == 1.0 else "not 1"
         ),
-        "attention_bias": config.get("attention_bias") or None,
-        "tie_word_embeddings": (
-            None if config.get("tie_word_embeddings", True) else "false"
+        # Early configs say hidden_act="gelu" and mean the approximation by tanh.
+        "hidden_act": _unless(
+            config.get("hidden_act"), (None, "gelu", "gelu_pytorch_tanh")
         ),
-        "use_bidirectional_attention": config.get("use_bidirectional_attention")
-        or None,
-        "quantization_config": (
-            (config.get("quantization_config") or {}).get("quant_method")
+        "hidden_activation": _unless(
+            config.get("hidden_activation"), (None, "gelu_pytorch_tanh")
         ),
+        "attention_bias": _unless(config.get("attention_bias"), (None, False)),
+        "tie_word_embeddings": _unless(
+            config.get("tie_word_embeddings"), (None, True, False)
+        ),
+        "use_bidirectional_attention": _unless(
+            config.get("use_bidirectional_attention"), (None, False)
+        ),
+        "quantization_config": _unless(quantization, (None,)),
     }
     unsupported = {k: v for k, v in unsupported.items() if v is not None}
     if unsupported:
-        options = ", ".join(f"{name}={value}" for name, value in unsupported.items())
+        options = ", ".join(f"{name}={v!s:.60}" for name, v in unsupported.items())
         raise ValueError(
             f"config.json of {where} asks for {options}, which CodeGemma's network "
             "does not have: loading it would give wrong results. Load this model with "
@@ -96,7 +200,73 @@ def _check_options(config: dict, where: str):
         )
 
 
-def from_backbone(backbone, dtype: str) -> dict:
+def _unless(value, allowed):
+    known = any(value is a or (type(value) is str and value == a) for a in allowed)
+    return None if known else str(value)
+
+
+def _checkpoint(found, config, where, tied):
+    tensors = {}
+    for name, tensor in found.items():
+        canonical = _canonical(name)
+        if canonical in tensors:
+            raise ValueError(
+                f"{where} holds {canonical} twice, with and without model."
+            )
+        tensors[canonical] = tensor
+    weights.check_layers(config, tensors, where)
+    rows = {row.transformers: row for row in weights.table(config["num_layers"])}
+    shapes = {name: weights.shape_of(row, config) for name, row in rows.items()}
+    weights.check(
+        {n: weights.transformers_shape(rows[n].layout, shapes[n]) for n in rows},
+        {name: t for name, t in tensors.items() if not _is_derived(name)},
+        where,
+    )
+    _check_head(tensors, where, tied)
+
+    def convert(name):
+        layout, shape = rows[name].layout, shapes[name]
+        return lambda value: weights.from_transformers(value, layout, shape)
+
+    variables = {name: (row.keras, convert(name)) for name, row in rows.items()}
+    return weights.Checkpoint(
+        weights.stored_dtype({name: tensors[name] for name in rows}),
+        lambda backbone: weights.stream(tensors, variables),
+    )
+
+
+def _check_head(tensors, where, tied):
+    """Refuse a head of its own: CodeGemma's head is the embedding."""
+    head, embedding = tensors.get(HEAD), tensors[EMBEDDING]
+    if head is None and tied is not False:
+        return
+    mend = "This network's head is its embedding; load this model with Transformers."
+    if head is None:
+        raise ValueError(
+            f"{where}: config.json says tie_word_embeddings=false, and there is no "
+            f"{HEAD}. {mend}"
+        )
+    same = (head.shape, head.dtype) == (embedding.shape, embedding.dtype)
+    if not same or not np.array_equal(head.read(), embedding.read()):
+        raise ValueError(f"{where}: {HEAD} differs from {EMBEDDING}. {mend}")
+
+
+def _canonical(name: str) -> str:
+    """Names of a saved `GemmaModel` lack the `model.` of a `GemmaForCausalLM`."""
+    if name.startswith(("model.", "lm_head.")):
+        return name
+    return f"model.{name}"
+
+
+def _is_derived(name: str) -> bool:
+    """Tensors that repeat others: the tied head, rotary buffers of old versions."""
+    return name == HEAD or name.endswith(".rotary_emb.inv_freq")
+
+
+# --- Writing ------------------------------------------------------------------------
+
+
+def from_backbone(backbone, dtype: str, context: int = 8192) -> dict:
     """Transformers' config of a backbone whose weights are stored as `dtype`."""
     return {
         "architectures": ["GemmaForCausalLM"],
@@ -106,7 +276,7 @@ def from_backbone(backbone, dtype: str) -> dict:
         "rms_norm_eps": backbone.layer_norm_epsilon,
         "hidden_act": "gelu_pytorch_tanh",
         "hidden_activation": "gelu_pytorch_tanh",
-        "max_position_embeddings": 8192,
+        "max_position_embeddings": context,
         "rope_theta": backbone.rope_max_wavelength,
         "attention_bias": False,
         "attention_dropout": 0.0,
@@ -129,21 +299,33 @@ def tensor_shapes(backbone) -> dict[str, tuple[int, ...]]:
     }
 
 
-def save_transformers(backbone, tokenizer, folder, max_shard_size=5.0, dtype=None):
+def save_transformers(
+    backbone, tokenizer, folder, max_shard_size=5.0, dtype=None, context=8192
+):
     """Write a folder that Transformers, vLLM and llama.cpp's converter read.
 
     Memory: one tensor at a time beyond the model itself. LoRA is merged in.
 
     Args:
-        backbone: a `CodeGemmaBackbone` (or KerasHub's), not quantized.
+        backbone: a `CodeGemmaBackbone` (or KerasHub's), not quantized; or None, to
+            write the tokenizer alone.
         tokenizer: a tokenizer with a `proto`, or None to leave it out.
-        folder: created where it does not exist.
+        folder: created where it does not exist; what else it holds stays.
         max_shard_size: GB (10^9 bytes) of one file.
         dtype: `"float32"`, `"bfloat16"` or `"float16"`; default: the variables' own.
+        context: tokens that the model is made for.
 
     Raises:
         ValueError: the backbone is quantized.
     """
+    with updated_folder(folder) as new:
+        if backbone is not None:
+            _write_backbone(backbone, new, max_shard_size, dtype, context)
+        if tokenizer is not None:
+            _write_tokenizer(tokenizer, new, context)
+
+
+def _write_backbone(backbone, folder, max_shard_size, dtype, context):
     weights.refuse_active_adapter(backbone)
     rows = weights.table(backbone.num_layers)
     layers = {row.transformers: weights.layer_of(backbone, row) for row in rows}
@@ -162,14 +344,14 @@ def save_transformers(backbone, tokenizer, folder, max_shard_size=5.0, dtype=Non
         value = getattr(layers[name], row.keras.rsplit("/", 1)[1])
         return weights.to_transformers(ops.convert_to_numpy(value), row.layout)
 
-    config, shapes = from_backbone(backbone, dtype), tensor_shapes(backbone)
-    write_folder(folder, config, shapes, read, max_shard_size)
-    if tokenizer is not None:
-        _write_tokenizer(tokenizer, folder)
+    config = from_backbone(backbone, dtype, context)
+    write_tensors(folder, config, tensor_shapes(backbone), read, max_shard_size)
 
 
-def _write_tokenizer(tokenizer, folder):
-    with open(os.path.join(folder, TOKENIZER_FILE), "wb") as file:
+def _write_tokenizer(tokenizer, folder, context):
+    path = os.path.join(folder, TOKENIZER_FILE)
+    unlink(path)
+    with open(path, "wb") as file:
         file.write(tokenizer.proto)
     config = {
         "tokenizer_class": "GemmaTokenizer",
@@ -180,89 +362,55 @@ def _write_tokenizer(tokenizer, folder):
         "add_bos_token": True,
         "add_eos_token": False,
         "clean_up_tokenization_spaces": False,
-        "model_max_length": 8192,
+        "model_max_length": context,
     }
-    _write_json(os.path.join(folder, "tokenizer_config.json"), config)
+    _write_json(os.path.join(folder, TOKENIZER_CONFIG), config)
 
 
-def write_folder(folder, config: dict, shapes: dict, read, max_shard_size: float):
+def write_tensors(folder, config: dict, shapes: dict, read, max_shard_size: float):
     """Write config.json and the tensors, in one file or in shards with an index.
 
     Args:
-        folder: created where it does not exist.
+        folder: is there.
         config: Transformers' config; its `torch_dtype` is the dtype written.
         shapes: name -> shape of every tensor.
         read: `name -> ndarray` of that shape, called once for each, in order.
         max_shard_size: GB (10^9 bytes).
     """
-    os.makedirs(folder, exist_ok=True)
+    for name in os.listdir(folder):  # Weights of an earlier save.
+        if name.startswith("model") and name.endswith((".safetensors", INDEX_FILE)):
+            os.remove(os.path.join(folder, name))
     dtype = config["torch_dtype"]
     shards, size = [{}], 0
     for name, shape in shapes.items():
-        nbytes = math.prod(shape) * _FORMATS[dtype][1].itemsize
+        nbytes = math.prod(shape) * safetensors.itemsize(dtype)
         if shards[-1] and size + nbytes > max_shard_size * 1e9:
             shards.append({})
             size = 0
         shards[-1][name] = shape
         size += nbytes
-    files = [WEIGHTS_FILE]
+    names = [WEIGHTS_FILE]
     if len(shards) > 1:
-        files = [
-            f"model-{i + 1:05}-of-{len(shards):05}.safetensors"
-            for i in range(len(shards))
-        ]
+        count = len(shards)
+        names = [f"model-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)]
     total = 0
-    for file, shard in zip(files, shards, strict=True):
-        total += write_safetensors(os.path.join(folder, file), shard, dtype, read)
+    for file, shard in zip(names, shards, strict=True):
+        total += safetensors.write(os.path.join(folder, file), shard, dtype, read)
     if len(shards) > 1:
         index = {
             "metadata": {"total_size": total},
             "weight_map": {
                 name: file
-                for file, shard in zip(files, shards, strict=True)
+                for file, shard in zip(names, shards, strict=True)
                 for name in shard
             },
         }
         _write_json(os.path.join(folder, INDEX_FILE), index)
-    _write_json(os.path.join(folder, "config.json"), config)
-
-
-_FORMATS = {
-    "float32": ("F32", np.dtype("float32")),
-    "float16": ("F16", np.dtype("float16")),
-    "bfloat16": ("BF16", np.dtype(ml_dtypes.bfloat16)),
-}
-
-
-def write_safetensors(path, shapes: dict, dtype: str, read) -> int:
-    """Write one safetensors file, a tensor at a time; returns the bytes of tensors.
-
-    The library's own writer takes all tensors of a file at once. The format is a
-    little-endian 64-bit length, that much JSON, then the tensors in that order.
-    """
-    code, numpy_dtype = _FORMATS[dtype]
-    header, offset = {"__metadata__": {"format": "pt"}}, 0
-    for name, shape in shapes.items():
-        end = offset + math.prod(shape) * numpy_dtype.itemsize
-        header[name] = {
-            "dtype": code,
-            "shape": list(shape),
-            "data_offsets": [offset, end],
-        }
-        offset = end
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # The tensors start on a multiple of 8 bytes.
-    with open(path, "wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        for name, shape in shapes.items():
-            value = np.ascontiguousarray(read(name), dtype=numpy_dtype)
-            if value.shape != tuple(shape):
-                raise ValueError(f"{name}: expected shape {shape}, got {value.shape}.")
-            file.write(value.view(np.uint8).data if value.ndim else value.tobytes())
-    return offset
+    _write_json(os.path.join(folder, CONFIG), config)
 
 
 def _write_json(path, value):
+    unlink(path)
     with open(path, "w", encoding="utf-8") as file:
         json.dump(value, file, indent=2)
         file.write("\n")

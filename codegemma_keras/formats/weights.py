@@ -2,23 +2,21 @@
 
 Files are read one tensor at a time, biggest first, into variables that were created
 without memory; the only copies that ever exist are the model and the tensor under way.
-Everything that can be known without reading a tensor (missing, unexpected, misshapen)
-is checked from the headers first.
+Everything that can be known without reading a tensor (missing, unexpected, misshapen,
+of a dtype that is no weight's) is checked from the headers, before a model is built.
 
-Formats: safetensors in Transformers' layout, single or sharded, read and written;
-Keras's `.weights.h5`, single or sharded, read here (Keras itself writes it). The GGUF
-names are in the table for exporters. Left out: pickled checkpoints (`.bin`, `.pt`), on
-purpose, as reading one runs code.
+The files themselves are read in `safetensors`, `h5` and `gguf`, each of which gives
+`Tensor`s by their names. Left out: pickled checkpoints (`.bin`, `.pt`), on purpose, as
+reading one runs code.
 
-Shape letters: D width, F ffn width, V vocabulary, N heads, H head size.
+Shape letters: D width, F ffn width, V vocabulary, N query heads, K key/value heads, H
+head size.
 """
 
-import contextlib
 import dataclasses
-import functools
 import math
 import operator
-import os
+from collections.abc import Callable, Iterator
 
 import keras
 import ml_dtypes
@@ -30,6 +28,8 @@ from keras import ops
 # leave that list (see `build_empty`).
 from keras.src.backend.common import global_state
 
+from codegemma_keras.formats import checks
+
 
 @dataclasses.dataclass(frozen=True)
 class Row:
@@ -40,8 +40,9 @@ class Row:
         attribute: path of the owning layer from the block (or from the backbone).
         h5: group in a `.weights.h5` file, below `layers/`.
         transformers: name in a safetensors file.
-        gguf: name in a GGUF file (which stores norms as 1 + w).
-        layout: how Transformers lays the same numbers out, a key of `LAYOUTS`.
+        gguf: name in a GGUF file, laid out as Transformers'; norms are 1 + w there.
+        axes: the shape of the variable, in the letters above.
+        layout: how Transformers lays the same numbers out; see `to_transformers`.
     """
 
     keras: str
@@ -49,6 +50,7 @@ class Row:
     h5: str
     transformers: str
     gguf: str
+    axes: str
     layout: str
 
 
@@ -59,6 +61,7 @@ OUTER = (
         h5="reversible_embedding",
         transformers="model.embed_tokens.weight",
         gguf="token_embd.weight",
+        axes="VD",
         layout="same",
     ),
     Row(
@@ -67,11 +70,12 @@ OUTER = (
         h5="rms_normalization",
         transformers="model.norm.weight",
         gguf="output_norm.weight",
+        axes="D",
         layout="same",
     ),
 )
 
-# The group in a .weights.h5 file is the path of the attribute.
+# The path of the attribute is also the group in a .weights.h5 file.
 BLOCK = tuple(
     Row(
         keras=f"decoder_block_{{i}}/{keras_name}",
@@ -79,54 +83,22 @@ BLOCK = tuple(
         h5=f"gemma_decoder_block{{_i}}/{attribute.replace('.', '/')}",
         transformers=f"model.layers.{{i}}.{transformers}.weight",
         gguf=f"blk.{{i}}.{gguf}.weight",
+        axes=axes,
         layout=layout,
     )
-    for keras_name, attribute, transformers, gguf, layout in (
-        (
-            "pre_attention_norm/scale",
-            "pre_attention_norm",
-            "input_layernorm",
-            "attn_norm",
-            "same",
-        ),
-        (
-            "attention/query/kernel",
-            "attention.query_dense",
-            "self_attn.q_proj",
-            "attn_q",
-            "heads_out",
-        ),
-        (
-            "attention/key/kernel",
-            "attention.key_dense",
-            "self_attn.k_proj",
-            "attn_k",
-            "heads_out",
-        ),
-        (
-            "attention/value/kernel",
-            "attention.value_dense",
-            "self_attn.v_proj",
-            "attn_v",
-            "heads_out",
-        ),
-        (
-            "attention/attention_output/kernel",
-            "attention.output_dense",
-            "self_attn.o_proj",
-            "attn_output",
-            "heads_in",
-        ),
-        (
-            "pre_ffw_norm/scale",
-            "pre_ffw_norm",
-            "post_attention_layernorm",
-            "ffn_norm",
-            "same",
-        ),
-        ("ffw_gating/kernel", "gating_ffw", "mlp.gate_proj", "ffn_gate", "transposed"),
-        ("ffw_gating_2/kernel", "gating_ffw_2", "mlp.up_proj", "ffn_up", "transposed"),
-        ("ffw_linear/kernel", "ffw_linear", "mlp.down_proj", "ffn_down", "transposed"),
+    for keras_name, attribute, transformers, gguf, axes, layout in (
+        line.split()
+        for line in """\
+pre_attention_norm/scale    pre_attention_norm     input_layernorm          attn_norm   D   same
+attention/query/kernel      attention.query_dense  self_attn.q_proj         attn_q      NDH heads_out
+attention/key/kernel        attention.key_dense    self_attn.k_proj         attn_k      KDH heads_out
+attention/value/kernel      attention.value_dense  self_attn.v_proj         attn_v      KDH heads_out
+attention/attention_output/kernel attention.output_dense self_attn.o_proj   attn_output NHD heads_in
+pre_ffw_norm/scale          pre_ffw_norm           post_attention_layernorm ffn_norm    D   same
+ffw_gating/kernel           gating_ffw             mlp.gate_proj            ffn_gate    DF  transposed
+ffw_gating_2/kernel         gating_ffw_2           mlp.up_proj              ffn_up      DF  transposed
+ffw_linear/kernel           ffw_linear             mlp.down_proj            ffn_down    FD  transposed
+""".splitlines()  # noqa: E501 (a table reads better in one line a row)
     )
 )
 
@@ -144,6 +116,19 @@ def table(num_layers: int) -> list[Row]:
             }
             rows.append(Row(**fields))
     return rows
+
+
+def shape_of(row: Row, config: dict) -> tuple[int, ...]:
+    """Shape of a row's variable in a network of `config` (arguments of the backbone)."""
+    sizes = {
+        "V": config["vocabulary_size"],
+        "D": config["hidden_dim"],
+        "F": config["intermediate_dim"] // 2,
+        "N": config["num_query_heads"],
+        "K": config["num_key_value_heads"],
+        "H": config["head_dim"],
+    }
+    return tuple(sizes[axis] for axis in row.axes)
 
 
 def to_transformers(value, layout: str):
@@ -229,130 +214,122 @@ def numpy_dtype(name: str) -> np.dtype:
     return np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
 
 
-# --- Reading ------------------------------------------------------------------------
+# --- Tensors of files ---------------------------------------------------------------
 
 
-def stream_transformers(backbone, files: list[str]):
-    """Read safetensors files in Transformers' names.
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """A tensor in a file: known by its header, read when asked.
+
+    Attributes:
+        file: path.
+        name: in the file.
+        shape: as stored.
+        dtype: numpy's name; of what is no number, the format's own.
+        reader: `Tensor -> ndarray`.
+    """
+
+    file: str
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    reader: Callable
+
+    def read(self) -> np.ndarray:
+        """The values, at the file's dtype.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
+        return self.reader(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """Weights that fit a network, on disk.
+
+    Attributes:
+        dtype: what they are stored at: `"float32"`, `"float16"` or `"bfloat16"`.
+        stream: `backbone -> iterator of (variable path, value)`, for `fill`.
+    """
+
+    dtype: str
+    stream: Callable
+
+
+def check_layers(config: dict, tensors: dict[str, Tensor], where: str):
+    """Refuse more layers than tensors, before a name is written out for each."""
+    if config["num_layers"] > len(tensors):
+        raise ValueError(
+            f"{where} does not hold the weights that its config describes: "
+            f"{config['num_layers']} layers, and {len(tensors)} tensors."
+        )
+
+
+def check(expected: dict[str, tuple], tensors: dict[str, Tensor], where: str):
+    """Refuse tensors that are missing, unexpected, misshapen or no floats.
 
     Args:
-        backbone: gives names and shapes; its values are neither read nor set.
-        files: paths of every shard.
-
-    Yields:
-        `(variable path, ndarray)`, biggest first, in the file's dtype.
+        expected: name -> shape of every tensor of the network, as the format has it.
+        tensors: what the files hold.
+        where: the file or folder, for messages.
 
     Raises:
-        ValueError: a file is cut short or damaged, or a tensor is missing, unexpected
-            or misshapen.
+        ValueError: the first of these, with names.
     """
-    found = {}  # name -> (file, name in the file, shape)
-    for file in files:
-        with _open_safetensors(file) as tensors:
-            for name in tensors.keys():  # noqa: SIM118 (it is no dict)
-                shape = tuple(tensors.get_slice(name).get_shape())
-                found[_canonical(name)] = (file, name, shape)
-    variables = {variable.path: variable for variable in backbone.variables}
-    rows = {row.transformers: row for row in table(backbone.num_layers)}
-    expected = {
-        name: transformers_shape(row.layout, tuple(variables[row.keras].shape))
-        for name, row in rows.items()
-    }
-    ignored = {name for name in found if _is_derived(name)}
-    shapes = {k: shape for k, (_, _, shape) in found.items() if k not in ignored}
-    _check(expected, shapes, _name_of(files))
-    for name in sorted(expected, key=lambda k: -math.prod(expected[k])):
-        file, name_in_file, _ = found[name]
-        # The library maps the whole file into memory and the pages it has read count
-        # as ours until it is closed: so open it anew for each tensor.
-        with _open_safetensors(file) as tensors:
-            value = tensors.get_tensor(name_in_file)
-        row = rows[name]
-        shape = tuple(variables[row.keras].shape)
-        yield row.keras, from_transformers(value, row.layout, shape)
-
-
-def _canonical(name: str) -> str:
-    """Names of a saved `GemmaModel` lack the `model.` of a `GemmaForCausalLM`."""
-    if name.startswith(("model.", "lm_head.")):
-        return name
-    return f"model.{name}"
-
-
-def _is_derived(name: str) -> bool:
-    """Tensors that repeat others: the tied head, rotary buffers of old versions."""
-    return name == "lm_head.weight" or name.endswith(".rotary_emb.inv_freq")
-
-
-@contextlib.contextmanager
-def _open_safetensors(file: str):
-    try:
-        from safetensors import SafetensorError, safe_open
-    except ImportError:
-        raise ImportError(
-            "Reading Transformers checkpoints needs the safetensors package: "
-            "`pip install safetensors`."
-        ) from None
-    try:
-        with safe_open(file, framework="np") as tensors:
-            yield tensors
-    except SafetensorError as error:
-        raise _damaged(file, error) from None
-
-
-def stream_keras(backbone, files: list[str]):
-    """Read Keras `.weights.h5` files (all shards of one model).
-
-    Quantized layers read their own variables, as Keras lays them out; of all others
-    each holds one dataset.
-
-    Args, yields, raises: as `stream_transformers`.
-    """
-    datasets = _h5_datasets(files)  # "reversible_embedding/0" -> (file, path, shape)
-    variables = {variable.path: variable for variable in backbone.variables}
-    rows = {row.h5: row for row in table(backbone.num_layers)}
-    plain, quantized = {}, []
-    for group, row in rows.items():
-        if getattr(layer_of(backbone, row), "quantization_mode", None):
-            quantized.append(group)
-        else:
-            plain[f"{group}/0"] = tuple(variables[row.keras].shape)
-    of_quantized = {name for name in datasets if name.rsplit("/", 1)[0] in quantized}
-    shapes = {k: d[2] for k, d in datasets.items() if k not in of_quantized}
-    _check(plain, shapes, _name_of(files))
-
-    def size(group):
-        return sum(math.prod(datasets[n][2]) for n in of_quantized if _in(n, group))
-
-    for group in sorted(quantized, key=size, reverse=True):
-        names = [n for n in of_quantized if _in(n, group)]
-        store = {n.rsplit("/", 1)[1]: _read_h5(datasets[n]) for n in names}
-        layer = layer_of(backbone, rows[group])
-        yield from _own_variables(layer, store, group, _name_of(files))
-        del store
-    for name in sorted(plain, key=lambda k: -math.prod(plain[k])):
-        yield rows[name.rsplit("/", 1)[0]].keras, _read_h5(datasets[name])
-
-
-def _own_variables(layer, store, group, where):
-    """What `layer.load_own_variables(store)` would assign, without assigning it."""
-    with keras.StatelessScope(initialize_variables=False) as scope:
-        try:
-            layer.load_own_variables(store)
-        except (ValueError, KeyError) as error:
+    missing = sorted(expected.keys() - tensors.keys())
+    unexpected = sorted(tensors.keys() - expected.keys())
+    if missing or unexpected:
+        parts = [f"{where} does not hold the weights that its config describes."]
+        if missing:
+            parts.append(f"Missing {_some(missing)}.")
+        if unexpected:
+            parts.append(f"Not part of this network: {_some(unexpected)}.")
+        parts.append(
+            "Either the download is incomplete or the config belongs to another model."
+        )
+        raise ValueError(" ".join(parts))
+    wrong = [name for name in expected if expected[name] != tensors[name].shape]
+    if wrong:
+        name = wrong[0]
+        more = f" ({len(wrong) - 1} more differ.)" if len(wrong) > 1 else ""
+        raise ValueError(
+            f"{where}: tensor '{name}' has shape {tensors[name].shape}, but the config "
+            f"asks for {expected[name]}.{more} The config belongs to another model, or "
+            "the file is not a CodeGemma checkpoint."
+        )
+    for name in expected:
+        if tensors[name].dtype not in checks.FLOAT_DTYPES:
             raise ValueError(
-                f"{where}: group 'layers/{group}' does not fit layer '{layer.path}', "
-                f"quantized to {layer.quantization_mode}: {error} Load the preset at "
-                "the dtype it was saved with (leave `dtype` out)."
-            ) from None
-    for variable in layer.variables:
-        value = scope.get_current_value(variable)
-        if value is not None:
-            yield variable.path, value
+                f"{tensors[name].file}: tensor '{name}' is of {tensors[name].dtype}; "
+                f"weights are one of {', '.join(checks.FLOAT_DTYPES)}."
+            )
 
 
-def _in(name: str, group: str) -> bool:
-    return name.rsplit("/", 1)[0] == group
+def stream(tensors: dict[str, Tensor], variables: dict) -> Iterator[tuple]:
+    """Read tensors one at a time, biggest first.
+
+    Args:
+        tensors: what `check` has passed.
+        variables: name -> `(path of the variable, function of the tensor's value)`.
+
+    Yields:
+        `(path, ndarray)`, in the file's dtype.
+
+    Raises:
+        ValueError: a file is damaged, or holds NaN or infinity.
+    """
+    for name in sorted(variables, key=lambda name: -math.prod(tensors[name].shape)):
+        path, convert = variables[name]
+        value = checks.finite(tensors[name].read(), name, tensors[name].file)
+        yield path, convert(value)
+
+
+def stored_dtype(tensors: dict[str, Tensor]) -> str:
+    """The dtype that the largest tensor is stored at; float32 where it is wider."""
+    largest = max(tensors.values(), key=lambda tensor: math.prod(tensor.shape))
+    dtype = largest.dtype
+    return dtype if dtype in ("float16", "bfloat16") else "float32"
 
 
 def layer_of(backbone, row: Row):
@@ -364,91 +341,9 @@ def layer_of(backbone, row: Row):
     return operator.attrgetter(row.attribute)(owner)
 
 
-def _h5_datasets(files: list[str]) -> dict[str, tuple[str, str, tuple[int, ...]]]:
-    import h5py
-
-    found = {}
-    for file in files:
-        try:
-            with h5py.File(file, "r") as h5:
-                # Visits what is in this file only: links out of it are not followed.
-                h5.visititems(functools.partial(_note, found, file))
-        except OSError as error:
-            raise _damaged(file, error) from None
-    return found
-
-
-def _note(found, file, path, item):
-    shape = getattr(item, "shape", None)
-    if shape is None:
-        return
-    if item.external or item.is_virtual:
-        raise ValueError(
-            f"{file}: dataset '{path}' points to another file, which is not followed. "
-            "Save the weights anew as one self-contained file."
-        )
-    # Keras 2.13 called the list of layers otherwise.
-    name = path.replace("_layer_checkpoint_dependencies/", "layers/")
-    name = name.removeprefix("layers/").replace("/vars/", "/")
-    found[name] = (file, path, tuple(shape))
-
-
-def _read_h5(dataset) -> np.ndarray:
-    import h5py
-
-    file, path, shape = dataset
-    try:
-        with h5py.File(file, "r") as h5:
-            value = np.empty(shape, h5[path].dtype)
-            if value.size:
-                h5[path].read_direct(value)
-            bfloat16 = h5[path].attrs.get("dtype") == "bfloat16"
-    except OSError as error:
-        raise _damaged(file, error) from None
-    # HDF5 has no bfloat16; Keras stores its bytes and says so in an attribute.
-    if bfloat16 and value.dtype.itemsize == 2:
-        value = value.view(ml_dtypes.bfloat16)
-    return value
-
-
-def _check(expected: dict, found: dict, where: str):
-    missing = sorted(expected.keys() - found.keys())
-    unexpected = sorted(found.keys() - expected.keys())
-    if missing or unexpected:
-        parts = [f"{where} does not hold the weights that its config.json describes."]
-        if missing:
-            parts.append(f"Missing {_some(missing)}.")
-        if unexpected:
-            parts.append(f"Not part of this network: {_some(unexpected)}.")
-        parts.append(
-            "Either the download is incomplete or config.json belongs to another model."
-        )
-        raise ValueError(" ".join(parts))
-    wrong = [name for name in expected if expected[name] != found[name]]
-    if wrong:
-        name = wrong[0]
-        more = f" ({len(wrong) - 1} more differ.)" if len(wrong) > 1 else ""
-        raise ValueError(
-            f"{where}: tensor '{name}' has shape {found[name]}, but config.json asks "
-            f"for {expected[name]}.{more} config.json belongs to another model, or the "
-            "file is not a CodeGemma checkpoint."
-        )
-
-
-def _damaged(file: str, reason) -> ValueError:
-    return ValueError(
-        f"{file} is cut short or damaged ({str(reason).strip()}). Delete it and "
-        "download or copy it again."
-    )
-
-
 def _some(names: list[str]) -> str:
     count = f"{len(names)} tensor{'s' if len(names) > 1 else ''}"
     return f"{count}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
-
-
-def _name_of(files: list[str]) -> str:
-    return files[0] if len(files) == 1 else os.path.dirname(files[0])
 
 
 def refuse_active_adapter(backbone):

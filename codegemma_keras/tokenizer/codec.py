@@ -10,6 +10,7 @@ control token, and every byte comes back.
 Left out: everything batched or in `tf.data`; that is `tokenizer.CodeGemmaTokenizer`.
 """
 
+import itertools
 import re
 from collections.abc import Iterable
 
@@ -18,8 +19,8 @@ import sentencepiece
 
 from codegemma_keras import chat, fim
 from codegemma_keras.fim import Control
-from codegemma_keras.tokenizer import sentencepiece_model
-from codegemma_keras.tokenizer.sentencepiece_model import SPACE
+from codegemma_keras.formats import sentencepiece_model
+from codegemma_keras.formats.sentencepiece_model import SPACE
 
 # Attribute of the tokenizer -> the piece; `<attribute>_id` is its id.
 SPECIAL_TOKENS = {
@@ -56,6 +57,8 @@ class PlainCodec:
 
     def __init__(self, proto: bytes):
         try:
+            if not proto:
+                raise RuntimeError("no bytes")
             model = sentencepiece.SentencePieceProcessor(model_proto=proto)
         except RuntimeError as error:
             raise ValueError(
@@ -111,6 +114,26 @@ class PlainCodec:
                 "cannot be encoded. Train it with byte_fallback."
             )
         self._byte_ids = [byte_ids[value] for value in range(256)]
+
+    def missing_pieces(self) -> list[int]:
+        """Ids before which the scores of a BPE vocabulary skip a piece.
+
+        Its pieces were learnt one after the other, with scores 0, -1, -2 and so on.
+        """
+        ids = [
+            i
+            for i in range(self._model.vocab_size())
+            if self._model.get_score(i) and i not in self.controls
+        ]
+        scores = [self._model.get_score(i) for i in ids]
+        steps = [before - score for before, score in itertools.pairwise(scores)]
+        if steps.count(1) < 0.9 * len(steps):
+            return []
+        return [i for i, step in zip(ids[1:], steps, strict=True) if step > 1]
+
+    def allow_ids(self, count: int):
+        """Let ids up to `count` be decoded: those beyond the pieces have no text."""
+        self.bytes_of += [b""] * (count - len(self.bytes_of))
 
     def encode(self, parts: str | Iterable[str | Control]) -> list[int]:
         """See `CodeGemmaTokenizer.encode`."""

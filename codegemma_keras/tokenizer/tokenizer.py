@@ -16,7 +16,6 @@ Left out: sampling of segmentations and the unigram model, which Gemma does not 
 """
 
 import codecs
-import contextlib
 import os
 from collections.abc import Iterable, Sequence
 
@@ -24,9 +23,12 @@ import keras
 import keras_hub
 import numpy as np
 from keras.src.saving import serialization_lib
+from keras_hub.src.utils.python_utils import classproperty
 
 from codegemma_keras import fim, presets
 from codegemma_keras.fim import Control
+from codegemma_keras.formats.keras_hub import save_tokenizer
+from codegemma_keras.formats.transformers import save_transformers
 from codegemma_keras.tokenizer.codec import (
     SPECIAL_TOKENS,
     PlainCodec,
@@ -109,21 +111,26 @@ class CodeGemmaTokenizer(keras_hub.tokenizers.SentencePieceTokenizer):
             if os.path.isfile(proto):
                 with open(proto, "rb") as file:
                     proto = file.read()
+        if isinstance(proto, bytes):  # Checked before other libraries read it.
+            proto = with_sentinel_names(proto)
+            self._codec = PlainCodec(proto)
         super().set_proto(proto)
 
-    # KerasHub's `set_proto` calls these three in turn, with the bytes of the model.
-
     def _set_proto_tf(self, proto):
-        with _loading(proto):
-            super()._set_proto_tf(with_sentinel_names(proto))
+        # TensorFlow's copy of the model is made where `tf.data` first needs it.
+        self._sentence_piece = None
 
-    def _set_proto_spm(self, proto):
-        with _loading(proto):
-            super()._set_proto_spm(with_sentinel_names(proto))
+    def _maybe_initialized_tf(self):
+        if self._sentence_piece is None:
+            import tensorflow as tf
+
+            with tf.init_scope():  # Outside the graph that asks for it.
+                super()._set_proto_tf(self.proto)
 
     def _update_special_token_ids(self):
-        self.proto = with_sentinel_names(self.proto)
-        self._codec = PlainCodec(self.proto)
+        if self._codec is None:  # `proto` was a string of base64, from `.keras` files.
+            self.proto = with_sentinel_names(self.proto)
+            self._codec = PlainCodec(self.proto)
         super()._update_special_token_ids()
 
     @property
@@ -200,24 +207,20 @@ class CodeGemmaTokenizer(keras_hub.tokenizers.SentencePieceTokenizer):
         """
         return self.codec.decode_parts(ids)
 
+    @classproperty
+    def presets(cls):
+        """Presets that `from_preset` knows by name, as in KerasHub."""
+        return presets.listing()
+
     @classmethod
     def from_preset(cls, preset, **kwargs):
         """Load the tokenizer of a preset; see `CodeGemmaCausalLM.from_preset`."""
-        return presets.load_tokenizer(cls, preset, **kwargs)
+        return presets.Preset(preset).tokenizer(cls, **kwargs)
 
     def save_to_preset(self, preset_dir):
         """Save configuration and vocabulary into a preset folder."""
-        presets.save_tokenizer(self, preset_dir)
+        save_tokenizer(self, preset_dir)
 
-
-@contextlib.contextmanager
-def _loading(proto):
-    try:
-        yield
-    except (ImportError, ValueError):
-        raise  # No TensorFlow, which KerasHub catches; or said clearly already.
-    except Exception as error:  # TensorFlow's classes cannot be named without it.
-        raise ValueError(
-            f"These {len(proto)} bytes are no valid SentencePiece model; they may be "
-            "truncated. Fetch the file again."
-        ) from error
+    def export_to_transformers(self, path):
+        """Write the vocabulary as Transformers and llama.cpp's converter read it."""
+        save_transformers(None, self, path)

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 import sentencepiece
 
 from codegemma_keras import chat, fim
-from codegemma_keras.tokenizer.sentencepiece_model import SPACE
+from codegemma_keras.formats.sentencepiece_model import SPACE
 
 # Runs of one character that are one piece. Code is indented, and an indent of 24 spaces
 # should not take six tokens; longer runs are made of these.

@@ -251,7 +251,6 @@ def test_transformers_model_of_another_architecture(transformers_folder, model_t
         ("rope_parameters", {"rope_type": "linear", "factor": 2.0}),
         ("hidden_activation", "relu"),
         ("attention_bias", True),
-        ("tie_word_embeddings", False),
         ("use_bidirectional_attention", True),
         ("quantization_config", {"quant_method": "bitsandbytes"}),
     ],

@@ -15,6 +15,7 @@ import safetensors
 import transformers
 
 from codegemma_keras import CodeGemmaBackbone, presets
+from codegemma_keras.formats import safetensors as our_safetensors
 from codegemma_keras.formats import transformers as transformers_format
 from codegemma_keras.formats import weights
 from tests import tiny_models
@@ -125,27 +126,29 @@ def test_stream_is_biggest_first_and_complete(tmp_path, kind):
     backbone = tiny_models.our_backbone()
     if kind == "keras":
         backbone.save_to_preset(tmp_path, max_shard_size=1e-5)
-        files, stream = sorted(tmp_path.glob("*.weights.h5")), weights.stream_keras
     else:
         transformers_format.save_transformers(backbone, None, tmp_path, 2e-5)
-        files, stream = (
-            sorted(tmp_path.glob("*.safetensors")),
-            (weights.stream_transformers),
-        )
-    assert len(files) > 2
-    sizes = {p: v.size for p, v in stream(backbone, [str(f) for f in files])}
+    assert len(list(tmp_path.glob("model*"))) > 2
+    opened = presets.Preset(tmp_path)
+    stream = opened._folder.weights(opened.backbone_config()).stream(backbone)
+    sizes = {path: value.size for path, value in stream}
     assert list(sizes.values()) == sorted(sizes.values(), reverse=True)
     assert sizes == {v.path: np.prod(v.shape) for v in backbone.weights}
 
 
-def test_values_are_not_read_while_a_model_is_only_checked(tmp_path, monkeypatch):
-    transformers_format.save_transformers(tiny_models.our_backbone(), None, tmp_path)
-    other = tiny_models.our_backbone(hidden_dim=16)
-    files = [str(tmp_path / "model.safetensors")]
-    # Whatever would read a tensor: none may be, before the shapes are known to fit.
-    monkeypatch.setattr(weights, "from_transformers", pytest.fail)
+@pytest.mark.parametrize("kind", ["keras", "transformers"])
+def test_a_model_that_does_not_fit_is_neither_built_nor_read(
+    tmp_path, monkeypatch, kind
+):
+    backbone = tiny_models.our_backbone()
+    if kind == "keras":
+        backbone.save_to_preset(tmp_path)
+    else:
+        backbone.export_to_transformers(tmp_path)
+    monkeypatch.setattr(weights.Tensor, "read", pytest.fail)
+    monkeypatch.setattr(weights, "build_empty", pytest.fail)
     with pytest.raises(ValueError, match="has shape"):
-        next(weights.stream_transformers(other, files))
+        CodeGemmaBackbone.from_preset(tmp_path, hidden_dim=16)
 
 
 def test_file_of_keras_2_13(tmp_path):
@@ -180,7 +183,7 @@ def test_written_safetensors_are_read_by_the_library(tmp_path, dtype):
     }
     shapes = {name: value.shape for name, value in values.items()}
     path = tmp_path / "x.safetensors"
-    size = transformers_format.write_safetensors(path, shapes, dtype, values.get)
+    size = our_safetensors.write(path, shapes, dtype, values.get)
     numpy_dtype = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
     assert size == 12 * numpy_dtype.itemsize
     with safetensors.safe_open(path, "np") as file:

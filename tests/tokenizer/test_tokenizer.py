@@ -15,7 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from codegemma_keras import chat, fim
-from codegemma_keras.tokenizer import sentencepiece_model
+from codegemma_keras.formats import sentencepiece_model
 from codegemma_keras.tokenizer import training as tokenizer_training
 from codegemma_keras.tokenizer.codec import OLD_NAMES, SPECIAL_TOKENS
 from codegemma_keras.tokenizer.tokenizer import CodeGemmaTokenizer, IncrementalDecoder

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from codegemma_keras.tokenizer import sentencepiece_model as model_file
+from codegemma_keras.formats import sentencepiece_model as model_file
 from codegemma_keras.tokenizer import training as tokenizer_training
 from codegemma_keras.tokenizer.tokenizer import PlainCodec
 from tests.small_vocabulary import small_vocabulary, source

@@ -3,7 +3,7 @@
 import pytest
 import sentencepiece
 
-from codegemma_keras.tokenizer import sentencepiece_model
+from codegemma_keras.formats import sentencepiece_model
 from tests.small_vocabulary import small_vocabulary
 
 

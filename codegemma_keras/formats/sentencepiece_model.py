@@ -57,6 +57,47 @@ def replace(proto: bytes, new: Iterable[Piece]) -> bytes:
     return b"".join([*out, proto[done:]])
 
 
+def with_added_tokens(proto: bytes, added: Mapping[int, str], file: str) -> bytes:
+    """The model with tokens that a folder lists beside it.
+
+    New ones become control pieces, which text never is encoded to. A placeholder such
+    as `<unused60>` takes the listed name.
+
+    Args:
+        proto: the model.
+        added: id -> token.
+        file: of the list, for messages.
+
+    Raises:
+        ValueError: an id is another piece in the model, or ids are left out.
+    """
+    own = list(pieces(proto))
+    names, new = {}, []
+    for i, token in sorted(added.items()):
+        if i == len(own) + len(new):
+            new.append((token, 0.0, CONTROL))
+        elif i > len(own):
+            raise ValueError(
+                f"{file} has a token of id {i}, and none of id {len(own) + len(new)}."
+            )
+        elif not _same(own[i], token):
+            if not own[i][0].startswith("<unused"):
+                raise ValueError(
+                    f"{file} says that id {i} is {token!r:.60}; in the SentencePiece "
+                    f"model it is {own[i][0]!r:.60}. They are of two vocabularies."
+                )
+            names[i] = token
+    proto = rewrite(proto, names=names)
+    return replace(proto, [*pieces(proto), *new]) if new else proto
+
+
+def _same(piece, token):
+    name, _, kind = piece
+    if kind == BYTE:  # The real vocabulary lists the tab as itself.
+        return token in (name, chr(int(name[3:5], 16)))
+    return token.replace(" ", SPACE) == name
+
+
 def _piece_field(piece):
     name, score, kind = piece
     name = name.encode()
@@ -104,13 +145,14 @@ def _fields(message):
 
 def _read_varint(message, place):
     value = shift = 0
-    while True:
+    while shift < 70:  # A varint has at most ten bytes.
         byte = message[place]
         place += 1
         value |= (byte & 127) << shift
         shift += 7
         if byte < 128:
             return value, place
+    raise IndexError(place)
 
 
 def _varint(value):
