@@ -30,6 +30,7 @@ from codegemma_keras.data.pipeline import question, stages
 from codegemma_keras.data.pipeline.folder import WORK
 from codegemma_keras.data.pipeline.settings import Settings
 from codegemma_keras.data.rows import examples, storage
+from codegemma_keras.data.rows.fim_split import FimSettings
 from codegemma_keras.tokenizer.codec import PlainCodec
 
 UNITS = 8
@@ -126,10 +127,8 @@ def read_back(out, made):
     """Segments of the rows that were not made, or not as often."""
     rows, stored = storage.Rows(out), collections.Counter()
     for index in range(len(rows)):
-        row, start = rows[index], 0
-        for size in row["segment_lengths"].tolist():
-            stored[segment_hash(row["tokens"][start : start + size])] += 1
-            start += size
+        for segment in rows[index]:
+            stored[segment_hash(segment)] += 1
     return sum(((made - stored) + (stored - made)).values())
 
 
@@ -140,7 +139,7 @@ def deviations(kinds):
         sigma = math.sqrt(total * share * (1 - share))
         return round((found - total * share) / sigma, 2)
 
-    plan, pieces = examples.FimSettings(), sum(kinds.values())
+    plan, pieces = FimSettings(), sum(kinds.values())
     fims = pieces - kinds["plain"]
     spm = sum(n for kind, n in kinds.items() if kind.startswith("spm"))
     syntax = sum(n for kind, n in kinds.items() if kind.endswith("syntax"))

@@ -27,6 +27,7 @@ import time
 
 from _data import RESULTS, package_folder, record, stdlib_folder
 
+from codegemma_keras.batches import plan_rows
 from codegemma_keras.data.clean import decontaminate, dedup, filters, secrets
 from codegemma_keras.data.document import Report
 from codegemma_keras.data.order import imports, order
@@ -35,7 +36,7 @@ from codegemma_keras.data.pipeline import question
 from codegemma_keras.data.pipeline.folder import WORK
 from codegemma_keras.data.pipeline.settings import Settings
 from codegemma_keras.data.read import sources
-from codegemma_keras.data.rows import examples, packing, storage
+from codegemma_keras.data.rows import examples, fim_split, storage
 from codegemma_keras.tokenizer.codec import PlainCodec
 
 TENTH = ("networkx", "keras_hub")
@@ -183,8 +184,8 @@ def token_steps(clock, ordered, codec, plan):
     clock(
         "of it, splits at the syntax tree",
         lambda: [
-            examples.syntax_split(
-                d.text, d.language, examples.document_rng(d, plan.fim)
+            fim_split.syntax_split(
+                d.text, d.language, fim_split.document_rng(d, plan.fim)
             )
             # 0.8 of all pieces are FIM, half of them so.
             for d in (*ordered[::5], *ordered[1::5])
@@ -200,20 +201,19 @@ def token_steps(clock, ordered, codec, plan):
 def row_steps(clock, chunks, plan):
     groups = clock(
         "pack",
-        lambda: packing.pack_lengths([len(c.token_ids) for c in chunks], plan.length),
+        lambda: plan_rows([len(c.token_ids) - 1 for c in chunks], plan.length),
     )
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / storage.shard_name(0, 1)
-        storage.write_shard(path, [], plan.length)  # Loads TFDS.
+        storage.write_shard(path, [])  # Loads TFDS.
         clock(
             "write shards",
             lambda: storage.write_shard(
                 path,
                 (
-                    packing.fill_row([chunks[i].token_ids for i in row], plan.length)
+                    storage.stored_row([chunks[i].token_ids for i in row])
                     for row in groups
                 ),
-                plan.length,
             ),
         )
 

@@ -25,7 +25,7 @@ import numpy as np
 from _data import record
 
 from codegemma_keras import CodeGemmaCausalLM
-from codegemma_keras.data.rows.packing import pack_documents
+from codegemma_keras.batches import pack
 from codegemma_keras.losses import NextTokenLoss
 from codegemma_keras.preprocessor import pack_rows
 from codegemma_keras.tokenizer.codec import PlainCodec
@@ -62,7 +62,7 @@ def padded(rows):
 
 
 def packed(rows):
-    return pack_documents([(row, [1.0] * len(row)) for row in rows], LENGTH)
+    return pack(rows, LENGTH)
 
 
 def main():

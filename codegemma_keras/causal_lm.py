@@ -14,7 +14,6 @@ from keras_hub.src.utils.python_utils import classproperty
 
 from codegemma_keras import chat, losses, presets
 from codegemma_keras.backbone import CodeGemmaBackbone, quiet_quantization
-from codegemma_keras.batches import Batches, in_memory, split
 from codegemma_keras.decoding import (
     Completion,
     Engine,
@@ -29,6 +28,7 @@ from codegemma_keras.decoding import (
 from codegemma_keras.decoding.text import Watch
 from codegemma_keras.formats.keras_hub import save_task
 from codegemma_keras.formats.transformers import save_transformers
+from codegemma_keras.in_memory import Batches, in_memory, split, unpack
 from codegemma_keras.preprocessor import CodeGemmaCausalLMPreprocessor
 
 # Threads that share a model must get one engine. Not an attribute: models are copied.
@@ -208,9 +208,8 @@ class CodeGemmaCausalLM(keras_hub.models.CausalLM):
         if validation_split and held_out is None:
             data, held_out = split(data, validation_split)
         if held_out is not None:
-            held_out = keras.utils.unpack_x_y_sample_weight(held_out)
-            held_out = Batches(self.preprocess_samples, held_out, batch_size)
-        train = Batches(self.preprocess_samples, data, batch_size, shuffle is not False)
+            held_out = Batches(self, unpack(held_out), batch_size)
+        train = Batches(self, data, batch_size, shuffle is not False, training=True)
         return keras.Model.fit(
             self, train, validation_data=held_out, shuffle=False, **kwargs
         )
@@ -220,7 +219,7 @@ class CodeGemmaCausalLM(keras_hub.models.CausalLM):
         if not in_memory(x):
             return super().evaluate(x, y, batch_size, sample_weight, **kwargs)
         data = ([x] if isinstance(x, str) else x), y, sample_weight
-        batches = Batches(self.preprocess_samples, data, batch_size)
+        batches = Batches(self, data, batch_size)
         return keras.Model.evaluate(self, batches, **kwargs)
 
     # Training without logits: Keras's hooks; the work is done in `losses`.

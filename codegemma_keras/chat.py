@@ -4,13 +4,17 @@
 
 A part that is a `Control` becomes one control token; text never does (see `fim`). The
 answer is what the model must learn: the text after `model↵` and the `<end_of_turn>` that
-ends it, by which it learns to stop.
+ends it, by which it learns to stop. White space around a message is cut off, as Gemma's
+own template does it; tests compare the two.
 
-Gemma was trained on no system turn. A leading message of role `"system"` is therefore
-folded into the first user message, with an empty line between, as is usual; it then is
-user text, and `parse` gives it back as such. Left out: tools and images.
+Gemma was trained on no system turn. Leading messages of role `"system"` or `"developer"`
+are therefore folded into the first user message, with an empty line between, as is usual;
+they then are user text, and `parse` gives them back as such.
+
+Left out: tools and images, for which CodeGemma has no turns.
 """
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 
 from codegemma_keras.fim import END, PAD, START, Control
@@ -18,6 +22,15 @@ from codegemma_keras.fim import END, PAD, START, Control
 START_OF_TURN = Control("<start_of_turn>")
 END_OF_TURN = Control("<end_of_turn>")
 USER, MODEL, SYSTEM = "user", "model", "system"
+# What other libraries call the roles.
+ROLES = {
+    "user": USER,
+    "model": MODEL,
+    "assistant": MODEL,
+    "system": SYSTEM,
+    "developer": SYSTEM,
+}
+TOOLS = ("tool", "function", "ipython")
 
 Message = Mapping[str, str]
 
@@ -29,13 +42,14 @@ def render(
 
     Args:
         messages: `{"role": "user" | "model", "content": str}` in turn, user first;
-            `"assistant"` means `"model"`. One `"system"` message may lead: it is folded
-            into the first user message.
+            `"assistant"` means `"model"`. Messages of role `"system"` or `"developer"`
+            may lead: they are folded into the first user message.
         add_generation_prompt: end with `<start_of_turn>model↵`, so that the model
             answers next. The last message must then be the user's.
 
     Returns:
-        `(part, is_answer)` pairs; bos is not among them.
+        `(part, is_answer)` pairs; bos is not among them. An empty message of the model
+        is no answer: nobody wants a model to learn to say nothing.
 
     Raises:
         TypeError: messages that are no list of mappings to strings.
@@ -50,7 +64,7 @@ def render(
     parts = []
     for role, content in turns:
         parts += [(START_OF_TURN, False), (role + "\n", False)]
-        answer = role == MODEL
+        answer = role == MODEL and content != ""
         parts += [(content, answer), (END_OF_TURN, answer), ("\n", False)]
     if add_generation_prompt:
         parts += [(START_OF_TURN, False), (MODEL + "\n", False)]
@@ -58,7 +72,7 @@ def render(
 
 
 def normalize(messages: Sequence[Message]) -> list[tuple[str, str]]:
-    """Messages as alternating `(role, content)`, the system message folded in.
+    """Messages as alternating `(role, content)`: trimmed, system messages folded in.
 
     Raises: as `render`.
     """
@@ -68,25 +82,40 @@ def normalize(messages: Sequence[Message]) -> list[tuple[str, str]]:
             'it: [{"role": "user", "content": "..."}].'
         )
     turns = [_turn(message, place) for place, message in enumerate(messages)]
-    if turns and turns[0][0] == SYSTEM:
-        if len(turns) == 1 or turns[1][0] != USER:
+    if not turns:
+        raise ValueError("messages is empty. Give at least one user message.")
+    leading = list(itertools.takewhile(lambda turn: turn[0] == SYSTEM, turns))
+    first = len(leading)  # the place of the first turn, for errors
+    turns = turns[first:]
+    if leading:
+        if not turns or turns[0][0] != USER:
             raise ValueError(
                 "CodeGemma has no system turn: a system message is put before the first "
                 "user message, so a user message must follow it."
             )
-        (_, system), (_, question), *rest = turns
-        turns = [(USER, f"{system}\n\n{question}"), *rest]
-    if not turns:
-        raise ValueError("messages is empty. Give at least one user message.")
+        folded = [content for _, content in (*leading, turns[0]) if content]
+        turns[0] = USER, "\n\n".join(folded)
     for place, (role, _) in enumerate(turns):
-        expected = MODEL if place % 2 else USER
-        if role != expected:
+        if role == SYSTEM:
             raise ValueError(
-                f"Turn {place} has role {role!r}, but must have {expected!r}: user and "
-                "model alternate, the user first. Join messages of one role with a "
-                "newline; a system message may only lead."
+                f"Message {first + place} is a system message after others; CodeGemma "
+                "has no system turn, so it may only lead. Make it part of a user message."
             )
+        if role != (MODEL if place % 2 else USER):
+            raise ValueError(_out_of_turn(first + place, role, place == 0))
     return turns
+
+
+def _out_of_turn(place, role, leads):
+    if leads:
+        return (
+            f"Message {place} is the model's, but a conversation begins with the user. "
+            "Leave it out, or put the user message before it that it answers."
+        )
+    return (
+        f"Messages {place - 1} and {place} both have role {role!r}, but user and model "
+        "take turns. Join the two, for example with an empty line between."
+    )
 
 
 def _turn(message, place):
@@ -96,19 +125,19 @@ def _turn(message, place):
             f"{message!r:.80}."
         )
     role, content = message["role"], message["content"]
-    if role == "assistant":  # what other libraries call it
-        role = MODEL
-    if role not in (USER, MODEL, SYSTEM):
+    if not isinstance(role, str) or role not in ROLES:
+        tools = (
+            " A tool's answer can be given as a user message." if role in TOOLS else ""
+        )
         raise ValueError(
-            f"Message {place} has role {role!r}; known are 'user', 'model' (or "
-            "'assistant') and a leading 'system'."
+            f"Message {place} has role {role!r}; known are {', '.join(ROLES)}.{tools}"
         )
     if not isinstance(content, str):
         raise TypeError(
             f"Message {place} has content of type {type(content).__name__}; it must be "
             "a str."
         )
-    return role, str(content)
+    return ROLES[role], str(content).strip()
 
 
 def parse(parts: Iterable[str | Control]) -> list[dict[str, str]]:

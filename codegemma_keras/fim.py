@@ -17,13 +17,11 @@ sentinels, so a prompt can be parsed back from its tokens, and as the prefix is 
 by `<middle>` alone, a cursor that moves on reuses all that comes before it. Bavarian et
 al. 2022 (arXiv 2207.14255) write `"bavarian"`, in which prefix and middle run together.
 
-Left out: token-level and line-level spans, which train much worse than spans of
-characters (there, section 5), and splits that follow the syntax (CodeGemma's own is not
-published; `split_at` takes any span that a caller finds).
+Left out: where files are cut for training; `codegemma_keras.data.rows.fim_split` is the one
+place for that.
 """
 
 import dataclasses
-import re
 from collections.abc import Callable, Iterable, Sequence
 
 MODES = ("psm", "spm")
@@ -293,28 +291,6 @@ class _Cursor:
         return bool(rest)
 
 
-def truncate_completion(completion: str | Iterable[str | Control]) -> str:
-    """A completion up to the first control token.
-
-    Args:
-        completion: parts (`tokenizer.decode_parts(ids)`), in which only a `Control`
-            ends it; or text of a decoder that spells control tokens out, in which the
-            first name in `STOP` does, also where the model meant text.
-
-    Returns:
-        The text before.
-    """
-    if isinstance(completion, str):
-        ends = [completion.find(str(stop)) for stop in STOP]
-        return completion[: min((e for e in ends if e >= 0), default=len(completion))]
-    kept = []
-    for part in completion:
-        if isinstance(part, Control):
-            break
-        kept.append(part)
-    return "".join(kept)
-
-
 # Where to split
 
 
@@ -330,60 +306,6 @@ def split_at(text: str, start: int, end: int) -> tuple[str, str, str]:
             "the length of the text in characters."
         )
     return text[:start], text[start:end], text[end:]
-
-
-def random_split(text: str, rng, lengths: str = "uniform") -> tuple[str, str, str]:
-    """`(prefix, middle, suffix)` of a random span of characters.
-
-    A CRLF is never split: an editor has no cursor there. Any part may be empty.
-
-    Args:
-        text: the file.
-        rng: a `random.Random` or a `numpy.random.Generator`.
-        lengths: `"uniform"`: both ends uniform over the `len(text) + 1` places between
-            characters, as in Bavarian et al. 2022; the middle is a third of the file on
-            average. `"log_uniform"`: the middle's length uniform in its logarithm and
-            its place uniform, so that most middles are as short as what editors ask for.
-            `"lines"`: a quarter of the middles as `"log_uniform"`; the others are what
-            an editor's cursor asks for, whole lines or the rest of one (`_line_span`).
-    """
-    if lengths == "uniform":
-        cuts = sorted(int(rng.random() * (len(text) + 1)) for _ in range(2))
-    elif lengths == "lines" and rng.random() < 0.75:
-        cuts = _line_span(text, rng)
-    elif lengths in ("log_uniform", "lines"):
-        size = min(int((len(text) + 1) ** rng.random()), len(text))
-        start = int(rng.random() * (len(text) - size + 1))
-        cuts = [start, start + size]
-    else:
-        raise ValueError(
-            f"lengths={lengths!r} must be 'uniform', 'log_uniform' or 'lines'."
-        )
-    start, end = (cut - (text[cut - 1 : cut + 1] == "\r\n") for cut in cuts)
-    return split_at(text, start, end)
-
-
-def _line_span(text, rng):
-    """`[start, end]` of whole lines, or from within a line to the end of that or another.
-
-    Three quarters of the spans are one line or less, three quarters of the others two, and
-    so on: with fewer, stopping after a line is never the likeliest, and a small model
-    that decodes greedily does not stop at all. Spans begin in a line that is not blank.
-    Whole lines take their line end with them, the rest of a line leaves it.
-    """
-    lines = [match.span() for match in re.finditer(r"[^\n]*\n|[^\n]+", text)]
-    used = [i for i, (start, end) in enumerate(lines) if not text[start:end].isspace()]
-    if not used:
-        return [0, 0]
-    first = last = used[int(rng.random() * len(used))]
-    while last + 1 < len(lines) and rng.random() < 0.25:
-        last += 1
-    start, end = lines[first][0], lines[last][1]
-    if rng.random() < 0.5:
-        return [start, end]
-    end = start + len(text[start:end].rstrip())
-    line = text[start : lines[first][1]].rstrip()
-    return [start + int(rng.random() * (len(line) + 1)), end]
 
 
 # What fits

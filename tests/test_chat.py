@@ -1,8 +1,10 @@
 """The turn format: what is rendered, which parts are answers, what is refused."""
 
+import jinja2
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers.utils.chat_template_utils import render_jinja_template
 
 from codegemma_keras import chat, fim
 from codegemma_keras.tokenizer.tokenizer import PlainCodec
@@ -61,6 +63,7 @@ def test_golden_ids():
 @given(conversations())
 def test_parse_inverts_render_through_parts_and_ids(messages):
     parts = [part for part, _ in chat.render(messages)]
+    messages = [{**m, "content": m["content"].strip()} for m in messages]
     assert chat.parse(parts) == messages
     codec = PlainCodec(small_vocabulary())
     ids = codec.encode([fim.START, *parts])
@@ -78,6 +81,60 @@ def test_parse_of_an_answer_under_way():
 def test_a_system_message_is_folded_into_the_first_question():
     messages = [{"role": "system", "content": "Be brief."}, user("Hi"), model("Ho")]
     assert chat.render(messages) == chat.render([user("Be brief.\n\nHi"), model("Ho")])
+
+
+def test_developer_is_system_and_several_are_joined():
+    messages = [
+        {"role": "system", "content": "Be brief. "},
+        {"role": "developer", "content": "Be kind."},
+        user("Hi"),
+    ]
+    assert chat.render(messages) == chat.render([user("Be brief.\n\nBe kind.\n\nHi")])
+    empty = {"role": "system", "content": " "}
+    assert chat.render([empty, user("Hi")]) == chat.render([user("Hi")])
+
+
+def test_an_empty_answer_is_no_answer():
+    pairs = chat.render([user("a"), model(" \n"), user("b"), model("B")])
+    assert [part for part, is_answer in pairs if is_answer] == ["B", E]
+
+
+# Of google/gemma-2b-it and codegemma-7b-it, `tokenizer_config.json`.
+GEMMAS = (
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}"
+    "{{ raise_exception('System role not supported') }}{% endif %}"
+    "{% for message in messages %}"
+    "{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate user/assistant/...') }}"
+    "{% endif %}{% if (message['role'] == 'assistant') %}{% set role = 'model' %}"
+    "{% else %}{% set role = message['role'] %}{% endif %}"
+    "{{ '<start_of_turn>' + role + '\n' + message['content'] | trim"
+    " + '<end_of_turn>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{'<start_of_turn>model\n'}}{% endif %}"
+)
+spaces = st.text(" \n\t\r\x0b\x0c\x1c\u00a0\u2003\u3000\u200b\ufeff", max_size=3)
+padded = st.tuples(spaces, contents, spaces).map("".join)
+
+
+@settings(deadline=None, max_examples=500)
+@given(st.lists(st.tuples(st.sampled_from(["user", "assistant"]), padded), min_size=1))
+def test_same_text_as_gemmas_own_template(turns):
+    """By Transformers' renderer: the same text, and refused where that refuses."""
+    messages = [{"role": role, "content": content} for role, content in turns]
+    asks = turns[-1][0] == "user"
+    try:
+        [expected], _ = render_jinja_template(
+            [messages],
+            chat_template=GEMMAS,
+            add_generation_prompt=asks,
+            bos_token="<bos>",
+        )
+    except jinja2.TemplateError:
+        with pytest.raises(ValueError, match="Message"):
+            chat.render(messages)
+        return
+    pairs = chat.render(messages, add_generation_prompt=asks)
+    assert "<bos>" + "".join(part for part, _ in pairs) == expected
 
 
 def test_assistant_means_model():
@@ -98,12 +155,18 @@ SYSTEM = {"role": "system", "content": "s"}
         ([{"role": "user"}], TypeError, "Message 0 must be"),
         ([user(None)], TypeError, "content of type NoneType"),
         ([{"role": ["user"], "content": ""}], ValueError, "has role"),
-        ([{"role": "tool", "content": ""}], ValueError, "has role 'tool'; known are"),
-        ([model("Hi")], ValueError, "Turn 0 has role 'model', but must have 'user'"),
-        ([user("a"), user("b")], ValueError, "Turn 1 has role 'user', but must have"),
+        ([{"role": "tool", "content": ""}], ValueError, "'tool'.*as a user message"),
+        ([{"role": "human", "content": ""}], ValueError, "'human'; known are user"),
+        ([model("Hi")], ValueError, "Message 0 is the model's.*Leave it out"),
+        ([user("a"), user("b")], ValueError, "Messages 0 and 1 both.*'user'.*Join"),
+        (
+            [SYSTEM, user("a"), model("b"), model("c")],
+            ValueError,
+            "Messages 2 and 3 both have role 'model'",
+        ),
         ([SYSTEM], ValueError, "a user message must follow"),
         ([SYSTEM, model("a")], ValueError, "a user message must follow"),
-        ([user("a"), SYSTEM], ValueError, "a system message may only lead"),
+        ([user("a"), SYSTEM], ValueError, "Message 1 is a system message.*only lead"),
     ],
 )
 def test_render_refuses(messages, error, message):

@@ -1,10 +1,8 @@
 """Rendering and parsing are inverse, prompts read as the paper's, budgets hold."""
 
-import collections
 import functools
 import random
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -69,11 +67,11 @@ def random_infill(rng):
     )
 
 
-def test_parse_inverts_render_over_100_000_documents():
+def test_parse_inverts_render_over_10_000_documents():
     rng = random.Random(0)
     codec = CODEC()
     controls = set(codec.controls)
-    for _ in range(100_000):
+    for _ in range(10_000):
         document = random_infill(rng)
         parts = render(document)
         assert fim.parse(parts) == document
@@ -180,66 +178,6 @@ def test_render_refuses():
 def test_parse_refuses(parts, message):
     with pytest.raises(ValueError, match=message):
         fim.parse(parts)
-
-
-def test_truncate_completion():
-    parts = ["a <|fim_prefix|> b", fim.FILE_SEPARATOR, "other.py\n"]
-    assert fim.truncate_completion(parts) == "a <|fim_prefix|> b"
-    assert fim.truncate_completion(["whole"]) == "whole"
-    for stop in fim.STOP:
-        assert fim.truncate_completion(f"a{stop}b<eos>") == "a"
-    assert fim.truncate_completion("no stop") == "no stop"
-
-
-@settings(deadline=None)
-@given(
-    text, st.integers(0, 2**32), st.sampled_from([random.Random, np.random.default_rng])
-)
-def test_random_split_joins_to_the_text(document, seed, generator):
-    for lengths in ("uniform", "log_uniform", "lines"):
-        check_split(document, fim.random_split(document, generator(seed), lengths))
-
-
-def check_split(document, split):
-    prefix, middle, suffix = split
-    assert prefix + middle + suffix == document
-    for left, right in ((prefix, middle + suffix), (prefix + middle, suffix)):
-        assert not (left.endswith("\r") and right.startswith("\n"))
-
-
-def test_random_split_reaches_every_span_alike():
-    rng = random.Random(0)
-    counts = {}
-    for _ in range(16_000):
-        split = fim.random_split("abc", rng)
-        counts[split] = counts.get(split, 0) + 1
-    # Two ends out of 4 places: an empty middle in 1 of 16 each, other spans in 2 of 16.
-    assert len(counts) == 10
-    for (_, middle, _), count in counts.items():
-        assert count == pytest.approx(2000 if middle else 1000, rel=0.15)
-
-
-def test_line_spans():
-    """Three of four middles are whole lines or the rest of one, as a cursor asks for."""
-    text = "a = 1\n\n  b = 2\r\nc = 3"
-    rng = np.random.default_rng(0)
-    splits = [fim.random_split(text, rng, "lines") for _ in range(4000)]
-    middles = collections.Counter(middle for _, middle, _ in splits)
-    # 3/4 a line span x 1/3 this line x 3/4 no further line x 1/2 whole; and by chance.
-    for line in ("a = 1\n", "  b = 2\r\n"):
-        assert 4000 * 3 / 32 * 0.8 < middles[line] < 4000 * 3 / 32 * 1.3
-    ends_at_line = sum(
-        s.startswith(("\n", "\r\n")) or not s or m.endswith("\n") for _, m, s in splits
-    )
-    assert ends_at_line > 3000
-    # The rest of a line leaves its end to the suffix.
-    rests = [s for p, m, s in splits if m in ("= 1", " = 1", "a = 1")]
-    assert len(rests) > 4000 * 3 / 32 / 5
-    assert all(s.startswith("\n") for s in rests)
-    for blank in ("", " ", "\n\n"):
-        assert "".join(fim.random_split(blank, rng, "lines")) == blank
-    with pytest.raises(ValueError, match="'lines'"):
-        fim.random_split(text, rng, "words")
 
 
 def test_split_at():

@@ -6,23 +6,18 @@ import pytest
 from keras import ops
 
 from codegemma_keras import CodeGemmaCausalLM
-from codegemma_keras.data.rows.packing import fill_row, model_inputs
+from codegemma_keras.batches import pack
 from tests.tiny_models import our_backbone
 
-V, LENGTH = 53, 19
+V, LENGTH = 53, 17
 rng = np.random.default_rng(17)
 DOCUMENTS = [rng.integers(3, V, size).tolist() for size in (7, 5, 6, 11, 8)]
-ROWS = ([0, 1, 2], [3, 4])  # 18 and 19 of 19 tokens
+ROWS = ([0, 1, 2], [3, 4])  # 15 and 17 of 17 places
 
 
 def inputs(groups, length):
     """`(x, y, sample_weight)`, one row for each group of documents."""
-    rows = []
-    for group in groups:
-        row = fill_row([DOCUMENTS[i] for i in group], length)
-        rows.append(model_inputs(row["tokens"], row["segment_lengths"]))
-    x = {name: np.stack([row[0][name] for row in rows]) for name in rows[0][0]}
-    return x, np.stack([row[1] for row in rows]), np.stack([row[2] for row in rows])
+    return pack(DOCUMENTS, length, rows=groups)
 
 
 def step(data, remat="none"):
@@ -55,7 +50,7 @@ def test_hidden_states_of_each_document_equal_its_own():
     hidden = ops.convert_to_numpy(backbone(inputs(ROWS, LENGTH)[0]))
     for row, group in enumerate(ROWS):
         start = 0
-        for document in (DOCUMENTS[i] for i in group):
+        for document in (DOCUMENTS[i][:-1] for i in group):  # the last is a target
             ids = np.array([document])
             alone = backbone({"token_ids": ids, "padding_mask": np.ones_like(ids)})
             end = start + len(document)
@@ -69,10 +64,10 @@ def test_one_document_cannot_see_another():
     backbone = our_backbone(vocabulary_size=V)
     x, _, _ = inputs(ROWS, LENGTH)
     before = ops.convert_to_numpy(backbone(x))
-    x["token_ids"][0, :7] = (x["token_ids"][0, :7] + 11) % V
+    x["token_ids"][0, :6] = (x["token_ids"][0, :6] + 11) % V
     after = ops.convert_to_numpy(backbone(x))
-    np.testing.assert_array_equal(before[0, 7:18], after[0, 7:18])
-    assert np.abs(before[0, :7] - after[0, :7]).max() > 0.01
+    np.testing.assert_array_equal(before[0, 6:15], after[0, 6:15])
+    assert np.abs(before[0, :6] - after[0, :6]).max() > 0.01
 
 
 @pytest.mark.parametrize("remat", ["attention", "block"])

@@ -57,7 +57,7 @@ def main():
     options = parser.parse_args()
     configs = [json.loads((run / "config.json").read_text()) for run in options.runs]
     config = configs[0]
-    documents = list(corpus.python_files(config["held_out"]))
+    documents = [(d.path, d.text) for d in corpus.python_files(config["held_out"])]
     tasks = infilling.single_line_tasks(documents, options.tasks)
     sample = held_out_sample(documents, options.megabytes * 1e6)
     scores = json.loads(RESULTS.read_text())["scores"]

@@ -64,7 +64,9 @@ def main():
         evaluate_every=50,
     )
     sft.train(config)
-    documents = held_out_sample(list(corpus.python_files(HELD_OUT)), 0.6e6)
+    documents = held_out_sample(
+        [(d.path, d.text) for d in corpus.python_files(HELD_OUT)], 0.6e6
+    )
     models = {BASE: BASE, NAME: str(options.out / "preset")}
     scores = {
         name: evaluate(preset, test, test_real, documents)

@@ -16,10 +16,10 @@ import zipfile
 from codegemma_keras.data.pipeline import build as pipeline
 from codegemma_keras.data.pipeline.settings import Settings
 from codegemma_keras.data.read import installed as corpus
-from codegemma_keras.data.rows.examples import FimSettings
+from codegemma_keras.data.rows.fim_split import FimSettings
 from codegemma_keras.recipes.pretrain import PretrainConfig
 
-FIM = FimSettings(rate=0.9, syntax_share=0.3, line_share=0.5)
+FIM = FimSettings(rate=0.9, syntax_share=0.3, line_share=0.375, short_share=0.125)
 TOKENIZER = "code_gemma_tiny_py"
 
 

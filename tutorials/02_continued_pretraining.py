@@ -195,10 +195,7 @@ from codegemma_keras.data.rows.storage import Rows
 
 COLOURS = {fim.PREFIX: "#cfe8ff", fim.SUFFIX: "#f6d5f7", fim.MIDDLE: "#d3f5d3"}
 stored = Rows("dataset")
-row = stored[0]
-parts = lm.tokenizer.decode_parts(
-    row["tokens"][: row["segment_lengths"].sum()].tolist()
-)
+parts = [part for segment in stored[0] for part in lm.tokenizer.decode_parts(segment)]
 pieces, colour = [], "#fff3bf"
 for part in parts:
     bold = ""
@@ -208,7 +205,8 @@ for part in parts:
     pieces.append(f'<span style="{style}">{html.escape(part)}</span>')
 box = "font-family:monospace;line-height:1.4;max-height:24em;overflow:auto"
 display(HTML(f'<pre style="{box}">{"".join(pieces)}</pre>'))
-filled = sum(int(stored[n]["segment_lengths"].sum()) for n in range(len(stored)))
+# The last token of a segment is only a target: it takes no place.
+filled = sum(len(segment) - 1 for n in range(len(stored)) for segment in stored[n])
 print(
     f"{len(stored)} rows of {row_length} tokens, {filled / len(stored) / row_length:.0%} full"
 )

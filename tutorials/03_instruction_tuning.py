@@ -126,7 +126,7 @@ import html
 from IPython.display import HTML, display
 
 from codegemma_keras import CodeGemmaChatPreprocessor
-from codegemma_keras.data.rows.packing import pack_documents
+from codegemma_keras.batches import pack
 
 preprocessor = CodeGemmaChatPreprocessor(lm.tokenizer)
 ids, weights = preprocessor.row(train[0].messages())
@@ -142,7 +142,8 @@ display(
 
 rows = [preprocessor.row(task.messages()) for task in train]
 rows = [row for row in rows if len(row[0]) <= row_length]  # never cut an answer
-x, y, weight = pack_documents(rows, row_length)
+segments, weights = zip(*rows, strict=True)
+x, y, weight = pack(segments, row_length, weights=weights)
 print(
     f"{len(rows)} conversations in {len(y)} rows; {weight.mean():.0%} of tokens learnt"
 )

@@ -106,11 +106,12 @@ import html
 from IPython.display import HTML, display
 
 from codegemma_keras import CodeGemmaChatPreprocessor
-from codegemma_keras.data.rows.packing import pack_documents
+from codegemma_keras.batches import pack
 
 preprocessor = CodeGemmaChatPreprocessor(lm.tokenizer)
 rows = [preprocessor.row(problem.messages()) for problem in train]
-x, y, weight = pack_documents(rows, row_length)
+segments, weights = zip(*rows, strict=True)
+x, y, weight = pack(segments, row_length, weights=weights)
 
 pieces = []
 for token, learnt in zip(y[0], weight[0], strict=True):

@@ -107,6 +107,7 @@ import random
 import numpy as np
 
 from codegemma_keras.data.read import installed as corpus
+from codegemma_keras.data.rows.fim_split import random_split
 
 
 def is_code(text):
@@ -115,7 +116,7 @@ def is_code(text):
     return 4000 < len(text) < 60_000 and digits < 0.05 * len(text)
 
 
-held_out = [text for _, text in corpus.python_files(["rich"]) if is_code(text)]
+held_out = [d.text for d in corpus.python_files(["rich"]) if is_code(d.text)]
 rng = random.Random(0)
 
 
@@ -176,10 +177,10 @@ plt.show()
 # editor ask for? The rest of a line, or a few lines. Three rules, drawn on the same files:
 
 # %%
-rules = ("uniform", "log_uniform", "lines")
+rules = ("character", "short", "line")
 lengths = {}
 for rule in rules:
-    cuts = [fim.random_split(rng.choice(held_out), rng, rule) for _ in range(spans)]
+    cuts = [random_split(rng.choice(held_out), rng, rule) for _ in range(spans)]
     lengths[rule] = [len(m) for _, m, _ in cuts]
 short = {rule: float(np.mean(np.array(n) <= 80)) for rule, n in lengths.items()}
 
@@ -258,7 +259,7 @@ def has_all(ids):
 
 
 def rearrange(text):
-    prefix, middle, suffix = fim.random_split(text, rng, "lines")
+    prefix, middle, suffix = random_split(text, rng, "line")
     parts = [*fim.render(prefix, suffix, middle), fim.FILE_SEPARATOR]
     return tokenizer.encode(parts)
 
@@ -348,7 +349,7 @@ assert answer_of(["say '<|fim_prefix|>'"]) == "say '<|fim_prefix|>'", (
 assert returned == [(prefix, middle, suffix)] * 2
 assert wins >= least_wins
 assert right.mean() < wrong.mean()
-assert short["lines"] > 3 * short["uniform"]
+assert short["line"] > 3 * short["character"]
 assert inside / total > 0.4
 assert kept["first"] == 1.0
 assert kept["last"] < 0.5

@@ -262,7 +262,7 @@ facts = [read_facts(text, path, "python") for path, text in shop.items()]
 package_order = data.order_files(facts)
 print("the small one:", list(package_order.paths))
 
-files = dict(corpus.python_files([package]))
+files = {d.path: d.text for d in corpus.python_files([package])}
 found = data.order_files([read_facts(t, p, "python") for p, t in files.items()])
 needs = [(edge.importer, edge.imported) for edge in (*found.kept, *found.removed)]
 print(

@@ -33,7 +33,7 @@ from codegemma_keras.preprocessor import CodeGemmaCausalLMPreprocessor
 from codegemma_keras.tokenizer.training import train_tokenizer
 
 keras.utils.set_random_seed(0)
-files = [text for _, text in corpus.python_files(packages)]
+files = [document.text for document in corpus.python_files(packages)]
 tokenizer = CodeGemmaTokenizer(proto=train_tokenizer(files, pieces))
 ids = [tokenizer.encode(text) for text in files]
 total, characters = sum(map(len, ids)), sum(map(len, files))

@@ -129,7 +129,7 @@ def settings_of(args: BuildOptions):
     from codegemma_keras.data.clean import dedup
     from codegemma_keras.data.languages import CODE, PROSE
     from codegemma_keras.data.pipeline.settings import Settings
-    from codegemma_keras.data.rows.examples import FimSettings
+    from codegemma_keras.data.rows.fim_split import FimSettings
 
     return Settings(
         length=args.length,
@@ -186,16 +186,14 @@ def contents_of(folder: pathlib.Path, number: int) -> list[dict]:
 
 def print_row(console, row, contents, codec):
     """Print each segment of a row below its repository and files."""
-    start = 0
-    for size, entry in itertools.zip_longest(row["segment_lengths"].tolist(), contents):
-        parts = codec.decode_parts(row["tokens"][start : start + size].tolist())
+    for segment, entry in itertools.zip_longest(row, contents):
+        parts = codec.decode_parts(segment)
         if entry:
             paths = entry["paths"]
             names = ", ".join(paths[:MAX_PATHS]) + ", ..." * (len(paths) > MAX_PATHS)
             said = visible(f"{entry['repo']}: {len(paths)} files: {names}")
             console.print(said, style="bold", markup=False)
         console.print(coloured(parts), end="\n\n")
-        start += size
 
 
 def coloured(parts):

@@ -21,15 +21,13 @@ from typing import TYPE_CHECKING
 # Public name -> the module that holds it.
 _NAMES = {
     "Document": "document",
-    "FimSettings": "rows.examples",
+    "FimSettings": "rows.fim_split",
     "Report": "document",
-    "SavePosition": "rows.position",
     "Settings": "pipeline.settings",
     "build": "pipeline.build",
     "deduplicate": "clean.dedup",
     "filter_documents": "clean.filters",
     "load": "rows.storage",
-    "load_tf": "rows.storage",
     "order_files": "order.order",
     "read_source": "read.sources",
 }
@@ -42,21 +40,18 @@ if TYPE_CHECKING:  # What editors and type checkers see.
     from codegemma_keras.data.pipeline.build import build
     from codegemma_keras.data.pipeline.settings import Settings
     from codegemma_keras.data.read.sources import read_source
-    from codegemma_keras.data.rows.examples import FimSettings
-    from codegemma_keras.data.rows.position import SavePosition
-    from codegemma_keras.data.rows.storage import load, load_tf
+    from codegemma_keras.data.rows.fim_split import FimSettings
+    from codegemma_keras.data.rows.storage import load
 
 __all__ = [
     "Document",
     "FimSettings",
     "Report",
-    "SavePosition",
     "Settings",
     "build",
     "deduplicate",
     "filter_documents",
     "load",
-    "load_tf",
     "order_files",
     "read_source",
 ]

@@ -36,8 +36,9 @@ from codegemma_keras import (
     lora,
     sharding,
 )
+from codegemma_keras.batches import PackedBatch
 from codegemma_keras.data.read import installed as corpus
-from codegemma_keras.data.rows.packing import model_inputs
+from codegemma_keras.data.rows.examples import packed_files
 from codegemma_keras.preprocessor import (
     CodeGemmaCausalLMPreprocessor,
     CodeGemmaFIMPreprocessor,
@@ -79,7 +80,7 @@ class PretrainConfig:
     vocabulary_size: int = 8192  # pieces; about 3.5 bytes of Python each
     fim_rate: float = 0.9  # of packages; data are split already
     spm_rate: float = 0.5
-    span_lengths: str = "lines"  # see `fim.random_split`
+    span_lengths: str = "lines"  # see `preprocessor.SPAN_LENGTHS`
     # Model: a preset to go on from; None for random weights of these sizes (Gemma 1
     # with one key/value head, as the 2B).
     preset: str | None = None
@@ -208,7 +209,7 @@ def tokenizer_of(config: PretrainConfig) -> CodeGemmaTokenizer:
     spm = pathlib.Path(config.tokenizer or pathlib.Path(config.out) / "tokenizer.spm")
     if not spm.exists():
         print(f"training a tokenizer of {config.vocabulary_size} pieces")
-        texts = (text for _, text in _shuffled(config))
+        texts = (document.text for document in _shuffled(config))
         spm.write_bytes(train_tokenizer(texts, config.vocabulary_size))
     return CodeGemmaTokenizer(proto=str(spm))
 
@@ -229,7 +230,7 @@ class PackageRows:
         )
 
     def __len__(self):
-        return len(self._rows[1])
+        return self._rows.rows
 
     def batches(self, start):
         size = training.rows_of_part(self._config)
@@ -243,7 +244,7 @@ class PackageRows:
         files = corpus.python_files(config.held_out)
         tokens = config.held_out_rows * config.sequence_length
         rows = self._stored("held_out.npz", config.held_out, files, tokens)
-        return _first(rows, config.held_out_rows)
+        return rows.take(slice(config.held_out_rows))
 
     def _stored(self, name, packages, files, tokens):
         """Packed rows from a file in `out`, or made and stored there."""
@@ -256,25 +257,23 @@ class PackageRows:
             span_lengths=config.span_lengths,
             seed=config.seed,
         )
+        # Shorter pieces give more middles for the same tokens, longer ones more context.
+        settings = dataclasses.replace(fim.settings, shortest_piece=0.25)
         digest = hashlib.blake2b(self._tokenizer.proto, digest_size=16).hexdigest()
-        settings = {k: v for k, v in fim.get_config().items() if k in _OF_ROWS}
-        made_of = json.dumps([settings, list(packages), tokens, digest])
+        length, of_rows = config.sequence_length, dataclasses.asdict(settings)
+        made_of = json.dumps([of_rows, length, list(packages), tokens, digest])
         file = pathlib.Path(config.out) / name
         if file.exists():
             arrays = dict(np.load(file))
             if str(arrays.pop("made_of", "")) == made_of:
                 y, weight = arrays.pop("y"), arrays.pop("weight")
-                return arrays, y, weight
-        x, y, weight = corpus.packed_rows(
-            files, fim, config.sequence_length, tokens, config.seed
-        )
+                return PackedBatch(arrays, y, weight)
+        made = packed_files(files, self._tokenizer, settings, length, tokens)
+        x, y, weight = made
         new = file.with_name(f"new-{name}")
         np.savez(new, y=y, weight=weight, made_of=np.array(made_of), **x)
         new.replace(file)
-        return x, y, weight
-
-
-_OF_ROWS = {"sequence_length", "fim_rate", "spm_rate", "span_lengths", "seed"}
+        return made
 
 
 class BuiltRows:
@@ -303,18 +302,8 @@ class BuiltRows:
                 f"{config.data} of {config.sequence_length}: build both with one --length."
             )
         # Stored in random order, so the first are as good as any.
-        chosen = [
-            model_inputs(**rows[i]) for i in range(min(len(rows), config.held_out_rows))
-        ]
-        xs, ys, weights = zip(*chosen, strict=True)
-        x = {name: np.stack([x[name] for x in xs]) for name in xs[0]}
-        return x, np.stack(ys), np.stack(weights)
-
-
-def _first(rows, count):
-    x, y, weight = rows
-    x = {name: value[:count] for name, value in x.items()}
-    return x, y[:count], weight[:count]
+        count = min(len(rows), config.held_out_rows)
+        return rows.pack([rows[i] for i in range(count)])
 
 
 def steps_of(config: PretrainConfig, rows: int) -> int:

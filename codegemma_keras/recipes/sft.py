@@ -21,7 +21,7 @@ import pathlib
 import keras
 
 from codegemma_keras import CodeGemmaCausalLM, lora, sharding
-from codegemma_keras.data.rows.packing import pack_documents
+from codegemma_keras.batches import pack
 from codegemma_keras.preprocessor import CodeGemmaChatPreprocessor
 from codegemma_keras.recipes import options
 from codegemma_keras.training import loop as training
@@ -108,12 +108,9 @@ def rows_of(conversations, preprocessor, length):
     """
     rows, dropped = [], 0
     for messages in conversations:
-        while messages:
-            ids, weights = preprocessor.row(messages)
-            if len(ids) <= length + 1 and any(weights):
-                rows.append((ids, weights))
-                break
-            messages = messages[:-2] if len(messages) > 2 else []
+        row = preprocessor.row(messages, length)
+        if row[0]:
+            rows.append(row)
         else:
             dropped += 1
     return rows, dropped
@@ -127,7 +124,7 @@ def is_held_out(messages, share):
 
 
 def prepare(config: SFTConfig, tokenizer):
-    """`(training rows, held-out rows or None)`, each `(x, y, sample_weight)`."""
+    """`(training rows, held-out rows or None)`, each a `PackedBatch`."""
     preprocessor = CodeGemmaChatPreprocessor(tokenizer)
     parts = {False: [], True: []}
     for messages in read_conversations(config.data):
@@ -135,15 +132,16 @@ def prepare(config: SFTConfig, tokenizer):
     packed = {}
     for held_out, conversations in parts.items():
         rows, dropped = rows_of(conversations, preprocessor, config.sequence_length)
-        packed[held_out] = (
-            pack_documents(rows, config.sequence_length) if rows else None
-        )
+        packed[held_out] = None
+        if rows:
+            segments, weights = zip(*rows, strict=True)
+            packed[held_out] = pack(segments, config.sequence_length, weights=weights)
         print(
             f"{'held out' if held_out else 'training'}: {len(conversations):,} "
             f"conversations, {dropped:,} too long or without an answer, "
-            f"{len(packed[held_out][1]) if rows else 0:,} packed rows"
+            f"{packed[held_out].rows if rows else 0:,} packed rows"
         )
-    rows = 0 if packed[False] is None else len(packed[False][1])
+    rows = 0 if packed[False] is None else packed[False].rows
     wanted = training.rows_of_part(config) * config.accumulation
     if rows < wanted:
         raise ValueError(
@@ -186,7 +184,7 @@ def train(config: SFTConfig) -> CodeGemmaCausalLM:
     out = pathlib.Path(config.out)
     preprocessor = CodeGemmaCausalLM.preprocessor_cls.from_preset(config.preset)
     rows, held_out = prepare(config, preprocessor.tokenizer)
-    config, steps = resolved(config, len(rows[1]))
+    config, steps = resolved(config, rows.rows)
     training.keep_settings(config, data_digest=training.digest(config.data))
     if not config.evaluate_every:
         held_out = None

@@ -16,11 +16,12 @@ import numpy as np
 from apache_beam.testing.util import assert_that
 
 from codegemma_keras import fim
+from codegemma_keras.batches import plan_rows
 from codegemma_keras.data.clean import dedup
 from codegemma_keras.data.document import Report
 from codegemma_keras.data.pipeline import beam, stages
 from codegemma_keras.data.read import sources
-from codegemma_keras.data.rows import examples, packing
+from codegemma_keras.data.rows import examples, storage
 
 SETTINGS = stages.Settings(length=512, licences=None, languages=("python",))
 
@@ -71,8 +72,8 @@ def local_rows(texts):
         return hashlib.blake2b(data, digest_size=12).digest()
 
     chunks.sort(key=digest)
-    rows = packing.pack_lengths([len(c) for c in chunks], SETTINGS.length)
-    return [packing.fill_row([chunks[i] for i in row], SETTINGS.length) for row in rows]
+    rows = plan_rows([len(c) - 1 for c in chunks], SETTINGS.length)
+    return [storage.stored_row([chunks[i] for i in row]) for row in rows]
 
 
 def as_set(rows):

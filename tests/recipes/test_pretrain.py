@@ -14,7 +14,6 @@ import pytest
 
 from codegemma_keras import CodeGemmaCausalLM, CodeGemmaTokenizer, data, lora
 from codegemma_keras.data.read import installed as corpus
-from codegemma_keras.data.rows.packing import pack_documents
 from codegemma_keras.recipes import pretrain
 from codegemma_keras.training import loop as training
 from codegemma_keras.training import progress
@@ -213,31 +212,6 @@ def test_from_nothing_on_packages(tmp_path, monkeypatch):
         )
     )
     assert not np.array_equal(x["token_ids"], old["token_ids"])
-
-
-def test_pieces_keep_every_character_and_fit():
-    tokenizer = CodeGemmaTokenizer(proto=small_vocabulary())
-    text = "".join(f"value_{i} = {i}\n" for i in range(100)) + "no newline at the end"
-    cut = list(corpus.pieces(text, tokenizer, 40, np.random.default_rng(0)))
-    assert "".join(cut) == text
-    assert len(cut) > 5
-    assert max(len(tokenizer.encode(piece)) for piece in cut) <= 40
-
-
-def test_packing_keeps_documents_apart():
-    rows = [[2, 5, 6, 1], [2, 7, 1], [2, 8, 9, 10, 1]]
-    x, y, weight = pack_documents(((row, [1.0] * len(row)) for row in rows), 6)
-    np.testing.assert_array_equal(
-        x["token_ids"], [[2, 7, 2, 8, 9, 10], [2, 5, 6, 0, 0, 0]]
-    )
-    np.testing.assert_array_equal(y, [[7, 1, 8, 9, 10, 1], [5, 6, 1, 0, 0, 0]])
-    np.testing.assert_array_equal(
-        x["segment_ids"], [[1, 1, 2, 2, 2, 2], [1, 1, 1, 0, 0, 0]]
-    )
-    np.testing.assert_array_equal(
-        x["positions"], [[0, 1, 0, 1, 2, 3], [0, 1, 2, 0, 0, 0]]
-    )
-    np.testing.assert_array_equal(weight, x["segment_ids"] > 0)
 
 
 def test_a_package_that_is_not_there():

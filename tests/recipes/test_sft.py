@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from codegemma_keras import CodeGemmaCausalLM, lora
-from codegemma_keras.data.rows.packing import pack_documents
+from codegemma_keras.batches import pack
 from codegemma_keras.preprocessor import CodeGemmaChatPreprocessor
 from codegemma_keras.recipes import sft
 from codegemma_keras.training import loop as training
@@ -147,7 +147,8 @@ def test_rows_have_loss_on_answers_only_and_whole_rounds(folder):
     conversations = list(sft.read_conversations(folder / "chats.jsonl"))
     rows, dropped = sft.rows_of(conversations, preprocessor, 64)
     assert dropped == 0
-    x, y, weight = pack_documents(rows, 64)
+    segments, weights = zip(*rows, strict=True)
+    x, y, weight = pack(segments, 64, weights=weights)
     # Every target with weight is part of an answer, and none is lost.
     assert weight.sum() == sum(sum(w) for _, w in rows)
     assert (x["padding_mask"] == (x["segment_ids"] > 0)).all()

@@ -1,6 +1,6 @@
 """The same steps as Apache Beam transforms: documents in, rows out, at any scale.
 
-    documents | Examples(settings, proto)  ->  rows, as from `packing.fill_row`
+    documents | Examples(settings, proto)  ->  rows, as from `storage.stored_row`
 
 The functions are those of the local build; Beam moves the data. Near duplicates are
 found by grouping on LSH bands, and one is kept of each by the local rule, so a Beam run
@@ -17,10 +17,11 @@ import hashlib
 
 import numpy as np
 
+from codegemma_keras.batches import plan_rows
 from codegemma_keras.data.clean import dedup
 from codegemma_keras.data.document import Report, require
 from codegemma_keras.data.pipeline import stages
-from codegemma_keras.data.rows import examples, packing
+from codegemma_keras.data.rows import examples, storage
 
 beam = require("apache_beam", "beam")
 
@@ -156,7 +157,7 @@ class _Tokenize(beam.DoFn):
 
 
 class Pack(beam.PTransform):
-    """Segments to rows: `(place in the dataset, packing.fill_row(...))`."""
+    """Segments to rows: `(place in the dataset, storage.stored_row(...))`."""
 
     def __init__(self, settings):
         super().__init__()
@@ -170,7 +171,6 @@ class Pack(beam.PTransform):
             | "plan"
             >> beam.FlatMap(_plan, self._settings.length, self._settings.fim.seed)
         )
-        length = self._settings.length
         return (
             {"tokens": segments, "places": plan}
             | "to places" >> beam.CoGroupByKey()
@@ -180,9 +180,8 @@ class Pack(beam.PTransform):
             >> beam.Map(
                 lambda item: (
                     item[0],
-                    packing.fill_row(
-                        [np.frombuffer(data, "<i4") for _, data in sorted(item[1])],
-                        length,
+                    storage.stored_row(
+                        [np.frombuffer(data, "<i4") for _, data in sorted(item[1])]
                     ),
                 )
             )
@@ -192,7 +191,7 @@ class Pack(beam.PTransform):
 def _plan(lengths, length, seed):
     """`(hash, (row, place in the row))` of every segment, as `stages.plan_rows`."""
     ranked = sorted(lengths)
-    rows = packing.pack_lengths([size for _, size in ranked], length)
+    rows = plan_rows([size - 1 for _, size in ranked], length)
     made = []
     for row in rows:
         hashes = [ranked[i][0] for i in row]

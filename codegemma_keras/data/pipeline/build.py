@@ -191,7 +191,6 @@ def _shard_tasks(job):
             job.tokens,
             job.keys,
             shards.shard_plan(job.plan, job.settings, number),
-            job.settings.length,
         )
         for number, name in enumerate(job.shard_names())
     }
@@ -237,7 +236,7 @@ def _finish(job):
     _join(_dropped(job), results / "dropped.jsonl")
     _join((path / "rows.jsonl" for path in made.values()), results / "rows.jsonl")
     counts = [json.loads((p / "count.json").read_text()) for p in made.values()]
-    _write_metadata(results, list(made), counts, job.settings.length)
+    _write_metadata(results, list(made), counts)
     about = summary.about(job, _merged(job))
     summary.write(job, about)
     shutil.copyfile(job.folder.work / MANIFEST, results / BUILD)
@@ -256,12 +255,12 @@ def _finish(job):
     job.folder.publish(moved)
 
 
-def _write_metadata(results, names, counts, length):
+def _write_metadata(results, names, counts):
     stand_ins = [results / name for name in names]  # TFDS looks at the names alone.
     for path in stand_ins:
         path.touch()
     rows, size = [count[0] for count in counts], sum(count[1] for count in counts)
-    storage.write_metadata(results, rows, size, length)
+    storage.write_metadata(results, rows, size)
     for path in stand_ins:
         path.unlink()
 

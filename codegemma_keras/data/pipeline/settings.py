@@ -7,7 +7,7 @@ from codegemma_keras.data.clean.licences import PERMISSIVE
 from codegemma_keras.data.languages import CODE, LANGUAGES, family
 from codegemma_keras.data.order import imports
 from codegemma_keras.data.read.admit import MAX_FILE_BYTES
-from codegemma_keras.data.rows.examples import FimSettings
+from codegemma_keras.data.rows.fim_split import FimSettings
 
 _FIM = FimSettings()
 
@@ -25,7 +25,7 @@ class Settings:
         benchmarks: paths of files for `decontaminate.read_tasks`.
         top_lines: lines read for imports; None: all.
         max_file_bytes: larger files are left out.
-        fim: rates, see `examples.FimSettings`; its seed also shuffles the rows.
+        fim: rates, see `FimSettings`; its seed also shuffles the rows.
         shard_bytes: of tokens in one shard, about.
     """
 

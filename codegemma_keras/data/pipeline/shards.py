@@ -15,9 +15,10 @@ import pathlib
 
 import numpy as np
 
+from codegemma_keras import batches
 from codegemma_keras.data.pipeline.settings import Settings
 from codegemma_keras.data.pipeline.stages import write_json
-from codegemma_keras.data.rows import packing, storage
+from codegemma_keras.data.rows import storage
 
 # Files of units that are held open at once.
 MAX_OPEN = 64
@@ -60,7 +61,8 @@ def plan_rows(tokens: pathlib.Path, units, settings: Settings) -> Plan:
                 start += len(data)
     # By content, so that the same documents pack alike wherever they come from.
     ranked = sorted(range(len(hashes)), key=lambda i: (hashes[i], unit[i], offset[i]))
-    packed = packing.pack_lengths([lengths[i] for i in ranked], settings.length)
+    # The last token of a segment is only a target, and takes no place.
+    packed = batches.plan_rows([lengths[i] - 1 for i in ranked], settings.length)
     rows = [[ranked[i] for i in row] for row in packed]
     seed = settings.fim.seed
     rows.sort(key=lambda row: row_key((hashes[index] for index in row), seed))
@@ -91,8 +93,8 @@ def shard_plan(plan: Plan, settings: Settings, shard: int) -> list:
     ]
 
 
-def read_rows(tokens: pathlib.Path, units, rows: list, length: int):
-    """The rows of a `shard_plan`, as `packing.fill_row` makes them."""
+def read_rows(tokens: pathlib.Path, units, rows: list):
+    """The rows of a `shard_plan`, lists of segments."""
     maps = {}
     for row in rows:
         segments = []
@@ -104,23 +106,23 @@ def read_rows(tokens: pathlib.Path, units, rows: list, length: int):
                     tokens / units[number] / "tokens.bin", "<i4", "r"
                 )
             segments.append(maps[number][start : start + size])
-        yield packing.fill_row(segments, length)
+        yield segments
 
 
-def write_shard(folder: pathlib.Path, name: str, tokens, units, rows, length: int):
+def write_shard(folder: pathlib.Path, name: str, tokens, units, rows):
     """Write one shard into `folder`, what its rows hold, and how large it is.
 
     Args:
         folder: to write into.
         name: of the shard's file.
-        tokens, units, rows, length: see `read_rows`.
+        tokens, units, rows: see `read_rows`.
 
     Raises:
         OSError: the disk is full.
     """
     try:
-        made = read_rows(tokens, units, rows, length)
-        count = storage.write_shard(folder / name, made, length)
+        made = map(storage.stored_row, read_rows(tokens, units, rows))
+        count = storage.write_shard(folder / name, made)
     except (RuntimeError, ValueError) as error:
         # array_record has one kind of error for all that can happen.
         if any(text in str(error) for text in _DISK_FULL):

@@ -3,8 +3,6 @@
 import itertools
 import json
 
-import numpy as np
-
 from codegemma_keras import fim
 from codegemma_keras.data.document import Report
 from codegemma_keras.data.pipeline import report, shards, stages
@@ -31,7 +29,10 @@ def about(job, merged: Report) -> dict:
         "length": settings.length,
         "rows": len(plan.rows),
         "tokens": used,
-        "padding": round(1 - used / (len(plan.rows) * settings.length), 6),
+        # The last token of a segment takes no place in a row.
+        "padding": round(
+            1 - (used - len(plan.lengths)) / (len(plan.rows) * settings.length), 6
+        ),
         "settings": manifest["settings"],
         "sources": [unit.name for unit in job.units],
         "by_source": _by_source(job),
@@ -78,11 +79,10 @@ def _sample(job):
     codec = PlainCodec((job.results / "tokenizer.model").read_bytes())
     plan = shards.shard_plan(job.plan, job.settings, 0)[:_ROWS_TRIED]
     first = None
-    rows = shards.read_rows(job.tokens, job.keys, plan, job.settings.length)
+    rows = shards.read_rows(job.tokens, job.keys, plan)
     for row in itertools.islice(rows, _ROWS_TRIED):
-        ends = np.cumsum(row["segment_lengths"])
-        for start, end in zip(ends - row["segment_lengths"], ends, strict=True):
-            parts = codec.decode_parts(row["tokens"][start:end].tolist())
+        for segment in row:
+            parts = codec.decode_parts(segment)
             first = first or parts
             if fim.MIDDLE in parts:
                 return parts

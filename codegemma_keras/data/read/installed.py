@@ -1,24 +1,26 @@
 """Python source that is already on this machine: the standard library and packages.
 
-What the embedded preset learns from, so that anyone can repeat it offline: files, and
-the packed training rows made of them. Left out: the full data pipeline (near-duplicates,
-secrets, repository order); that is `codegemma_keras.data`.
+What the embedded preset learns from, so that anyone can repeat it offline. The files pass
+the same filters as those of a data build (`clean.filters`).
+
+Left out: near duplicates, secrets and the order of a repository, which a data build sees
+to, and compiled or binary files.
 """
 
-import hashlib
 import importlib.metadata
 import importlib.util
+import os
 import pathlib
 import sysconfig
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-
-from codegemma_keras.data.rows.packing import pack_documents
+from codegemma_keras.data.clean import dedup, filters
+from codegemma_keras.data.document import Document, Report
+from codegemma_keras.data.read.admit import MAX_FILE_BYTES, to_document
+from codegemma_keras.data.read.admit import STEP as READ
 
 STDLIB = "stdlib"
-MAX_BYTES = 200_000  # longer files are tables and generated code
-MAX_LINE = 400  # longer lines are data
+STEP = "installed"
 SKIPPED_FOLDERS = {"test", "tests", "testing", "idle_test", "site-packages", "_api"}
 
 
@@ -53,77 +55,50 @@ def licence_of(package: str) -> tuple[str, str]:
     return meta["Version"], licence.splitlines()[0] if licence else "see the package"
 
 
-def python_files(packages: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """`(path, text)` of the Python files of packages, tests left out, each text once.
+def python_files(
+    packages: Sequence[str], report: Report | None = None
+) -> Iterator[Document]:
+    """The Python files of packages that a data build would keep, without tests.
 
-    Paths are relative and start with the package's name, `/` as separator. The order is
-    that of `packages`, then alphabetical.
-    """
-    seen = set()
-    for package in packages:
-        root = root_of(package)
-        for file in sorted(root.rglob("*.py")):
-            relative = file.relative_to(root)
-            if SKIPPED_FOLDERS.intersection(relative.parts):
-                continue
-            if file.name.startswith("test_") or file.stat().st_size > MAX_BYTES:
-                continue
-            try:
-                text = file.read_text("utf-8")
-            except UnicodeDecodeError:
-                continue
-            digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
-            if digest in seen or not text.strip():
-                continue
-            if max(map(len, text.splitlines())) > MAX_LINE:
-                continue
-            seen.add(digest)
-            yield f"{package}/{relative.as_posix()}".removeprefix(f"{STDLIB}/"), text
-
-
-def pieces(text, tokenizer, limit, rng) -> Iterator[str]:
-    """Cut a file at line ends into pieces of `limit / 4` to `limit` tokens.
-
-    Each piece is split for fill-in-the-middle by itself: shorter ones give more middles
-    for the same tokens, longer ones more context. A line that is longer than `limit`
-    is a piece of its own.
-    """
-    piece, size, room = [], 0, rng.integers(limit // 4, limit + 1)
-    for line in text.splitlines(keepends=True):
-        length = len(tokenizer.encode(line))
-        if piece and size + length > room:
-            yield "".join(piece)
-            piece, size, room = [], 0, rng.integers(limit // 4, limit + 1)
-        piece.append(line)
-        size += length
-    if piece:
-        yield "".join(piece)
-
-
-def packed_rows(files, fim, length, tokens, seed):
-    """Packed rows of about `tokens` tokens of files, in random order.
+    Paths start with the package's name (not those of the standard library) and have `/`
+    as separator. The order is that of `packages`, then that of the paths. Of files that
+    differ in white space alone, the first is kept.
 
     Args:
-        files: iterable of `(path, text)`, read as far as needed.
-        fim: a `CodeGemmaFIMPreprocessor`.
-        length: int. T.
-        tokens: int, padding included.
-        seed: int.
+        packages: names of installed packages, or `STDLIB`.
+        report: counts what is left out and why.
 
-    Returns:
-        `(x, y, sample_weight)` as docs/design.md defines them, each `[rows, T]`.
+    Raises:
+        ValueError: a package is not installed.
     """
-    documents, total = [], 0
-    rng = np.random.default_rng(seed)
-    for path, text in files:
-        # 24 tokens: the path line, the sentinels, bos and eos.
-        for piece in pieces(text, fim.tokenizer, length - 24, rng):
-            documents.append(fim.row(piece, path))
-            total += len(documents[-1][0])
-        if total > 1.02 * tokens:  # rows are packed to about 99 %
-            break
-    x, y, weight = pack_documents(documents, length)
-    order = np.random.default_rng(seed + 1).permutation(len(y))
-    x = {name: values[order] for name, values in x.items()}
-    print(f"{len(documents):,} pieces, {total:,} tokens, {len(y):,} rows")
-    return x, y[order], weight[order]
+    report = Report() if report is None else report
+    seen = set()
+    documents = (d for package in packages for d in _read(package, report))
+    for document in filters.filter_documents(
+        documents, report, languages=("python",), licences=None
+    ):
+        key = dedup.exact_key(document.text)
+        if key in seen:
+            report.drop(STEP, "exact duplicate", document)
+            continue
+        seen.add(key)
+        yield document
+
+
+def _read(package, report):
+    root = root_of(package)
+    inside = "" if package == STDLIB else f"{package}/"
+    files = []
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if name not in SKIPPED_FOLDERS]
+        files += [pathlib.Path(folder, n) for n in names if n.endswith(".py")]
+    for file in sorted(files):
+        if file.name.startswith("test_"):
+            continue
+        path = inside + file.relative_to(root).as_posix()
+        if file.stat().st_size > MAX_FILE_BYTES:
+            report.drop(READ, "file too large", path, file.stat().st_size)
+            continue
+        yield from to_document(
+            file.read_bytes(), path, package, "", report, {"source": package}
+        )

@@ -1,8 +1,8 @@
 """From ordered files to token sequences: FIM per file, in the context of its repository.
 
-    files in order -> pieces that fit -> FIM -> tokens -> chunks of whole pieces
+    files in order -> pieces that fit -> FIM (`fim_split`) -> tokens -> segments
 
-A chunk is what one row of training may hold of a repository, and one segment of it:
+A segment is what one row of training may hold of a repository (see `batches`):
 
     <bos> path↵<prefix>..<suffix>..<middle>.. <|file_separator|> path↵... <eos>
 
@@ -11,60 +11,19 @@ FIM is applied to each file before the files are joined, never across a file bor
 at line ends *before* FIM, so a middle and the token that ends it are never truncated.
 Every random choice is drawn from a hash of the document and a seed: the result depends
 neither on workers nor on order.
-
-Left out: token-level spans (see `fim`).
 """
 
 import dataclasses
-import hashlib
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from codegemma_keras import fim
-from codegemma_keras.data.document import Document, content_hash
-from codegemma_keras.data.languages import parser
+from codegemma_keras.batches import PackedBatch, pack, plan_rows
+from codegemma_keras.data.document import Document
+from codegemma_keras.data.rows.fim_split import FimSettings, document_rng, example
 
-SPLITS = ("character", "syntax", "line")
-
-
-@dataclasses.dataclass(frozen=True)
-class FimSettings:
-    """How files become FIM examples. Defaults are those of CodeGemma's model card.
-
-    Attributes:
-        rate: share of pieces that are FIM; 0.8, and 0.9 for 2B v1.1.
-        spm_share: of those, in SPM order.
-        syntax_share: of those, split so that the suffix starts where a node of the syntax
-            tree does ("a more syntactically natural point").
-        line_share: of those, split as an editor's cursor asks: whole lines or the rest of
-            one, and short spans (`fim.random_split`, `"lines"`); what is left of the
-            shares is split at any two characters. Not in the paper: a small model that
-            sees long middles only does not stop after a line.
-        spm_order: as in `fim.render`.
-        seed: changes every choice.
-    """
-
-    rate: float = 0.8
-    spm_share: float = 0.5
-    syntax_share: float = 0.5
-    line_share: float = 0.0
-    spm_order: str = "suffix_first"
-    seed: int = 0
-
-    def __post_init__(self):
-        for name in ("rate", "spm_share", "syntax_share", "line_share"):
-            value = getattr(self, name)
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name}={value} must be between 0 and 1.")
-        if self.syntax_share + self.line_share > 1:
-            raise ValueError(
-                f"syntax_share={self.syntax_share} and line_share={self.line_share} are "
-                "shares of the same pieces: lower one, they may add up to 1."
-            )
-        if self.spm_order not in fim.SPM_ORDERS:
-            raise ValueError(
-                f"spm_order={self.spm_order!r} must be one of {fim.SPM_ORDERS}."
-            )
+# Tokens of text that must fit beside the path and the sentinels.
+LEAST_ROOM = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,92 +33,12 @@ class Piece:
     Attributes:
         token_ids: list of int.
         kind: `"psm"`, `"spm"` or `"plain"`.
-        split: one of `SPLITS`, or `""`.
+        span: one of `fim_split.SPANS`, or `""`.
     """
 
     token_ids: list[int]
     kind: str
-    split: str = ""
-
-
-def document_rng(document: Document, settings: FimSettings, piece: int = 0):
-    """A `random.Random` of the document's text and path, the seed and the piece."""
-    digest = hashlib.blake2b(digest_size=16)
-    digest.update(content_hash(document.text))
-    name = f"\0{document.repo}\0{document.path}\0{settings.seed}\0{piece}"
-    digest.update(name.encode("utf-8", "surrogatepass"))
-    return random.Random(int.from_bytes(digest.digest(), "little"))
-
-
-def syntax_split(text: str, language: str, rng) -> tuple[str, str, str] | None:
-    """A split whose suffix starts at the end of a node of the syntax tree.
-
-    The middle starts at a uniformly drawn character, as in `fim.random_split`. It ends
-    where one of the nodes around that character ends, drawn among them: the rest of the
-    expression, statement, block or function. That is what a programmer is about to
-    write at that place.
-
-    Returns:
-        `(prefix, middle, suffix)`, or None without a grammar or such a node.
-    """
-    parse = parser(language)
-    if parse is None or not text:
-        return None
-    data = text.encode("utf-8", "surrogatepass")
-    root = parse.parse(data).root_node
-    for _ in range(8):  # The end of a file has nothing after it: draw again.
-        start = int(rng.random() * len(text))
-        start -= text[start - 1 : start + 1] == "\r\n"
-        offset = len(text[:start].encode("utf-8", "surrogatepass"))
-        if ends := _node_ends(root, offset):
-            end = ends[int(rng.random() * len(ends))]
-            end = start + len(data[offset:end].decode("utf-8", "surrogatepass"))
-            end -= text[end - 1 : end + 1] == "\r\n"
-            return fim.split_at(text, start, max(start, end))
-    return None
-
-
-def _node_ends(root, offset):
-    """Where the nodes around a byte end, innermost first; between nodes, the next one."""
-    node = root.descendant_for_byte_range(offset, offset)
-    ends = []
-    while node is not None and node.parent is not None:
-        if node.is_named and node.end_byte > offset and not node.is_error:
-            ends.append(node.end_byte)
-        node = node.parent
-    ends = ends or [n.end_byte for n in root.named_children if n.end_byte > offset][:1]
-    return list(dict.fromkeys(ends))
-
-
-def render_piece(
-    document: Document, text: str, settings: FimSettings, piece: int = 0
-) -> tuple[fim.Parts, str, str]:
-    """One piece as parts.
-
-    Returns:
-        `(parts, kind, split)` as in `Piece`.
-    """
-    rng = document_rng(document, settings, piece)
-    is_fim = rng.random() < settings.rate
-    mode = "spm" if rng.random() < settings.spm_share else "psm"
-    share = rng.random()
-    if not is_fim:
-        return fim.render_plain(text, document.path), "plain", ""
-    by_syntax = share < settings.syntax_share
-    by_line = not by_syntax and share < settings.syntax_share + settings.line_share
-    found = syntax_split(text, document.language, rng) if by_syntax else None
-    split = "syntax" if found else "line" if by_line else "character"
-    lengths = "lines" if by_line else "uniform"
-    prefix, middle, suffix = found or fim.random_split(text, rng, lengths)
-    parts = fim.render(
-        prefix,
-        suffix,
-        middle,
-        path=document.path,
-        mode=mode,
-        spm_order=settings.spm_order,
-    )
-    return parts, mode, split
+    span: str = ""
 
 
 def encode_document(
@@ -167,42 +46,72 @@ def encode_document(
     encode: Callable[[fim.Parts], Sequence[int]],
     settings: FimSettings,
     limit: int,
+    epoch: int = 0,
 ) -> Iterator[Piece]:
-    """The pieces of a document, each of at most `limit` tokens.
+    """The pieces of a document in order, each of at most `limit` tokens.
 
     Args:
-        document: a file.
+        document: a file; one with an empty path is rendered without.
         encode: `tokenizer.encode`.
         settings: of FIM.
         limit: tokens of a piece.
+        epoch: other numbers give other cuts for fill-in-the-middle.
 
     Raises:
-        ValueError: the path and the sentinels alone fill `limit`.
+        ValueError: the path and the sentinels leave no room for text.
     """
-    overhead = len(encode(fim.render("", "", "", path=document.path)))
-    if overhead + 8 > limit:
+    path = document.path or None
+    if not fits(path, encode, limit):
         raise ValueError(
-            f"A row of {limit + 2} tokens cannot hold {document.path!r:.80} and text. "
+            f"A row of {limit + 1} tokens cannot hold {document.path!r:.80} and text. "
             "Make rows longer."
         )
-    number, waiting, density = 0, [document.text], None
-    while waiting:
-        text = waiting.pop()
-        if density is None and len(text) > 4 * limit:
+    overhead = _overhead(path, encode)
+    number, rest, density = 0, document.text, None  # density: tokens a character
+    while rest or not number:
+        target = _target(document, settings, limit, overhead, number)
+        if density is None and len(rest) > 4 * limit:
             # Too long, in all likelihood: a look at its start saves encoding it twice.
-            density = len(encode([text[: 2 * limit]])) / (2 * limit)
+            density = len(encode([rest[: 2 * limit]])) / (2 * limit)
+        text = rest
         # Where the estimate is wrong by less, cutting would make two short pieces of one.
-        if density is None or len(text) * density < 1.1 * limit:
-            parts, kind, split = render_piece(document, text, settings, number)
-            token_ids = list(encode(parts))
-            density = len(token_ids) / max(1, len(text))
-            if len(token_ids) <= limit:
-                yield Piece(token_ids, kind, split)
-                number += 1
-                continue
-        place = int(0.95 * (limit - overhead) / density)
-        first, rest = cut(text, min(max(place, 1), len(text) - 1))
-        waiting += [rest, first]
+        if density and overhead + len(rest) * density > 1.1 * target:
+            text = _first(rest, target - overhead, density)
+        while True:
+            rng = document_rng(document, settings, number, epoch)
+            made = example(text, settings, rng, path=path, language=document.language)
+            token_ids = list(encode(made.parts))
+            density = max(1, len(token_ids) - overhead) / max(1, len(text))
+            if len(token_ids) <= target:
+                break
+            text = _first(text, target - overhead, density)
+        yield Piece(token_ids, made.kind, made.span)
+        number, rest = number + 1, rest[len(text) :]
+
+
+def _first(text, room, density):
+    """The start of a text, as much as fills a room of tokens by estimate; never all."""
+    place = int(0.95 * room / density)
+    return cut(text, min(max(place, 1), len(text) - 1))[0]
+
+
+def fits(path: str | None, encode, limit: int) -> bool:
+    """Whether a piece of `limit` tokens has room for text beside its path."""
+    return _overhead(path, encode) + LEAST_ROOM <= limit
+
+
+def _overhead(path, encode):
+    return len(encode(fim.render("", "", "", path=path)))
+
+
+def _target(document, settings, limit, overhead, number):
+    """Tokens of the document's piece `number`; at most `limit`."""
+    if settings.shortest_piece >= 1:
+        return limit
+    # A generator of its own: the other choices stay as they are.
+    draw = document_rng(document, settings, -1 - number).random()
+    share = settings.shortest_piece + draw * (1 - settings.shortest_piece)
+    return max(overhead + LEAST_ROOM, int(share * limit))
 
 
 def cut(text: str, place: int) -> tuple[str, str]:
@@ -227,7 +136,7 @@ class Chunk:
     Attributes:
         token_ids: list of int.
         paths: of the pieces.
-        kinds: `kind` or `kind/split` of each piece.
+        kinds: `kind` or `kind/span` of each piece.
     """
 
     token_ids: list[int]
@@ -240,32 +149,66 @@ def chunk_repository(
     codec,
     settings: FimSettings,
     length: int,
+    *,
+    join: bool = True,
 ) -> Iterator[Chunk]:
-    """The segments of a repository, in order, each of at most `length` tokens.
+    """The segments of a repository, in order, each of at most `length + 1` tokens.
 
-    Pieces follow each other while they fit; a repository that fits in one row is one
-    segment.
+    The last token of a segment is only a target, so a segment takes at most `length`
+    places of a row. Pieces follow each other while they fit; a repository that fits in
+    one row is one segment.
 
     Args:
         documents: of one repository, in order.
         codec: has `encode(parts)`.
         settings: of FIM.
-        length: tokens of a row.
+        length: T, places of a row.
+        join: False makes each piece a segment of its own.
     """
     (bos,), (eos,) = codec.encode([fim.START]), codec.encode([fim.END])
     (separator,) = codec.encode([fim.FILE_SEPARATOR])
     ids, paths, kinds = [], [], []
     for document in documents:
-        for piece in encode_document(document, codec.encode, settings, length - 2):
+        for piece in encode_document(document, codec.encode, settings, length - 1):
             # bos or separator before each piece, eos at the end.
-            if ids and len(ids) + 2 + len(piece.token_ids) > length:
+            if ids and (not join or len(ids) + 1 + len(piece.token_ids) > length):
                 yield Chunk([*ids, eos], tuple(paths), tuple(kinds))
                 ids, paths, kinds = [], [], []
             ids += [separator if ids else bos, *piece.token_ids]
             paths.append(document.path)
-            kinds.append("/".join(filter(None, (piece.kind, piece.split))))
+            kinds.append("/".join(filter(None, (piece.kind, piece.span))))
     if ids:
         yield Chunk([*ids, eos], tuple(paths), tuple(kinds))
+
+
+def packed_files(
+    documents: Iterable[Document],
+    codec,
+    settings: FimSettings,
+    length: int,
+    tokens: int,
+) -> PackedBatch:
+    """Packed rows of about `tokens` places, each piece of a file a segment of its own.
+
+    Rows in memory, for small runs; `data.build` makes those of a corpus.
+
+    Args:
+        documents: read as far as they are needed.
+        codec: has `encode(parts)`.
+        settings: of FIM; its seed also shuffles the rows.
+        length: T, places of a row.
+        tokens: places of all rows together, padding included.
+    """
+    segments, total = [], 0
+    for document in documents:
+        for chunk in chunk_repository([document], codec, settings, length, join=False):
+            segments.append(chunk.token_ids)
+            total += len(chunk.token_ids) - 1
+        if total > tokens:
+            break
+    rows = plan_rows([len(segment) - 1 for segment in segments], length)
+    random.Random(settings.seed).shuffle(rows)
+    return pack(segments, length, rows=rows)
 
 
 # Back again

@@ -3,31 +3,37 @@
 Shards hold `tf.train.Example` records, written with TFDS's own serialiser and array_record,
 and its metadata beside them, so `tfds.builder_from_directory` opens the folder. They are
 written here and not by `download_and_prepare`, because a build must go on after a kill
-with the same bytes. Neither writing nor loading needs TensorFlow, except `load_tf`.
+with the same bytes. Neither writing nor loading needs TensorFlow.
 
-Left out: positions and segment ids on disk: they follow from the segments' lengths.
+A stored row is the segments that `batches.pack` puts into one row, one after the other:
+`tokens`, and `segment_lengths`.
+
+Left out: padding, targets, weights, positions and segment ids on disk, because they follow
+from the segments.
 """
 
+import functools
 import json
 import os
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from codegemma_keras.batches import PackedBatch, pack
 from codegemma_keras.data.document import require
-from codegemma_keras.data.rows.packing import model_inputs
+from codegemma_keras.data.rows.fim_split import target_weights
+from codegemma_keras.tokenizer.codec import PlainCodec
 
 NAME = "codegemma_data"
-VERSION = "1.0.0"
 SPLIT = "train"
 
 
-def _features(length):
+def _features():
     tfds = require("tensorflow_datasets")
     return tfds.features.FeaturesDict(
         {
-            "tokens": tfds.features.Tensor(shape=(length,), dtype=np.int32),
+            "tokens": tfds.features.Tensor(shape=(None,), dtype=np.int32),
             "segment_lengths": tfds.features.Tensor(shape=(None,), dtype=np.int32),
         }
     )
@@ -37,20 +43,26 @@ def shard_name(shard: int, shards: int) -> str:
     return f"{NAME}-{SPLIT}.array_record-{shard:05d}-of-{shards:05d}"
 
 
-def write_shard(path, rows: Iterable[dict], length: int):
+def stored_row(segments: Sequence[Sequence[int]]) -> dict[str, np.ndarray]:
+    """The segments of one row as they are stored."""
+    arrays = [np.asarray(segment, np.int32) for segment in segments]
+    lengths = np.array([len(array) for array in arrays], np.int32)
+    return {"tokens": np.concatenate(arrays), "segment_lengths": lengths}
+
+
+def write_shard(path, rows: Iterable[dict]):
     """Write rows to one ArrayRecord file; the same rows give the same bytes.
 
     Args:
         path: of the file.
-        rows: as from `packing.fill_row`.
-        length: tokens of a row.
+        rows: as from `stored_row`.
 
     Returns:
         `(rows, bytes of all records)`.
     """
     module = require("array_record.python.array_record_module")
     messages = require("tensorflow_datasets.proto").tf_example_pb2
-    serialise = _features(length).serialize_example
+    serialise = _features().serialize_example
     writer = module.ArrayRecordWriter(os.fspath(path), "group_size:1")
     count = size = 0
     try:
@@ -66,7 +78,7 @@ def write_shard(path, rows: Iterable[dict], length: int):
     return count, size
 
 
-def write_metadata(folder, shard_rows: list[int], size: int, length: int):
+def write_metadata(folder, shard_rows: list[int], size: int):
     """Make a folder of shards a TFDS dataset: `dataset_info.json`, `features.json`."""
     tfds = require("tensorflow_datasets")
     info = tfds.core.SplitInfo(
@@ -74,7 +86,7 @@ def write_metadata(folder, shard_rows: list[int], size: int, length: int):
     )
     tfds.folder_dataset.write_metadata(
         data_dir=os.fspath(folder),
-        features=_features(length),
+        features=_features(),
         split_infos=[info],
         filename_template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
         description="Packed training rows; see data.json.",
@@ -84,6 +96,8 @@ def write_metadata(folder, shard_rows: list[int], size: int, length: int):
 
 class Rows:
     """Random access to the rows of a dataset folder; what `grain` reads from.
+
+    `rows[i]` is the list of the segments of row i, int32 arrays of token ids.
 
     Args:
         folder: a folder that `data build` wrote.
@@ -112,7 +126,33 @@ class Rows:
 
     def __getitem__(self, index):
         row = self._source[int(index)]
-        return {key: np.asarray(row[key]) for key in ("tokens", "segment_lengths")}
+        ends = np.cumsum(row["segment_lengths"])
+        # Folders of earlier versions have padding behind the last segment.
+        return np.split(np.asarray(row["tokens"]), ends)[:-1]
+
+    @functools.cached_property
+    def control_ids(self):
+        """The ids of the control tokens in this folder's tokenizer."""
+        return PlainCodec((self._folder / "tokenizer.model").read_bytes()).control_ids
+
+    def pack(
+        self, rows: Sequence[Sequence[np.ndarray]], middle_weight: float = 1.0
+    ) -> PackedBatch:
+        """Rows of this folder, as `rows[i]` gives them, as a batch.
+
+        Args:
+            rows: lists of segments.
+            middle_weight: see `load`.
+        """
+        segments = [segment for row in rows for segment in row]
+        ends = np.cumsum([len(row) for row in rows])
+        members = np.split(np.arange(len(segments)), ends[:-1])
+        weights = None
+        if middle_weight != 1.0:
+            weights = [
+                target_weights(ids, self.control_ids, middle_weight) for ids in segments
+            ]
+        return pack(segments, self.about["length"], weights=weights, rows=members)
 
     def __repr__(self):
         return f"Rows({str(self._folder)!r})"
@@ -135,14 +175,21 @@ def load(
     start: int = 0,
     shard: tuple[int, int] = (0, 1),
     workers: int = 0,
+    middle_weight: float = 1.0,
 ):
     """A grain dataset of batches that `fit()` takes on both backends.
 
         model.fit(data.load("out", 8), steps_per_epoch=100)
 
     Position: batch `n` of a dataset is always the same, so the number of batches trained
-    is the position; `start=n` goes on from there (`SavePosition` keeps it beside a
-    model's checkpoints). An iterator's own `get_state()`/`set_state()` does the same.
+    is the position, and `start=n` goes on from there. A model that was saved with its
+    optimizer knows that number:
+
+        model = keras.saving.load_model("run/model.keras")
+        dataset = data.load("out", 8, start=int(model.optimizer.iterations))
+
+    The recipes do the same with their checkpoints. An iterator's own `get_state()` and
+    `set_state()` mean the same position.
 
     Args:
         folder: what `codegemma data build` wrote; or a mix, as `{folder: weight}`: rows are
@@ -154,14 +201,24 @@ def load(
         start: batches to skip, at no cost.
         shard: `(index, number)` of this process among several that share the rows.
         workers: processes that decode; 0 decodes in this one.
+        middle_weight: of the targets in a FIM middle and of the token that ends it; all
+            other targets have 1. A middle is a third of a file or one line of it, so 1
+            spends most of the loss on left-to-right text; more than 1 spends it on what
+            is asked for in an editor. The loss is a mean over the weights, so the rate
+            of learning stays what it was.
 
     Returns:
-        A `grain.IterDataset` of `(x, y, sample_weight)`: `x` holds `token_ids`,
-        `padding_mask`, `positions`, `segment_ids`, all `[B, T]`.
+        A `grain.IterDataset` of `PackedBatch`, which `fit` takes as
+        `(x, y, sample_weight)`.
 
     Raises:
-        ValueError: there are fewer rows than `batch_size`; lengths of a mix differ.
+        ValueError: there are fewer rows than `batch_size`; lengths of a mix differ; a
+            weight that is negative or not finite.
     """
+    if not 0 <= middle_weight < float("inf"):
+        raise ValueError(
+            f"middle_weight={middle_weight} must be 0 or more, and finite."
+        )
     grain = require("grain")
     folders = dict(folder) if isinstance(folder, Mapping) else {folder: 1.0}
     sources = [Rows(name) for name in folders]
@@ -181,8 +238,9 @@ def load(
     rows = parts[0]
     if len(parts) > 1:
         rows = grain.MapDataset.mix(parts, weights=[float(w) for w in folders.values()])
-    rows = rows[shard[0] :: shard[1]].map(_inputs)
-    batches = rows.batch(batch_size, drop_remainder=True)
+    rows = rows[shard[0] :: shard[1]]
+    make = functools.partial(sources[0].pack, middle_weight=middle_weight)
+    batches = rows.batch(batch_size, drop_remainder=True, batch_fn=make)
     if start:
         batches = batches[start:]
     dataset = batches.to_iter_dataset(
@@ -192,24 +250,3 @@ def load(
         options = grain.multiprocessing.MultiprocessingOptions(num_workers=workers)
         dataset = dataset.mp_prefetch(options)
     return dataset
-
-
-def _inputs(row):
-    return model_inputs(row["tokens"], row["segment_lengths"])
-
-
-def load_tf(folder, batch_size: int, **options):
-    """The same batches as `load`, as a `tf.data.Dataset`.
-
-    Needs TensorFlow. The order and the position are grain's: tf.data reads them.
-    """
-    tf = require("tensorflow", "tensorflow")
-    dataset = load(folder, batch_size, **options)
-    first = Rows(next(iter(folder)) if isinstance(folder, Mapping) else folder)
-    shape = (batch_size, first.about["length"])
-    ids = tf.TensorSpec(shape, tf.int32)
-    names = ("token_ids", "padding_mask", "positions", "segment_ids")
-    signature = (dict.fromkeys(names, ids), ids, tf.TensorSpec(shape, tf.float32))
-    return tf.data.Dataset.from_generator(
-        lambda: iter(dataset), output_signature=signature
-    ).prefetch(2)

@@ -70,12 +70,9 @@ def test_what_comes_out_is_what_went_in(built, repos):
     rows = storage.Rows(out)
     texts = {}
     for index in range(len(rows)):
-        row, start = rows[index], 0
-        for size in row["segment_lengths"].tolist():
-            ids = row["tokens"][start : start + size].tolist()
-            for path, text in examples.read_segment(codec.decode_parts(ids)):
+        for segment in rows[index]:
+            for path, text in examples.read_segment(codec.decode_parts(segment)):
                 texts.setdefault(path, []).append(text)
-            start += size
     decoder = (repos / "json" / "decoder.py").read_text()
     kept = "copied.py" if "copied.py" in texts else "decoder.py"
     # Pieces of one file lie in several rows; together they are the file.
