@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from codegemma_keras import CodeGemmaCausalLM, CodeGemmaTokenizer, data, lora
-from codegemma_keras.data.read import installed as corpus
 from codegemma_keras.recipes import pretrain
 from codegemma_keras.training import loop as training
 from codegemma_keras.training import progress
@@ -212,8 +211,3 @@ def test_from_nothing_on_packages(tmp_path, monkeypatch):
         )
     )
     assert not np.array_equal(x["token_ids"], old["token_ids"])
-
-
-def test_a_package_that_is_not_there():
-    with pytest.raises(ValueError, match="'no_such_package' is not installed"):
-        corpus.root_of("no_such_package")
