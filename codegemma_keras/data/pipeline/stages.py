@@ -22,7 +22,6 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from codegemma_keras import fim
 from codegemma_keras.data.clean import decontaminate, dedup, filters, secrets
 from codegemma_keras.data.document import Document, Report, text_bytes, watch
 from codegemma_keras.data.order import imports, order
@@ -308,13 +307,11 @@ def chunk_documents(documents, codec, settings, report) -> Iterator[examples.Chu
 def _that_fit(documents, codec, settings, report):
     """Leave out documents whose path takes up the row."""
     for document in documents:
-        room = settings.length - 2
         # A character is four tokens at most: a short path needs no encoding.
-        if 4 * len(document.path) + 32 > room:
-            parts = fim.render("", "", "", path=document.path)
-            if len(codec.encode(parts)) + 8 > room:
-                report.drop("source", "path fills the row", document)
-                continue
+        long = 4 * len(document.path) + 32 > settings.length
+        if long and not examples.fits(document.path, codec.encode, settings.length - 1):
+            report.drop("source", "path fills the row", document)
+            continue
         yield document
 
 
