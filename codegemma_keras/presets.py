@@ -5,7 +5,7 @@ task: every `from_preset` is a line over it. A preset is any of
 
 * a name in `PRESETS`: the official models, and the embedded `code_gemma_tiny_py`;
 * `kaggle://owner/model/keras/variant[/version]`, `hf://owner/model`;
-* a local folder.
+* a local folder, or a GGUF file of Gemma.
 
 What kind of folder it is, its config.json says; `formats` reads and writes each kind.
 Left out: other architectures, pickled weights, and code from a model's repository
@@ -20,7 +20,7 @@ import warnings
 
 import keras
 
-from codegemma_keras.formats import checks, hub, keras_hub, transformers, weights
+from codegemma_keras.formats import checks, gguf, hub, keras_hub, transformers, weights
 
 CONFIG = "config.json"
 ASSETS = os.path.join(os.path.dirname(__file__), "assets")
@@ -142,6 +142,8 @@ class Preset:
 
     @functools.cached_property
     def _folder(self):
+        if self._files.location.endswith(gguf.ENDING):
+            return gguf.File(self._files)
         files, path = self._files, self._files.find(CONFIG)
         if path is None:
             if _has_tokenizer(files):  # A tokenizer may be saved alone.
@@ -290,14 +292,15 @@ def resolve(preset) -> hub.Files:
     if name.startswith((hub.KAGGLE, hub.HUGGING_FACE)):
         return hub.Files(name, name)
     folder = os.path.expanduser(name)
-    if os.path.isdir(folder):
+    is_gguf = folder.endswith(gguf.ENDING) and os.path.isfile(folder)
+    if is_gguf or os.path.isdir(folder):
         return hub.Files(name, folder)
     close = difflib.get_close_matches(name, PRESETS, n=1)
     raise ValueError(
         f"Unknown preset {name!r}."
         + (f" Did you mean {close[0]!r}?" if close else "")
         + f" Known names: {', '.join(PRESETS)}. Or give 'kaggle://...', 'hf://...', or "
-        "the path of an existing folder."
+        "the path of an existing folder or GGUF file."
     )
 
 

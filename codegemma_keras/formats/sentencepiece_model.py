@@ -57,6 +57,32 @@ def replace(proto: bytes, new: Iterable[Piece]) -> bytes:
     return b"".join([*out, proto[done:]])
 
 
+def make(pieces: Iterable[Piece], ids: Mapping[str, int]) -> bytes:
+    """A BPE model of these pieces, with the settings of Gemma's.
+
+    Byte fallback, the identity normaliser, no dummy prefix, white space kept.
+
+    Args:
+        pieces: in the order of ids.
+        ids: of "unknown", "bos", "eos" and "padding"; -1 where there is none.
+    """
+    trainer = {3: 2, 35: 1}  # model_type BPE, byte_fallback
+    names = ("unknown", "bos", "eos", "padding")
+    trainer |= {40 + i: ids[name] for i, name in enumerate(names)}
+    trainer = b"".join(
+        _key(number, _VARINT) + _varint(value % 2**64)
+        for number, value in trainer.items()
+    )
+    normalizer = _key(1, _LENGTH) + _varint(8) + b"identity"
+    # add_dummy_prefix, remove_extra_whitespaces, escape_whitespaces
+    for number, value in ((3, 0), (4, 0), (5, 1)):
+        normalizer += _key(number, _VARINT) + _varint(value)
+    settings = b""
+    for number, message in ((2, trainer), (3, normalizer)):
+        settings += _key(number, _LENGTH) + _varint(len(message)) + message
+    return b"".join([*map(_piece_field, pieces), settings])
+
+
 def with_added_tokens(proto: bytes, added: Mapping[int, str], file: str) -> bytes:
     """The model with tokens that a folder lists beside it.
 

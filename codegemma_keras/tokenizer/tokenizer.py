@@ -17,7 +17,7 @@ Left out: sampling of segmentations and the unigram model, which Gemma does not 
 
 import codecs
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import keras
 import keras_hub
@@ -144,11 +144,6 @@ class CodeGemmaTokenizer(keras_hub.tokenizers.SentencePieceTokenizer):
         return self._codec
 
     @property
-    def special_token_ids(self) -> list[int]:
-        """Ids of all control tokens, ascending; text never encodes to one."""
-        return sorted(self.codec.controls)
-
-    @property
     def stop_token_ids(self) -> tuple[int, ...]:
         """Ids that end a completion: eos, the sentinels, the end of a turn."""
         return tuple(sorted(self.codec.control_ids[name] for name in fim.STOP))
@@ -169,10 +164,6 @@ class CodeGemmaTokenizer(keras_hub.tokenizers.SentencePieceTokenizer):
         """
         return self.codec.encode(parts)
 
-    def encode_batch(self, rows: Iterable[str | Sequence]) -> list[list[int]]:
-        """`encode` of each row."""
-        return [self.codec.encode(row) for row in rows]
-
     def decode(self, ids: Iterable[int], errors: str = "replace") -> str:
         """The text of ids; control tokens have none.
 
@@ -185,10 +176,6 @@ class CodeGemmaTokenizer(keras_hub.tokenizers.SentencePieceTokenizer):
             TypeError: not whole numbers. ValueError: an id out of range.
         """
         return self.codec.decode_bytes(ids).decode("utf-8", errors)
-
-    def decode_batch(self, rows: Iterable, errors: str = "replace") -> list[str]:
-        """`decode` of each row."""
-        return [self.decode(row, errors) for row in rows]
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The bytes of ids; `decode_bytes(encode(text))` are those of the text.

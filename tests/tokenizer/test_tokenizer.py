@@ -71,7 +71,7 @@ def test_special_ids(tokenizer):
     ids = (t.fim_prefix_id, t.fim_middle_id, t.fim_suffix_id, t.file_separator_id)
     assert ids == (67, 68, 69, 70)
     assert (t.start_of_turn_id, t.end_of_turn_id) == (106, 107)
-    assert t.special_token_ids == [0, 1, 2, 3, 67, 68, 69, 70, 106, 107]
+    assert sorted(t.codec.controls) == [0, 1, 2, 3, 67, 68, 69, 70, 106, 107]
     assert t.stop_token_ids == (1, 67, 68, 69, 70, 107)
     assert t.token_to_id("<|fim_middle|>") == 68
     assert t.id_to_token(70) == "<|file_separator|>"
@@ -133,7 +133,6 @@ def test_no_vocabulary_yet():
         lambda: empty.decode([5]),
         lambda: empty.tokenize("a"),
         lambda: empty.stop_token_ids,
-        lambda: empty.special_token_ids,
     ):
         with pytest.raises(ValueError, match=r"[Nn]o vocabulary"):
             use()
@@ -150,7 +149,7 @@ def test_bytes_come_back_and_nothing_is_forged(text):
     tokenizer = make()
     ids = tokenizer.encode(text)
     assert tokenizer.decode_bytes(ids) == raw_bytes(text)
-    assert not set(ids) & set(tokenizer.special_token_ids)
+    assert not set(ids) & set(tokenizer.codec.controls)
     assert tokenizer.decode(ids) == raw_bytes(text).decode("utf-8", "replace")
     parts = tokenizer.decode_parts(ids)
     assert raw_bytes("".join(parts)) == raw_bytes(text)
@@ -169,7 +168,7 @@ def test_half_a_surrogate_pair_is_refused(tokenizer, text):
 def test_parts(tokenizer):
     parts = ["a ", fim.PREFIX, "<|fim_prefix|>", chat.END_OF_TURN, fim.END, "b"]
     ids = tokenizer.encode(parts)
-    assert [i for i in ids if i in tokenizer.special_token_ids] == [67, 107, 1]
+    assert [i for i in ids if i in tokenizer.codec.controls] == [67, 107, 1]
     assert tokenizer.decode_parts(ids) == parts
     assert tokenizer.decode(ids) == "a <|fim_prefix|>b"
     assert tokenizer.encode([fim.Control("<unk>")]) == [3]
@@ -185,13 +184,6 @@ def test_parts(tokenizer):
             tokenizer.encode(wrong)
     with pytest.raises(TypeError, match="must be text or a Control, not NoneType"):
         tokenizer.encode(None)
-
-
-def test_batches(tokenizer):
-    rows = ["a", ["b", fim.MIDDLE], ""]
-    ids = tokenizer.encode_batch(rows)
-    assert ids == [tokenizer.encode(row) for row in rows]
-    assert tokenizer.decode_batch(ids) == ["a", "b", ""]
 
 
 @pytest.mark.parametrize(
