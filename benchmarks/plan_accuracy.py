@@ -27,9 +27,10 @@ import jax
 import keras
 import numpy as np
 
-from codegemma_keras import CodeGemmaBackbone, CodeGemmaCausalLM, losses, sharding
+from codegemma_keras import CodeGemmaBackbone, CodeGemmaCausalLM, sharding
 from codegemma_keras.plan import estimates, program, step
-from codegemma_keras.training import chips
+from codegemma_keras.recipes.sft import SFTConfig
+from codegemma_keras.training import hardware, model
 
 SMALL = {
     "vocabulary_size": 512,
@@ -50,26 +51,41 @@ WIDE = {
     "head_dim": 128,
 }
 MESHES = ("fsdp=2,model=4", "fsdp=8", "data=2,model=4", "data=8")
-ON_CPU = (("full", "none"), ("lora", "none"))
-ON_TPU = (("full", "none"), ("lora", "none"), ("full", "block"), ("lora", "block"))
+# What trains, what is kept, tokens of a row.
+ON_CPU = (("full", "none", 1024), ("lora", "none", 1024))
+ON_TPU = (
+    *ON_CPU,
+    ("full", "block", 1024),
+    ("lora", "block", 1024),
+    ("qlora", "block", 1024),
+    ("full", "block", 4096),
+    ("lora", "block", 4096),
+    ("lora", "attention", 1024),
+)
+
+
+def settings(recipe, rows, length, **more):
+    """The recipe's configuration, resolved for a chip with bfloat16."""
+    config = SFTConfig(
+        lora_rank=0 if recipe == "full" else 16,
+        quantize="int8" if recipe == "qlora" else None,
+        sequence_length=length,
+        batch_tokens=rows * length,
+        **more,
+    )
+    return step.resolved(config, "l4")
 
 
 def executed(mesh):
     """The real model on a mesh: Keras's own step, and how many bytes it took."""
-    job = step.Job(recipe="full", batch=16, length=64, mesh=mesh, dtype="float32")
-    chip = chips.Chip("cpu", 1.0, 0.0, 1e12, 1e11)
-    planned = estimates.on_devices(job, jax.devices(), chip, "cpu", SMALL)
+    config = settings("full", 16, 64, mesh=mesh, dtype="float32")
+    chip = hardware.Chip("cpu", ("cpu",), 1.0, 0.0, 1e12, 1e11)
+    planned = estimates.on_devices(config, jax.devices(), chip, "cpu", SMALL)
     with sharding.use(mesh, SMALL):
         lm = CodeGemmaCausalLM(CodeGemmaBackbone(**SMALL))
-        lm.compile(
-            optimizer=keras.optimizers.AdamW(
-                1e-4, weight_decay=0.1, global_clipnorm=1.0
-            ),
-            loss=losses.NextTokenLoss(),
-            weighted_metrics=[],
-        )
+        model.compile_model(lm, config, step.ANY)
         ids = np.ones((16, 64), "int32")
-        x = {name: ids for name in step.batch_of(job)[0]}
+        x = {name: ids for name in step.batch_of(config)[0]}
         weight = np.ones((16, 64), "float32")
         loss = float(lm.train_on_batch(x, ids, weight, return_dict=True)["loss"])
         # The program that ran, asked for again: JAX keeps it.
@@ -84,7 +100,7 @@ def executed(mesh):
         compiled = ran.lower(state, rows).compile()
         real = program.read(compiled, 0)
         logs, _ = compiled(state, rows)
-    row = {
+    return {
         "mesh": mesh,
         "predicted_bytes": planned.total,
         "executed_bytes": real.total,
@@ -92,25 +108,28 @@ def executed(mesh):
         "collectives": planned.collectives,
         "losses_finite": bool(np.isfinite(loss) and np.isfinite(float(logs["loss"]))),
     }
-    return row
 
 
-def traced(recipe, remat, device, dtype):
-    """The traced estimate beside the compiler's for one device."""
-    job = step.Job(recipe=recipe, batch=2, length=1024, remat=remat, dtype=dtype)
-    guess = program.trace_step(step.model_of(job, WIDE), step.batch_of(job))
+def traced(recipe, remat, length, device, dtype=None):
+    """The traced estimate, without its margin, beside the compiler's for one device."""
+    config = settings(recipe, 2, length, remat=remat, dtype=dtype)
+    lm = step.model_of(config, WIDE)
+    guess = program.trace_step(lm, step.batch_of(config))
+    kinds = estimates.by_kind(lm, config)
+    temporaries = max(guess.temporaries, kinds["gradients"] + kinds["logits"])
     real = program.compile_step(
-        step.model_of(job, WIDE), step.batch_of(job), None, device
+        step.model_of(config, WIDE), step.batch_of(config), None, device
     )
     return {
         "recipe": recipe,
         "remat": remat,
-        "dtype": job.policy,
+        "length": length,
+        "dtype": config.dtype,
         "device": device.device_kind,
-        "traced_temporaries": guess.temporaries,
+        "traced_temporaries": temporaries,
         "compiled_temporaries": real.temporaries,
-        "temporaries_ratio": guess.temporaries / real.temporaries,
-        "total_ratio": guess.total / real.total,
+        "compiled_over_traced": real.temporaries / temporaries,
+        "total_ratio": (guess.arguments + temporaries) / real.total,
     }
 
 
@@ -131,8 +150,8 @@ def main(quick=False):
             file.write_text(json.dumps(out, indent=1) + "\n")
     cases = [] if quick else [(*case, jax.devices()[0], "float32") for case in ON_CPU]
     if not quick and importlib.util.find_spec("libtpu"):
-        tpu = chips.tpu_devices("v5e:1x1")[0]
-        cases += [(*case, tpu, None) for case in ON_TPU]
+        tpu = hardware.tpu_devices("v5e-1")[0]
+        cases += [(*case, tpu) for case in ON_TPU]
     for case in cases:
         out["traced"].append(traced(*case))
         file.write_text(json.dumps(out, indent=1) + "\n")

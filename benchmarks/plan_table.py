@@ -4,13 +4,17 @@
 
 Prints the tables of docs/plan.md and README.md and writes
 benchmarks/results/plan_table.json: GiB of one chip for a step of one row (of one row a
-chip). Nothing is run or compiled: bytes come from the traced step of the whole model
-(`plan/liveness.py`, whose error benchmarks/plan_accuracy.py states). The attention is the
-einsum that really runs, with its `[T, T]` scores, under `remat="block"`.
+chip), the margin of tracing included. Nothing is run or compiled: bytes come from the
+traced step of the whole model (`plan/liveness.py`, whose error
+benchmarks/plan_accuracy.py states), built from the recipes' own settings with
+`remat="block"`. The attention is the einsum that really runs, with its `[T, T]` scores.
+
+A base that is made integer is loaded as floats first; a chip on which that does not fit
+is marked so, even if the step would.
 
 `v5e-8` is `fsdp=8`, by arithmetic: an eighth of weights, gradients and optimizer state,
-each chip's own row, and the weights of a block and of the embedding collected. How many
-rows fit is asked of `codegemma plan`.
+each chip's own row, and the weights of a block and of the embedding collected. `codegemma
+plan ... --on v5e-8 --mesh fsdp=8` compiles it.
 """
 
 import itertools
@@ -20,29 +24,43 @@ import time
 
 from codegemma_keras import presets
 from codegemma_keras.plan import estimates, program, step
-from codegemma_keras.training import chips
-from codegemma_keras.training.chips import GIB
+from codegemma_keras.recipes.sft import SFTConfig
+from codegemma_keras.training import hardware
+from codegemma_keras.training.hardware import GIB
 
 MODELS = {"2B": "code_gemma_2b_en", "7B": "code_gemma_7b_en"}
 RECIPES = ("lora", "full", "qlora")
 LENGTHS = (1024, 4096, 8192)
-COLUMNS = ("t4", "l4", "a100-40", "a100-80", "h100", "v5e", "v5e-8")
+FILE = pathlib.Path(__file__).parent / "results" / "plan_table.json"
+COLUMNS = ("t4", "l4", "a100-40", "a100-80", "h100", "v5e-1", "v5e-8")
+
+
+def settings(model, recipe, length):
+    """The configuration of a row; `qlora` is int8. A T4 takes int4, which needs less."""
+    return SFTConfig(
+        preset=MODELS[model],
+        lora_rank=0 if recipe == "full" else 16,
+        quantize="int8" if recipe == "qlora" else None,
+        remat="block",
+        sequence_length=length,
+        batch_tokens=length,
+    )
 
 
 def row_of(model, recipe, length):
     """One row of the table."""
-    job = step.Job(MODELS[model], recipe, 1, length, remat="block")
-    config = presets.PRESETS[job.preset].config
-    lm = step.model_of(job, config)
-    found = program.trace_step(lm, step.batch_of(job))
-    kinds = {**estimates.by_kind(lm, job), "temporaries": found.temporaries}
+    # Of the same bytes on every chip: float16 where there is no bfloat16.
+    config = step.resolved(settings(model, recipe, length), "a100-80")
+    lm = step.model_of(config)
+    found = program.trace_step(lm, step.batch_of(config))
+    kinds = {**estimates.by_kind(lm, config), "temporaries": found.temporaries}
     row = {"model": model, "recipe": recipe, "length": length}
     row["gib_by_kind"] = {kind: size / GIB for kind, size in kinds.items()}
     return row
 
 
 def add_columns(rows):
-    """Bytes on every chip, and whether that fits, from the bytes by kind."""
+    """Bytes on every chip with the margin, and whether that fits, from bytes by kind."""
     lora = {
         (r["model"], r["length"]): r["gib_by_kind"]
         for r in rows
@@ -50,19 +68,24 @@ def add_columns(rows):
     }
     for row in rows:
         kinds = row["gib_by_kind"]
-        state, held = kinds["weights"] + kinds["optimizer"], kinds["temporaries"]
-        # What the trace may miss: a quarter of the temporaries, and gradients that are
-        # cast to float32 before they are needed so.
-        margin = held / 4 + (kinds["gradients"] / 2 if row["recipe"] == "full" else 0)
+        held = max(kinds["temporaries"], kinds["gradients"] + kinds["logits"])
+        floats = kinds["weights"]
+        if row["recipe"] == "qlora":  # in bfloat16, before they are integers
+            config = presets.PRESETS[MODELS[row["model"]]].config
+            floats = 2 * hardware.matrix_weights(config) / GIB
         for column in COLUMNS:
-            size, more = state + held, margin
+            size = kinds["weights"] + kinds["optimizer"] + held
+            margin, loading = held, floats
             if column == "v5e-8":
                 activations = lora[row["model"], row["length"]]
                 size = sharded(row, kinds, activations)
-                more = activations["temporaries"] / 4
-            usable = chips.of(column.removesuffix("-8")).usable / GIB
-            fits = "yes" if size + more <= usable else "perhaps"
-            row[column] = {"gib": size, "fits": fits if size <= usable else "no"}
+                margin, loading = activations["temporaries"], loading / 8
+            size += estimates.TRACE_ERROR * margin
+            usable = hardware.chip_of(column).usable / GIB
+            fits = "yes" if size <= usable else "no"
+            if fits == "yes" and loading > usable:
+                fits = "not loaded"
+            row[column] = {"gib": size, "fits": fits}
 
 
 def sharded(row, kinds, lora):
@@ -83,10 +106,10 @@ def sharded(row, kinds, lora):
 
 
 def table(rows):
-    """Markdown: GiB of one chip; bold where it fits, `?` where it may."""
+    """Markdown: GiB of one chip; bold where it fits, `L` where it cannot be loaded."""
     lines = ["| model | recipe | T | " + " | ".join(COLUMNS) + " |"]
     lines.append("|" + "---|" * (3 + len(COLUMNS)))
-    shown = {"yes": "**{:.1f}**", "perhaps": "{:.1f} ?", "no": "{:.1f}"}
+    shown = {"yes": "**{:.1f}**", "not loaded": "{:.1f} L", "no": "{:.1f}"}
     for row in rows:
         cells = [shown[row[c]["fits"]].format(row[c]["gib"]) for c in COLUMNS]
         head = f"| {row['model']} | {row['recipe']} | {row['length']} | "
@@ -108,10 +131,22 @@ def longest(rows):
     return "\n".join(lines)
 
 
+def write(rows):
+    """The result so far; a run that is cut off keeps it."""
+    out = {
+        "what": "GiB of one chip with one row on it, with margin; traced, not run",
+        "trace_error": estimates.TRACE_ERROR,
+        "date": time.strftime("%Y-%m-%d"),
+        "remat": "block",
+        "usable_gib": {n: hardware.chip_of(n).usable / GIB for n in COLUMNS},
+        "rows": rows,
+    }
+    FILE.write_text(json.dumps(out, indent=1) + "\n")
+
+
 def main():
-    file = pathlib.Path(__file__).parent / "results" / "plan_table.json"
     # Rows that an interrupted run left are kept; remove the file to begin anew.
-    rows = json.loads(file.read_text())["rows"] if file.exists() else []
+    rows = json.loads(FILE.read_text())["rows"] if FILE.exists() else []
     done = {(row["model"], row["recipe"], row["length"]) for row in rows}
     wanted = list(itertools.product(RECIPES, MODELS, LENGTHS))
     for recipe, model, length in wanted:
@@ -122,18 +157,10 @@ def main():
             key=lambda row: (row["model"], RECIPES.index(row["recipe"]), row["length"])
         )
         add_columns(rows)
-        out = {
-            "what": "GiB of one chip with one row on it; traced, not run",
-            "date": time.strftime("%Y-%m-%d"),
-            "remat": "block",
-            "usable_gib": {
-                name: chips.of(name.removesuffix("-8")).usable / 2**30
-                for name in COLUMNS
-            },
-            "rows": rows,
-        }
-        file.write_text(json.dumps(out, indent=1) + "\n")
+        write(rows)
         print(recipe, model, length, flush=True)
+    add_columns(rows)
+    write(rows)
     print(table(rows))
     print(longest(rows))
 

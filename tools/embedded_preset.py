@@ -3,10 +3,10 @@
     python tools/preset_data.py runs/preset_data --decontaminate HumanEval.jsonl.gz
     KERAS_BACKEND=tensorflow python -m codegemma_keras.recipes.pretrain \\
         --preset BEFORE --data runs/preset_data --out runs/tiny3 --tokens 10000000 \\
-        --learning-rate 0.0015 --decay 0.6 --seed 2
+        --learning-rate 0.0015 --decay 0.6 --seed 2 --dtype mixed_bfloat16
     KERAS_BACKEND=tensorflow python -m codegemma_keras.recipes.pretrain \\
         --preset runs/tiny3/preset --out runs/tiny4 --tokens 2400000 \\
-        --learning-rate 0.0008 --decay 0.9 --seed 3
+        --learning-rate 0.0008 --decay 0.9 --seed 3 --dtype mixed_bfloat16
     KERAS_BACKEND=jax python tools/embedded_preset.py runs/tiny3 runs/tiny4 --before BEFORE
 
 BEFORE is the preset after its first two phases (`EARLIER`), as it was first shipped; it
@@ -117,7 +117,8 @@ def embed(run, folder, name):
 def curve(run):
     """`[tokens, loss]` of a run, each an array."""
     with (run / "curve.csv").open() as file:
-        rows = [(int(r["tokens"]), float(r["loss"])) for r in csv.DictReader(file)]
+        lines = [r for r in csv.DictReader(file) if r["loss"]]  # step 0 has none
+    rows = [(int(r["tokens"]), float(r["loss"])) for r in lines]
     return np.array(rows).T
 
 

@@ -33,11 +33,13 @@ class Command:
         function: `"module:name"` below `codegemma_keras`; takes one dataclass.
         keras: bool, whether the module imports Keras, so that the backend must be
             chosen before.
+        backend: str, the one backend that it can run on, whatever the user's is.
     """
 
     summary: str
     function: str
     keras: bool = False
+    backend: str | None = None
 
     def load(self):
         """The function, and the dataclass that it takes."""
@@ -61,7 +63,12 @@ COMMANDS = {
     "sft": Command(
         "teach a preset to answer, from conversations", "recipes.sft:train", keras=True
     ),
-    "plan": Command("say whether a training run fits a chip", "cli.plan:plan"),
+    "plan pretrain": Command(
+        "say whether a pretraining fits a chip", "cli.plan:plan_pretrain", True, "jax"
+    ),
+    "plan sft": Command(
+        "say whether a tuning fits a chip", "cli.plan:plan_sft", True, "jax"
+    ),
 }
 
 
@@ -89,8 +96,10 @@ def main(argv=None) -> int:
     except BrokenPipeError:  # `codegemma ... | head`: the reader has seen enough
         _drop_output()
         return 0
-    except KeyboardInterrupt:
-        return 130
+    except KeyboardInterrupt as stop:  # a training run says what it saved
+        if str(stop):
+            print(stop, file=sys.stderr)
+        return getattr(stop, "exit_code", 130)
     except Exception as error:
         if not is_request_error(error):
             traceback.print_exc()
@@ -107,13 +116,18 @@ def _run(argv):
         return _without_command(argv)
     command = COMMANDS[name]
     options = argv[len(name.split()) :]
+    if command.backend:
+        os.environ["KERAS_BACKEND"] = command.backend
+        # Only its compiler is needed: the machine's own chips stay free.
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
     if command.keras:
         choose_backend()
         with quiet_libraries():
             function, settings = command.load()
     else:
         function, settings = command.load()
-    return function(parse(settings, f"codegemma {name}", options)) or 0
+    result = function(parse(settings, f"codegemma {name}", options))
+    return result if isinstance(result, int) else 0  # a recipe returns its model
 
 
 def parse(settings, program: str, argv):
@@ -176,7 +190,8 @@ def is_request_error(error: BaseException) -> bool:
     """
     if isinstance(error, OSError):
         return True
-    if not isinstance(error, (ValueError, ImportError, RuntimeError)):
+    kinds = (ValueError, ImportError, RuntimeError, FloatingPointError, MemoryError)
+    if not isinstance(error, kinds):
         return False
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     file = pathlib.Path(frame.f_code.co_filename)

@@ -1,109 +1,100 @@
-"""`codegemma plan PRESET --on v5e:2x4 --mesh fsdp=8`: will it fit, before paying."""
+"""`codegemma plan sft --preset NAME --on v5e-8 --mesh fsdp=8`: will it fit, before paying.
+
+Every option of the recipe is an option here, with the same default, because the recipe's
+own configuration is what is planned.
+"""
 
 import dataclasses
 import json
-import os
 import sys
-from typing import Annotated, Literal
+from typing import Annotated, Generic, TypeVar
 
 import tyro
 
+from codegemma_keras.plan import estimate, largest_batch
+from codegemma_keras.plan.estimates import TRACE_ERROR
+from codegemma_keras.recipes.pretrain import PretrainConfig
+from codegemma_keras.recipes.sft import SFTConfig
+from codegemma_keras.training.memory import gib
+from codegemma_keras.training.model import described
 
-@dataclasses.dataclass(frozen=True)
-class PlanOptions:
+Config = TypeVar("Config")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Question(Generic[Config]):
     """Say whether a training run fits a chip, and how fast it can be at best.
 
-    The training step is compiled ahead of time for chips that need not be there. Bytes of
-    a chip, collectives and the bound of the roofline are printed. No weights are loaded.
-    Exit code 0 if it fits, 1 if not.
+    The training step of the recipe, with its own settings, is compiled ahead of time for
+    TPUs that need not be there, or traced for a GPU. Bytes of a chip, collectives and the
+    bound of the roofline are printed. No weights are loaded. Exit code 0 if it fits, 1 if
+    not.
     """
 
-    # Name or folder of the model.
-    preset: Annotated[str, tyro.conf.Positional]
-    # A TPU topology (v5e:2x4, v6e:1x1, ...) or a GPU (t4, l4, a100-40, a100-80, h100).
     on: str
-    # What trains: all weights, an adapter, or an adapter on a quantized base.
-    recipe: Literal["full", "lora", "qlora"] = "lora"
-    # Rows of a step. Without it, the most that fit.
-    batch: int | None = None
-    # Tokens of a row.
-    length: int = 1024
-    # fsdp=8, data=2,model=4, ... for several chips.
-    mesh: str | None = None
-    # What is computed again in the backward pass instead of kept.
-    remat: Literal["none", "attention", "block"] = "none"
-    # Of the weights. Default: mixed_bfloat16 (float32 weights) for "full", else bfloat16.
-    dtype: str | None = None
-    # Of the adapter.
-    rank: int = 16
-    # Of the base of "qlora".
-    quantize: Literal["int8", "int4"] = "int8"
-    # Print one JSON object.
+    """The device: a GPU (t4, l4, l40s, a100-40, a100-80, h100, h200) or a TPU, by its number
+    of chips (v5e-8, v6e-1) or its topology (v5e:2x4, v4:2x2x1)."""
+    largest: bool = False
+    """Look for the most rows that fit at once, instead of those of batch_tokens."""
     json: bool = False
+    """Print one JSON object."""
+    config: Annotated[Config, tyro.conf.arg(name="")]
+    """Settings of the recipe."""
 
 
-def plan(args: PlanOptions) -> int:
-    """Print the plan. Exit code 0 if it fits, 1 if not."""
-    os.environ["KERAS_BACKEND"] = "jax"
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the machine's own chips stay free
-    from codegemma_keras.plan import Job, estimate, largest_batch
+def plan_sft(question: Question[SFTConfig]) -> int:
+    """Print the plan of `sft`. Exit code 0 if it fits, 1 if not."""
+    return _plan(question)
 
-    names = {field.name for field in dataclasses.fields(Job)}
-    values = {name: value for name, value in vars(args).items() if name in names}
-    rows = values.pop("batch")
-    if rows is None:
-        unit = _smallest(args.mesh)
-        rows, found = largest_batch(Job(batch=unit, **values), args.on)
-        found_rows = rows
+
+def plan_pretrain(question: Question[PretrainConfig]) -> int:
+    """Print the plan of `pretrain`. Exit code 0 if it fits, 1 if not."""
+    return _plan(question)
+
+
+def _plan(question):
+    largest = None
+    if question.largest:
+        largest, found = largest_batch(question.config, question.on)
     else:
-        found, found_rows = estimate(Job(batch=rows, **values), args.on), None
-    if args.json:
-        text = json.dumps(as_json(found, found_rows), indent=1)
+        found = estimate(question.config, question.on)
+    if question.json:
+        text = json.dumps(as_json(found, largest), indent=1)
     else:
-        text = as_text(found, found_rows)
+        text = as_text(found, largest)
     sys.stdout.write(text + "\n")
     return 0 if found.fits else 1
 
 
-def _smallest(mesh):
-    """The fewest rows that a mesh can split."""
-    from codegemma_keras import sharding
-
-    sizes = sharding.parse_mesh(mesh) if mesh else {}
-    return max(sizes.get(axis, 1) for axis in sharding.BATCH_AXES)
-
-
 def as_json(found, largest=None) -> dict:
     """An `Estimate` as plain values."""
-    return {
-        **dataclasses.asdict(found),
-        "fits": found.fits,
-        "largest_batch": largest,
-    }
+    return {**dataclasses.asdict(found), "fits": found.fits, "largest_batch": largest}
 
 
 def as_text(found, largest=None) -> str:
     """An `Estimate` for people."""
-    from codegemma_keras.plan.fit import gib
-
-    job = found.job
+    config = found.config
     lines = [
-        f"{job.preset}, {job.recipe}, {job.batch} rows of {job.length} tokens, "
-        f"remat={job.remat}, {job.policy}"
-        + (f", base in {job.quantize}" if job.recipe == "qlora" else ""),
-        f"on {found.target}: {found.devices} device{'s' * (found.devices > 1)}"
-        + (f", mesh {job.mesh}" if job.mesh else ""),
+        f"{config.preset or 'a new network'}: {described(config, found.target)}",
+        f"{found.rows} rows of {config.sequence_length} tokens at once, "
+        f"remat={config.remat}, {found.devices} device{'s' * (found.devices > 1)}",
         "",
         "bytes of each device",
     ]
-    kinds = ("weights", "optimizer", "gradients", "logits", "activations")
+    kinds = ["weights", "optimizer", "gradients", "logits", "activations"]
+    if found.margin:
+        kinds.append("margin")
     lines += [f"  {kind:12s}{gib(getattr(found, kind)):>12s}" for kind in kinds]
-    lines += [
-        f"  {'in all':12s}{gib(found.total):>12s}   of {gib(found.usable)} usable: "
-        + ("fits" if found.fits else "DOES NOT FIT"),
-        "",
-        f"arithmetic of a step: {found.flops / 1e12:,.1f} TFLOP",
-    ]
+    lines.append(
+        f"  {'in all':12s}{gib(found.total + found.margin):>12s}   of "
+        f"{gib(found.usable)} usable: " + ("fits" if found.fits else "DOES NOT FIT")
+    )
+    if found.loading > found.usable:
+        lines.append(
+            f"  the base is loaded as floats, {gib(found.loading)}, and quantized then: it "
+            "cannot be loaded there"
+        )
+    lines += ["", f"arithmetic of a step: {found.flops / 1e12:,.1f} TFLOP"]
     for kind, (count, size) in found.collectives.items():
         lines.append(f"{kind}: {count} a step, {gib(size)}")
     lines.append(
@@ -111,10 +102,15 @@ def as_text(found, largest=None) -> str:
         + ", ".join(f"{name} {value:.3f}" for name, value in found.seconds.items())
     )
     if found.fits:
-        rate = job.batch * job.length / max(found.seconds.values())
+        rate = found.rows * config.sequence_length / max(found.seconds.values())
         lines.append(f"at most {rate:,.0f} tokens/s")
     if largest is not None:
-        lines.append(f"largest batch that fits: {largest} rows")
+        lines.append(f"largest batch that fits: {largest} rows at once")
     if found.how == "traced":
-        lines += ["", "By the traced step, not a compiled one: see docs/plan.md."]
+        lines += [
+            "",
+            "By the traced step, not a compiled one. Compared with compiled steps it was "
+            f"too low by up to {TRACE_ERROR:.0%} of gradients, logits and activations: the "
+            "margin (docs/plan.md).",
+        ]
     return "\n".join(lines)

@@ -6,6 +6,9 @@ compiler needs no TPU; for a GPU it is found on the traced step (`liveness.py`).
 the gradients and the loss's chunk are told apart by arithmetic, and activations are the
 rest: what is held at the worst moment, so it can be less than the sum of all of them.
 
+A traced step is not the compiled one, so a margin is added to it before it is said to
+fit: benchmarks/plan_accuracy.py compares the two on steps that can be compiled here.
+
 The roofline is a bound from below: the slowest of arithmetic, memory and links, each at
 its data sheet's peak and all the others hidden behind it. Real steps take longer.
 """
@@ -15,24 +18,32 @@ import math
 
 from codegemma_keras import losses, sharding
 from codegemma_keras.plan import program, step
-from codegemma_keras.training import chips
+from codegemma_keras.training import hardware, order
+
+# Of the temporaries of a traced step. The compiled step needs at most so much more, in
+# all cases of benchmarks/results/plan_accuracy.json (a test compares).
+TRACE_ERROR = 0.40
 
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """What one device of a target needs for a job. Bytes and seconds.
+    """What one device of a target needs for a run. Bytes and seconds.
 
     Attributes:
-        job: what was asked.
+        config: the configuration, resolved for the target.
         target: the TPU topology or GPU.
         devices: how many devices share the work.
+        rows: of one part of a step, over all devices.
         weights: bytes of the weights, frozen ones and adapters included.
-        optimizer: bytes of the optimizer's state.
+        optimizer: bytes of the optimizer's state, sums of gradients included.
         gradients: bytes of the gradients of all weights that train.
         logits: bytes of the loss's chunk: float32 logits and their gradient, and the
             float32 gradients of the embedding and of the hidden states.
         activations: bytes of everything else that the program holds at its worst moment.
-        total: bytes of the whole program; at most the sum of the above.
+        margin: bytes by which a traced figure may be too low.
+        total: bytes of the whole program, without the margin.
+        loading: bytes that are held before the first step, where that is more than
+            `weights`: a base that is made integer is loaded as floats first.
         usable: bytes that the device has for a program.
         flops: operations of a step, of all devices.
         collectives: kind -> (how many, bytes).
@@ -40,15 +51,18 @@ class Estimate:
         how: `"compiled"` for the very target, or `"traced"`: see `liveness.py`.
     """
 
-    job: step.Job
+    config: object
     target: str
     devices: int
+    rows: int
     weights: int
     optimizer: int
     gradients: int
     logits: int
     activations: int
+    margin: int
     total: int
+    loading: int
     usable: int
     flops: float
     collectives: dict
@@ -57,68 +71,90 @@ class Estimate:
 
     @property
     def fits(self) -> bool:
-        """Whether the program fits into one device."""
-        return self.total <= self.usable
+        """Whether the program fits into one device, margin and loading included."""
+        return max(self.total + self.margin, self.loading) <= self.usable
 
 
-def estimate(job: step.Job, target: str, config=None) -> Estimate:
-    """What a job needs on a target that need not be there.
+def estimate(config, target: str, sizes=None) -> Estimate:
+    """What a run needs on a target that need not be there.
 
     Args:
-        job: what is asked.
-        target: a TPU topology (`v5e:2x4`), compiled for those very chips; or a GPU's
-            name (`a100-40`), traced only.
-        config: arguments of `CodeGemmaBackbone` instead of the preset's.
+        config: `SFTConfig` or `PretrainConfig`, as for the recipe.
+        target: a TPU (`v5e-8`, `v5e:2x4`), compiled for those very chips; or a GPU's name
+            (`a100-40`), traced only.
+        sizes: arguments of `CodeGemmaBackbone` instead of the preset's.
 
     Raises:
         ValueError: an unknown target, or a mesh of another size.
         ImportError: a TPU, and libtpu is not there.
+        RuntimeError: the backend is not JAX.
     """
-    chip = chips.of(target)
-    if chips.is_tpu(target):
-        return on_devices(job, chips.tpu_devices(target), chip, target, config)
-    if job.mesh:
+    target = hardware.target(target)
+    config = step.resolved(config, target)
+    if hardware.is_tpu(target):
+        devices = hardware.tpu_devices(target)
+        return on_devices(config, devices, hardware.chip_of(target), target, sizes)
+    if config.mesh:
         raise ValueError(
-            f"mesh {job.mesh!r} on {target}: a GPU is planned for alone. Leave the mesh "
+            f"mesh {config.mesh!r} on {target}: a GPU is planned for alone. Leave the mesh "
             "out, or name a TPU topology."
         )
-    lm, batch = step.model_of(job, config), step.batch_of(job)
+    lm, batch = step.model_of(config, sizes), step.batch_of(config)
     found = program.trace_step(lm, batch)
-    return _estimate(lm, job, chip, target, found, how="traced")
+    return _estimate(lm, config, hardware.chip_of(target), target, found, how="traced")
 
 
-def on_devices(job, devices, chip, target, config=None) -> Estimate:
-    """`estimate`, compiled for devices of this process or of a topology."""
-    lm, batch = step.model_of(job, config), step.batch_of(job)
-    if not job.mesh:
+def on_devices(config, devices, chip, target, sizes=None) -> Estimate:
+    """`estimate`, compiled for devices of this process or of a topology.
+
+    Args:
+        config: as from `step.resolved`.
+        devices: JAX devices or their descriptions.
+        chip: `hardware.Chip`.
+        target: what to call them.
+        sizes: as of `estimate`.
+    """
+    lm, batch = step.model_of(config, sizes), step.batch_of(config)
+    if not config.mesh:
         if len(devices) > 1:
             raise ValueError(
                 f"{target} has {len(devices)} devices; say how they share the work, "
                 f"for example --mesh fsdp={len(devices)}."
             )
         found = program.compile_step(lm, batch, None, devices[0])
-        return _estimate(lm, job, chip, target, found, device=devices[0])
+        return _estimate(lm, config, chip, target, found, device=devices[0])
     layout = sharding.distribution(
-        job.mesh,
+        config.mesh,
         num_query_heads=lm.backbone.num_query_heads,
         num_key_value_heads=lm.backbone.num_key_value_heads,
         devices=devices,
     )
     found = program.compile_step(lm, batch, layout)
-    return _estimate(lm, job, chip, target, found, layout)
+    return _estimate(lm, config, chip, target, found, layout)
 
 
-def _estimate(lm, job, chip, target, found, layout=None, device=None, how="compiled"):
+def _estimate(
+    lm, config, chip, target, found, layout=None, device=None, how="compiled"
+):
     count = math.prod(layout.device_mesh.shape) if layout else 1
-    kinds = by_kind(lm, job, layout, device)
-    rest = found.temporaries - kinds["gradients"] - kinds["logits"]
+    kinds = by_kind(lm, config, layout, device)
+    temporaries, margin = found.temporaries, 0
+    if how == "traced":
+        # The trace lets a cast gradient be read as it is made; all of them are there
+        # before the first is applied, since the norm of all is needed.
+        temporaries = max(temporaries, kinds["gradients"] + kinds["logits"])
+        margin = int(TRACE_ERROR * temporaries)
+    rest = temporaries - kinds["gradients"] - kinds["logits"]
     return Estimate(
-        job=job,
+        config=config,
         target=target,
         devices=count,
+        rows=order.rows_of_part(config),
         **kinds,
         activations=max(0, rest),
-        total=found.total,
+        margin=margin,
+        total=found.arguments + temporaries,
+        loading=loading_bytes(lm, config, count, kinds["weights"]),
         usable=chip.usable,
         flops=found.flops,
         collectives=found.collectives,
@@ -127,12 +163,12 @@ def _estimate(lm, job, chip, target, found, layout=None, device=None, how="compi
     )
 
 
-def by_kind(lm, job, layout=None, device=None) -> dict[str, int]:
+def by_kind(lm, config, layout=None, device=None) -> dict[str, int]:
     """Bytes of one device that follow from shapes and layouts.
 
     Args:
         lm: the prepared model.
-        job: its job.
+        config: its configuration, resolved.
         layout: the distribution, or None.
         device: the one device, if there is no distribution.
     """
@@ -142,17 +178,27 @@ def by_kind(lm, job, layout=None, device=None) -> dict[str, int]:
         "weights": trainable + frozen,
         "optimizer": optimizer,
         "gradients": trainable,
-        "logits": loss_bytes(lm, job),
+        "logits": loss_bytes(lm, config),
     }
 
 
-def loss_bytes(lm, job) -> int:
+def loading_bytes(lm, config, devices, held) -> int:
+    """Bytes of one device while the model is loaded."""
+    if not config.quantize:
+        return held
+    size = 4 if "32" in config.dtype or "mixed" in config.dtype else 2
+    floats = size * hardware.matrix_weights(lm.backbone.get_config())
+    split = config.mesh and ("fsdp" in config.mesh or "model" in config.mesh)
+    return max(held, floats // (devices if split else 1))
+
+
+def loss_bytes(lm, config) -> int:
     """Bytes of the chunked loss at its worst: see `losses.linear_cross_entropy`."""
-    sizes = sharding.parse_mesh(job.mesh) if job.mesh else {}
+    sizes = sharding.parse_mesh(config.mesh) if config.mesh else {}
     parts = math.prod(sizes.get(axis, 1) for axis in sharding.BATCH_AXES)
     split = sizes.get("model", 1)
     vocabulary, width = lm.backbone.vocabulary_size, lm.backbone.hidden_dim
-    tokens = job.batch * job.length
+    tokens = order.rows_of_part(config) * config.sequence_length
     devices = parts * split
     chunk = min(tokens, losses.tokens_of_a_chunk(vocabulary, devices))
     logits = 2 * 4 * chunk * vocabulary // devices
@@ -163,31 +209,34 @@ def loss_bytes(lm, job) -> int:
 
 def roofline(compiled, chip, devices) -> dict[str, float]:
     """Seconds of a step that arithmetic, memory and links take, each by itself."""
-    seconds = {"arithmetic": compiled.flops / devices / chip.flops}
+    chips = devices / chip.cores
+    seconds = {"arithmetic": compiled.flops / chips / chip.flops}
     if compiled.traffic:
-        seconds["memory"] = compiled.traffic / chip.bandwidth
+        seconds["memory"] = compiled.traffic * chip.cores / chip.bandwidth
     moved = sum(size for _, size in compiled.collectives.values())
     if moved and chip.link:
-        seconds["links"] = moved / chip.link
+        seconds["links"] = moved * chip.cores / chip.link
     return seconds
 
 
-def largest_batch(job: step.Job, target: str, limit=1024, config=None):
-    """The most rows of a step that fit, and their estimate.
+def largest_batch(config, target: str, limit=1024, sizes=None):
+    """The most rows of one part of a step that fit, and their estimate.
 
     Args:
-        job: what is asked; its own batch is not looked at.
-        target, config: as of `estimate`.
+        config: as of `estimate`; its `batch_tokens` is not looked at.
+        target, sizes: as of `estimate`.
         limit: rows, where the search ends.
 
     Returns:
         `(rows, Estimate)`; `(0, the estimate of the smallest batch)` if none fits.
     """
-    sizes = sharding.parse_mesh(job.mesh) if job.mesh else {}
-    unit = math.prod(sizes.get(axis, 1) for axis in sharding.BATCH_AXES)
+    length = step.resolved(config, target).sequence_length
+    mesh = sharding.parse_mesh(config.mesh) if config.mesh else {}
+    unit = math.prod(mesh.get(axis, 1) for axis in sharding.BATCH_AXES)
 
     def tried(units):
-        return estimate(dataclasses.replace(job, batch=units * unit), target, config)
+        tokens = units * unit * length * config.accumulation
+        return estimate(dataclasses.replace(config, batch_tokens=tokens), target, sizes)
 
     least = found = tried(1)
     if not least.fits:
@@ -202,8 +251,9 @@ def largest_batch(job: step.Job, target: str, limit=1024, config=None):
             high = guess
         # Temporaries grow in proportion to the rows: a line through two points, and the
         # middle where it points outside of what is still open.
-        slope = (new.total - least.total) / (guess - 1)
-        guess = 1 + int((least.usable - least.total) / slope) if slope > 0 else high - 1
+        needed = least.total + least.margin
+        slope = (new.total + new.margin - needed) / (guess - 1)
+        guess = 1 + int((least.usable - needed) / slope) if slope > 0 else high - 1
         if not best < guess < high:
             guess = best + 1 if guess == best else (best + high) // 2
     return best * unit, found

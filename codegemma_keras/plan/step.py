@@ -1,10 +1,9 @@
-"""The real training step of a job, built without the memory of its weights.
+"""The training step of a recipe, built without the memory of its weights.
 
-`model_of` makes the very model that a recipe trains (the same classes, adapters,
-optimizer and loss), with variables that have shapes and no values. What a compiler needs
-is then there: `state_of` and `batch_of` describe the arguments of the step.
-
-Left out: dropout and accumulation, which none of the recipes has by default.
+`model_of` makes the model that the recipe trains, by the recipe's own functions: the same
+dtypes, adapter, optimizer, accumulation and loss, with variables that have shapes and no
+values. What a compiler needs is then there: `state_of` and `batch_of` describe the
+arguments of the step.
 """
 
 import dataclasses
@@ -13,82 +12,64 @@ import functools
 import jax
 import keras
 
-from codegemma_keras import CodeGemmaBackbone, CodeGemmaCausalLM, lora, losses, sharding
+from codegemma_keras import CodeGemmaBackbone, CodeGemmaCausalLM, lora, sharding
 from codegemma_keras.formats import weights
+from codegemma_keras.recipes import pretrain, sft
+from codegemma_keras.training import hardware, model, order
 
-RECIPES = ("full", "lora", "qlora")
-
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """What is asked: one training step.
-
-    Attributes:
-        preset: name or folder.
-        recipe: `"full"`, `"lora"` or `"qlora"` (on a quantized base).
-        batch: rows of a step, over all devices.
-        length: tokens of a row, packed.
-        mesh: as of `sharding.distribution`; None for one device.
-        remat: as of `CodeGemmaBackbone.remat`.
-        dtype: of the weights. Default: `mixed_bfloat16` (float32 weights and state) for
-            `"full"`, as Adam's small steps vanish in bfloat16; else `bfloat16`.
-        rank: of the adapter.
-        quantize: `"int8"` or `"int4"`, of the base of `"qlora"`.
-    """
-
-    preset: str = "code_gemma_2b_en"
-    recipe: str = "lora"
-    batch: int = 1
-    length: int = 1024
-    mesh: str | None = None
-    remat: str = "none"
-    dtype: str | None = None
-    rank: int = 16
-    quantize: str = "int8"
-
-    def __post_init__(self):
-        if self.recipe not in RECIPES:
-            raise ValueError(f"recipe={self.recipe!r}: give one of {RECIPES}.")
-        if self.batch < 1 or self.length < 1:
-            raise ValueError(
-                f"batch={self.batch} and length={self.length} must be at least 1."
-            )
-        sharding.check_rows(self.batch, self.mesh)
-
-    @property
-    def policy(self) -> str:
-        """The dtype policy of the float weights."""
-        default = "mixed_bfloat16" if self.recipe == "full" else "bfloat16"
-        return self.dtype or default
+ANY = 1000  # steps of the run: the schedule's numbers change no bytes
 
 
-def model_of(job: Job, config=None) -> CodeGemmaCausalLM:
-    """The compiled model of a job; its variables have no values.
+def resolved(config, target):
+    """The configuration as the recipe would resolve it on a target.
 
     Args:
-        job: what is asked.
-        config: arguments of `CodeGemmaBackbone` instead of the preset's.
+        config: `SFTConfig` or `PretrainConfig`.
+        target: as of `hardware.target`.
     """
-    config = dict(sharding.config_of(job.preset) if config is None else config)
-    config["dtype"] = job.policy
-    if job.recipe == "qlora":
-        config["dtype"] = quantized_policy(
-            config["num_layers"], job.policy, job.quantize
+    if keras.backend.backend() != "jax":
+        raise RuntimeError(
+            "Planning traces the step with JAX, and Keras runs on "
+            f"{keras.backend.backend()}. Set KERAS_BACKEND=jax; a run on TensorFlow is not "
+            "planned."
         )
+    recipe = pretrain if isinstance(config, pretrain.PretrainConfig) else sft
+    config = recipe.resolved(config, half=lambda: hardware.chip_of(target).half)
+    return dataclasses.replace(config, warmup_steps=config.warmup_steps or 1)
+
+
+def sizes_of(config) -> dict:
+    """Arguments of `CodeGemmaBackbone`: the preset's, or those of a new network."""
+    if config.preset:
+        return dict(sharding.config_of(config.preset))
+    return pretrain.sizes_of(config, config.vocabulary_size)
+
+
+def model_of(config, sizes=None) -> CodeGemmaCausalLM:
+    """The compiled model of a run; its variables have no values.
+
+    Args:
+        config: as from `resolved`.
+        sizes: arguments of `CodeGemmaBackbone` instead of the preset's.
+    """
+    sizes = dict(sizes_of(config) if sizes is None else sizes)
+    sizes["dtype"] = config.dtype
+    if config.quantize:
+        sizes["dtype"] = quantized_policy(
+            sizes["num_layers"], config.dtype, config.quantize
+        )
+    # The values of an adapter to start from are of no interest, its shapes are known.
+    config = dataclasses.replace(config, adapter=None)
 
     def make():
-        backbone = CodeGemmaBackbone(**config)
-        if job.recipe == "qlora":
+        backbone = CodeGemmaBackbone(**sizes)
+        if config.quantize:
             lora.keep_activations_float(backbone)
-        if job.recipe != "full":
-            lora.add(backbone, "plan", rank=job.rank)
+        model.add_adapter(backbone, config, "plan")
         return backbone
 
-    backbone = weights.build_empty(make)
-    backbone.remat = job.remat
-    lm = CodeGemmaCausalLM(backbone, preprocessor=None)
-    optimizer = keras.optimizers.AdamW(1e-4, weight_decay=0.1, global_clipnorm=1.0)
-    lm.compile(optimizer=optimizer, loss=losses.NextTokenLoss(), weighted_metrics=[])
+    lm = CodeGemmaCausalLM(weights.build_empty(make), preprocessor=None)
+    model.compile_model(lm, config, ANY)
     return lm
 
 
@@ -145,9 +126,9 @@ def prepare(lm, batch, distribution=None):
     lm._symbolic_build(data_batch=symbols)
 
 
-def batch_of(job: Job):
-    """Shapes of one packed batch: `(x, y, sample_weight)`."""
-    shape = (job.batch, job.length)
+def batch_of(config):
+    """Shapes of one part of a packed batch: `(x, y, sample_weight)`."""
+    shape = (order.rows_of_part(config), config.sequence_length)
     ids = jax.ShapeDtypeStruct(shape, "int32")
     names = ("token_ids", "padding_mask", "positions", "segment_ids")
     return dict.fromkeys(names, ids), ids, jax.ShapeDtypeStruct(shape, "float32")

@@ -1,173 +1,179 @@
 """Instruction tuning: conversations in, a model that answers out.
 
-Reads JSON lines, each a conversation `{"messages": [{"role", "content"}, ...]}` of one or
-several rounds, or a pair `{"prompt", "answer"}` (`"response"` and `"completion"` are
-understood too). The loss is on the answers only; conversations are packed into rows.
-LoRA by default (also on an int8 or int4 base); `--lora-rank 0` trains everything.
+    codegemma sft --data chats.jsonl --out runs/chat
 
-    python -m codegemma_keras.recipes.sft --data chats.jsonl --out runs/chat
+Conversations come as people have them (`conversations.py` lists the formats). The loss is
+on the answers only; conversations are packed into rows. An adapter trains by default,
+also over an int8 or int4 base; `--lora-rank 0` trains all weights.
 
 Killed at any moment, the same command goes on from the last checkpoint with the same
-losses. A loss that is not finite stops the run; the last checkpoint stays.
+losses. ^C saves first. A loss that is not finite stops the run; the last checkpoint stays.
 
 Left out: preference training.
 """
 
+import collections
 import dataclasses
 import hashlib
 import json
-import pathlib
+import sys
 
-import keras
-
-from codegemma_keras import CodeGemmaCausalLM, lora, sharding
+from codegemma_keras import CodeGemmaCausalLM, chat, sharding
 from codegemma_keras.batches import pack
-from codegemma_keras.preprocessor import CodeGemmaChatPreprocessor
-from codegemma_keras.recipes import options
-from codegemma_keras.training import loop as training
+from codegemma_keras.recipes import conversations
+from codegemma_keras.training import config as settings
+from codegemma_keras.training import hardware, loop, model, order
+from codegemma_keras.training.progress import say
 
 ADAPTER = "sft"
-ANSWER_KEYS = ("answer", "response", "completion")
-WARMUP = 0.05  # share of the steps
+RANK = 16
+LENGTH = 1024
 
 
-@dataclasses.dataclass(frozen=True)
-class SFTConfig:
-    """Every knob of the recipe, with its unit."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SFTConfig(settings.TrainingConfig):
+    """Settings of instruction tuning. None is derived; `config.json` has what was chosen."""
 
     data: str = "chats.jsonl"
-    out: str = "runs/sft"
+    """File of conversations: JSON lines, a JSON array, CSV, TSV or Parquet, gzip or not."""
     preset: str = "code_gemma_tiny_py"
-    dtype: str | None = None  # of the base; None: Keras's own
-    # What trains
-    lora_rank: int = 16  # 0 trains all weights
-    lora_alpha: float = 32.0
-    lora_dropout: float = 0.0
-    quantize: str | None = None  # "int8" or "int4": of the frozen base, with LoRA
-    remat: str = "none"  # or "attention", "block": see CodeGemmaBackbone.remat
-    mesh: str | None = None  # "data=8", "fsdp=2,model=4": see codegemma_keras.sharding
-    # Batches
-    sequence_length: int = 1024  # tokens a row
-    batch_tokens: int = 8192  # tokens an update, padding included
-    accumulation: int = 1  # parts that an update's batch is computed in
+    """Name or folder of the model to start from."""
+    out: str = "runs/sft"
+    """Folder of the run: settings, log, checkpoints and the result. The same command with
+    the same folder goes on where it stopped."""
+    lora_rank: int | None = None
+    """Rank of the adapter that trains; 0 trains all weights. None: that of `adapter`, or
+    16, which is plenty for a manner of answering."""
+    sequence_length: int | None = None
+    """Tokens of a row, up to the model's context. None: 1,024, or the context if that is
+    less. A longer conversation is cut after the last answer that fits."""
     epochs: int = 2
-    # Optimizer
-    learning_rate: float = 2e-4  # peak; full training wants about a tenth
-    schedule: str = "cosine"  # or "wsd": warm-up, constant, linear decay
-    warmup_steps: int | None = None  # None: a twentieth of them
-    decay: float = 0.3  # share of the steps, at the end of "wsd"
-    weight_decay: float = 0.0
-    clip_norm: float = 1.0
-    z_loss: float = 0.0
-    # Watching; all in steps. The first is a divisor of the two others.
-    held_out: float = 0.05  # share of the conversations, chosen by a hash of their text
-    log_every: int = 1
-    evaluate_every: int = 50  # 0: never
-    save_every: int = 50
-    keep: int = 2  # checkpoints
-    patience: int = 0  # evaluations without a better one before it stops; 0: never
-    peak_tflops: float | None = None  # of one device, for MFU; None: a data sheet's
-    tensorboard: bool = False  # needs tensorboardX
-    seed: int = 0
+    """Passes over the conversations; more than three soon learn them by heart."""
+    held_out: float = 0.05
+    """Share of the conversations, 0 to below 1, that are evaluated on and not trained on;
+    chosen by a hash of their text."""
+    learning_rate: float | None = None
+    """The highest rate. None: 2e-4 for an adapter, 2e-5 for all weights; both are usual
+    values."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        settings.at_least(self, "epochs", 1)
+        settings.between(self, "held_out", 0, 1, below=True)
 
 
-def read_conversations(file):
-    """The conversations of a JSON lines file, as lists of messages.
+def resolved(
+    config: SFTConfig, context=settings.CONTEXT, half=hardware.half_precision
+) -> SFTConfig:
+    """The settings with nothing left to derive but what the number of rows decides.
+
+    Args:
+        config: what was asked.
+        context: int, tokens that the preset is made for.
+        half: as of `training.model.with_dtype`.
 
     Raises:
-        ValueError: a line is neither conversation nor pair; it is named.
+        ValueError, FileNotFoundError: settings and model do not fit together.
     """
-    with open(file, encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                item = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{file}, line {number}: no JSON ({error}).") from None
-            answers = [key for key in ANSWER_KEYS if key in item]
-            if "messages" in item:
-                yield item["messages"]
-            elif "prompt" in item and answers:
-                yield [
-                    {"role": "user", "content": item["prompt"]},
-                    {"role": "model", "content": item[answers[0]]},
-                ]
-            else:
-                raise ValueError(
-                    f"{file}, line {number} has {sorted(item)}; it must have 'messages', "
-                    f"or 'prompt' and one of {', '.join(ANSWER_KEYS)}."
-                )
+    config = settings.with_adapter(config, RANK)
+    config = dataclasses.replace(
+        model.with_dtype(config, half),
+        sequence_length=config.sequence_length or min(LENGTH, context),
+        learning_rate=config.learning_rate or (2e-4 if config.lora_rank else 2e-5),
+    )
+    order.rows_of_part(config)  # raises where a mesh cannot divide the batch
+    return config
 
 
-def rows_of(conversations, preprocessor, length):
-    """Token rows that fit, as `(ids, weights)`, and how many conversations did not.
+def with_steps(config: SFTConfig, rows: int) -> tuple[SFTConfig, int]:
+    """The settings with the warm-up of a run over `rows` rows, and its number of steps."""
+    steps = config.epochs * (rows // order.rows_of_batch(config))
+    warmup = config.warmup_steps or max(1, round(0.05 * steps))
+    return dataclasses.replace(config, warmup_steps=warmup), steps
 
-    Of a conversation that is too long the first rounds that fit are kept. A round is
-    never cut: an answer without its end would teach the model not to stop.
+
+def token_row(conversation, tokenizer, length):
+    """One conversation as `(ids, weights)`, and whether something was cut away.
+
+    Args:
+        conversation: `conversations.Conversation`.
+        tokenizer: a `CodeGemmaTokenizer`.
+        length: T; a row of T inputs has T + 1 ids.
+
+    Returns:
+        `(ids, weights, cut)`. The ids end with an answer: a round is kept whole or not at
+        all, since an answer without its end would teach the model not to stop. Without
+        any answer to learn, `ids` is empty.
     """
-    rows, dropped = [], 0
-    for messages in conversations:
-        row = preprocessor.row(messages, length)
-        if row[0]:
-            rows.append(row)
-        else:
-            dropped += 1
-    return rows, dropped
+    ids, weights = [tokenizer.start_token_id], [0.0]
+    if conversation.text is not None:
+        text = [*tokenizer.encode(conversation.text), tokenizer.end_token_id]
+        kept = text[:length]
+        if len(text) < 2:
+            return [], [], False
+        return ids + kept, weights + [1.0] * len(kept), len(kept) < len(text)
+    turns = conversation.turns
+    for question, answer in zip(turns[::2], turns[1::2], strict=True):
+        messages = [{"role": t.role, "content": t.content} for t in (question, answer)]
+        new, new_weights = [], []
+        for part, is_answer in chat.render(messages):
+            part_ids = tokenizer.encode([part])
+            new += part_ids
+            new_weights += [answer.weight * is_answer] * len(part_ids)
+        # The newline after the last turn is not needed to learn from it.
+        if len(ids) + len(new) > length + 2:
+            return (ids, weights, True) if any(weights) else ([], [], True)
+        ids, weights = ids + new, weights + new_weights
+    if not any(weights):
+        return [], [], False
+    return ids[: length + 1], weights[: length + 1], False
 
 
-def is_held_out(messages, share):
+def is_held_out(conversation, share):
     """Whether a conversation is for evaluation: decided by its text alone."""
-    text = json.dumps(messages, sort_keys=True).encode("utf-8", "surrogatepass")
-    digest = hashlib.blake2b(text, digest_size=4).digest()
+    content = [conversation.text, *((t.role, t.content) for t in conversation.turns)]
+    digest = hashlib.blake2b(json.dumps(content).encode(), digest_size=4).digest()
     return int.from_bytes(digest, "big") < share * 2**32
 
 
 def prepare(config: SFTConfig, tokenizer):
-    """`(training rows, held-out rows or None)`, each a `PackedBatch`."""
-    preprocessor = CodeGemmaChatPreprocessor(tokenizer)
-    parts = {False: [], True: []}
-    for messages in read_conversations(config.data):
-        parts[is_held_out(messages, config.held_out)].append(messages)
-    packed = {}
-    for held_out, conversations in parts.items():
-        rows, dropped = rows_of(conversations, preprocessor, config.sequence_length)
-        packed[held_out] = None
-        if rows:
-            segments, weights = zip(*rows, strict=True)
-            packed[held_out] = pack(segments, config.sequence_length, weights=weights)
-        print(
-            f"{'held out' if held_out else 'training'}: {len(conversations):,} "
-            f"conversations, {dropped:,} too long or without an answer, "
-            f"{packed[held_out].rows if rows else 0:,} packed rows"
-        )
+    """`(training rows, held-out rows or None)`, each a `PackedBatch`.
+
+    Raises:
+        ValueError: an example that cannot be understood; too few for one batch.
+    """
+    length = config.sequence_length
+    documents, counts = {False: [], True: []}, collections.Counter()
+    for conversation in conversations.read(config.data):
+        ids, weights, cut = token_row(conversation, tokenizer, length)
+        counts["read"] += 1
+        counts["too long, cut after the last answer that fits"] += bool(ids) and cut
+        counts["too long, left out"] += not ids and cut
+        counts["without an answer to learn, left out"] += not ids and not cut
+        if ids:
+            held_out = is_held_out(conversation, config.held_out)
+            documents[held_out].append((ids, weights))
+    packed = dict.fromkeys(documents)
+    for held_out, found in documents.items():
+        if found:
+            segments, weights = zip(*found, strict=True)
+            packed[held_out] = pack(segments, length, weights=weights)
+    read = counts.pop("read")
+    say(f"{config.data}: {read:,} conversations")
+    for what, count in counts.items():
+        if count:
+            say(f"  {count:,} {what}")
     rows = 0 if packed[False] is None else packed[False].rows
-    wanted = training.rows_of_part(config) * config.accumulation
+    say(f"  {len(documents[False]):,} to train on, in {rows:,} rows of {length} tokens")
+    say(f"  {len(documents[True]):,} to evaluate on")
+    wanted = order.rows_of_batch(config)
     if rows < wanted:
         raise ValueError(
-            f"{config.data} fills {rows} rows of {config.sequence_length} tokens, less "
-            f"than one batch of {wanted} rows. Lower batch_tokens or sequence_length, or "
-            "bring more conversations."
+            f"{config.data} fills {rows} rows of {length} tokens, less than one batch of "
+            f"{wanted} rows. Lower batch_tokens or sequence_length, or bring more "
+            "conversations."
         )
     return packed[False], packed[True]
-
-
-def model_of(config: SFTConfig) -> CodeGemmaCausalLM:
-    """The preset, with the adapter that trains."""
-    keras.utils.set_random_seed(config.seed)
-    lm = CodeGemmaCausalLM.from_preset(config.preset, dtype=config.dtype)
-    training.add_adapter(lm, config, ADAPTER)
-    return lm
-
-
-def resolved(config: SFTConfig, rows: int) -> tuple[SFTConfig, int]:
-    """The settings with nothing left to derive, and the number of steps."""
-    parts = config.epochs * (rows // training.rows_of_part(config))
-    steps = parts // config.accumulation
-    warmup = config.warmup_steps
-    if warmup is None:
-        warmup = max(1, round(WARMUP * steps))
-    return dataclasses.replace(config, warmup_steps=warmup), steps
 
 
 def train(config: SFTConfig) -> CodeGemmaCausalLM:
@@ -179,37 +185,32 @@ def train(config: SFTConfig) -> CodeGemmaCausalLM:
         the model if all of it was trained.
 
     Raises:
-        FloatingPointError, OSError, ValueError: see `training.run`.
+        FloatingPointError, Interrupted, OSError, ValueError: see `training.loop.run`.
     """
-    out = pathlib.Path(config.out)
     preprocessor = CodeGemmaCausalLM.preprocessor_cls.from_preset(config.preset)
+    config = resolved(config, preprocessor.sequence_length)
+    say(f"sft of {config.preset}: {model.described(config, hardware.device_name())}")
     rows, held_out = prepare(config, preprocessor.tokenizer)
-    config, steps = resolved(config, rows.rows)
-    training.keep_settings(config, data_digest=training.digest(config.data))
+    config, steps = with_steps(config, rows.rows)
+    settings.keep_settings(config, data_digest=settings.digest(config.data))
     if not config.evaluate_every:
         held_out = None
-    size = training.rows_of_part(config)
 
     def batches(start):
-        return training.batches_of(rows, size, config.seed, start)
+        size = order.rows_of_batch(config)
+        return order.batches_of(rows, size, config.seed, start)
 
     with sharding.use(config.mesh, config.preset):
-        lm = model_of(config)
-        training.compile_model(lm, config, steps)
+        lm = model.load(config, ADAPTER)
+        model.compile_model(lm, config, steps)
         lm.preprocessor, preprocessor = None, lm.preprocessor  # rows are tokens already
-        training.run(lm, config, steps, batches, held_out, held_out is not None)
+        loop.run(lm, config, steps, batches, held_out, held_out is not None)
         lm.preprocessor = preprocessor
-        if config.lora_rank:
-            lora.save(lm, out / "adapter", ADAPTER)
-        else:
-            lm.save_to_preset(str(out / "preset"))
+        say(f"the result is in {model.save_result(lm, config, ADAPTER)}")
     return lm
 
 
-def main(argv=None):
-    """Command line: each field of `SFTConfig` is an option."""
-    train(options.parse(SFTConfig, __doc__.splitlines()[0], argv))
-
-
 if __name__ == "__main__":
-    main()
+    from codegemma_keras.cli import main
+
+    sys.exit(main(["sft", *sys.argv[1:]]))

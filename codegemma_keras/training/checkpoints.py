@@ -8,9 +8,12 @@ What is frozen, such as the base under an adapter, is not in it.
 
 `save` copies the values to the host and returns; a thread writes them. So memory of the
 host holds one copy of what training changes while a write is under way (the next `save`
-waits for it). Whole values are stored, so a run may go on with another mesh.
+waits for it). Whole values are stored, so a run may go on with another mesh; sums of
+gradients, which are zero between two updates, are not, so it may go on with another
+`accumulation`.
 
 Left out: several hosts, each writing its own part: one process must see every value.
+Why not `keras.callbacks.OrbaxCheckpoint`: see docs/design.md.
 """
 
 import concurrent.futures
@@ -28,6 +31,7 @@ from codegemma_keras import files
 VARIABLES = "variables.safetensors"
 POSITION = "position.json"
 _FILES = {VARIABLES, POSITION}
+_NAME = re.compile(r"step-(\d{8,})")
 
 
 class Checkpoints:
@@ -36,8 +40,8 @@ class Checkpoints:
     Used as a context manager, it waits at the end until all is written.
 
     Args:
-        folder: created where it does not exist. What an interrupted save left is
-            removed.
+        folder: created where it does not exist. What an interrupted save left in it is
+            removed, and nothing else.
         keep: int, at least 1.
         optimizer: False leaves out optimizer and random states: weights to use, not to
             go on from.
@@ -54,13 +58,10 @@ class Checkpoints:
         self._writer = writer or concurrent.futures.ThreadPoolExecutor(1)
         self._writing = None
         self.folder.mkdir(parents=True, exist_ok=True)
-        for unfinished in self.folder.glob("new-*"):
-            # Only what `_write` makes: "new-data" may be the user's own.
-            held = (
-                {p.name for p in unfinished.iterdir()} if unfinished.is_dir() else {""}
-            )
-            if re.fullmatch(r"new-\d{8,}", unfinished.name) and held <= _FILES:
-                shutil.rmtree(unfinished)
+        for left in self.folder.glob("step-*"):
+            ours = _NAME.match(left.name) and files.is_temporary(left) and left.is_dir()
+            if ours and {p.name for p in left.iterdir()} <= _FILES:
+                shutil.rmtree(left)
 
     def __enter__(self):
         return self
@@ -71,8 +72,14 @@ class Checkpoints:
     def steps(self) -> list[int]:
         """Steps that there are complete checkpoints of, oldest first."""
         names = (p.name for p in self.folder.glob("step-*") if p.is_dir())
-        found = (re.fullmatch(r"step-(\d{8,})", name) for name in names)
-        return sorted(int(match[1]) for match in found if match)
+        return sorted(
+            int(match[1]) for name in names if (match := _NAME.fullmatch(name))
+        )
+
+    def clear(self):
+        """Remove all checkpoints, when a run begins anew."""
+        for step in self.steps():
+            shutil.rmtree(self.folder / f"step-{step:08d}")
 
     def save(self, lm, step, position):
         """Start saving model, optimizer and `position` (JSON).
@@ -85,6 +92,8 @@ class Checkpoints:
         if (self.folder / f"step-{step:08d}").exists():
             return
         values = {name: _copy(v) for name, v in self._variables(lm).items()}
+        for name in filter(_counts, values):
+            values[name] = np.asarray(values[name] // _parts(lm))
         # As text now: the loop goes on changing it.
         position = json.dumps({**position, "step": step})
         self._writing = self._writer.submit(self._write, step, values, position)
@@ -107,30 +116,31 @@ class Checkpoints:
             self.wait()
 
     def _write(self, step, values, position):
-        _check_finite(step, values, self._last())
-        new = self.folder / f"new-{step:08d}"
+        _check_finite(step, values, self.where())
         try:
-            new.mkdir()
-            safetensors.numpy.save_file(values, new / VARIABLES)
-            (new / POSITION).write_text(position)
-            for name in (VARIABLES, POSITION):
-                files.sync(new / name)
-            new.replace(self.folder / f"step-{step:08d}")
-            files.sync(self.folder)
+            with files.new_folder(self.folder / f"step-{step:08d}") as new:
+                safetensors.numpy.save_file(values, new / VARIABLES)
+                (new / POSITION).write_text(position)
         except (OSError, safetensors.SafetensorError) as error:
-            shutil.rmtree(new, ignore_errors=True)
             need = sum(value.nbytes for value in values.values())
             free = shutil.disk_usage(self.folder).free
             raise OSError(
                 f"Checkpoint of step {step} could not be written to {self.folder}: "
                 f"{error}. It needs {need / 2**20:.0f} MiB; {free / 2**20:.0f} MiB are "
-                f"free. Make room and start again: the run goes on from {self._last()}."
+                f"free. Make room and start again: the run goes on from "
+                f"{self._last() or 'its beginning'}."
             ) from error
         for old in self.steps()[: -self.keep]:
             shutil.rmtree(self.folder / f"step-{old:08d}")
 
     def _last(self):
-        return f"step {max(self.steps(), default=0)}"
+        return f"step {max(self.steps())}" if self.steps() else None
+
+    def where(self) -> str:
+        """What there is to go on from, as a sentence."""
+        if not self.steps():
+            return "No checkpoint was saved yet."
+        return f"The last good checkpoint, of {self._last()}, is in {self.folder}."
 
     def restore(self, lm):
         """Load the newest checkpoint into `lm`; returns its position, or None.
@@ -157,7 +167,8 @@ class Checkpoints:
                     f"{tuple(variable.shape)}: use the same settings, or another `out`."
                 )
         for name, variable in variables.items():
-            variable.assign(stored[name])
+            times = _parts(lm) if _counts(name) else 1
+            variable.assign(stored[name] * times if times > 1 else stored[name])
         return json.loads((folder / POSITION).read_text())
 
     def _variables(self, lm):
@@ -165,7 +176,7 @@ class Checkpoints:
         groups = {"model": lm.trainable_variables}
         if self._optimizer:
             lm.optimizer.build(lm.trainable_variables)
-            groups["optimizer"] = lm.optimizer.variables
+            groups["optimizer"] = _optimizer_state(lm.optimizer)
             groups["state"] = _states(lm)
         # Keras numbers the optimizers and seeds of a process ("adam_w_1"), so their
         # names are of no use in another one; their order and own names are the same.
@@ -175,6 +186,35 @@ class Checkpoints:
             for group, variables in groups.items()
             for number, variable in enumerate(variables)
         }
+
+
+def _inner(optimizer):
+    """The optimizer under a scaling of the loss."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+def _optimizer_state(optimizer):
+    """The optimizer's variables without its sums of gradients, which are zero.
+
+    Where the loss is scaled, a part with an overflow is skipped, the parts of an update
+    no longer begin where a step does, and the sums must be kept.
+    """
+    if _inner(optimizer) is not optimizer:
+        return optimizer.variables
+    return [v for v in optimizer.variables if "gradient_accumulator" not in v.path]
+
+
+def _counts(name):
+    """Whether a saved value is the optimizer's count of steps, which is of parts."""
+    return name.startswith("optimizer/") and name.endswith("/iteration")
+
+
+def _parts(lm):
+    """Steps of the optimizer in one update."""
+    optimizer = lm.optimizer
+    if _inner(optimizer) is not optimizer:
+        return 1  # saved as it is, with the sums
+    return optimizer.gradient_accumulation_steps or 1
 
 
 def _states(lm):
@@ -201,6 +241,6 @@ def _check_finite(step, values, last):
             continue
         if not np.isfinite(value).all():
             raise FloatingPointError(
-                f"{name} is not finite after step {step}, so it was not saved. The last "
-                f"good checkpoint is of {last}. Lower learning_rate or clip_norm."
+                f"{name} is not finite after step {step}, so it was not saved. {last} "
+                "Lower learning_rate or clip_norm."
             )

@@ -1,12 +1,10 @@
 """The training loop that every recipe runs: restartable, watched, one for all.
 
 A *step* is one update of the weights, over a batch of `batch_tokens` tokens that may be
-computed in `accumulation` parts. Batches are numbered: number n is the same whenever it
-is asked for, so the step is the position in the data, and a run that was killed goes on
-with the losses of one that was not.
+computed in `accumulation` parts. Batches are numbered (`order.py`), so a run that was
+killed goes on with the losses of one that was not.
 
-A recipe prepares a model and numbered batches, and calls `run`. What the functions here
-read of its settings (`config`, a frozen dataclass) is named in their docstrings.
+A recipe prepares a model and numbered batches, and calls `run`.
 
 Left out: overlapping the host with the device. Each step waits for its loss, to stop at
 one that is not finite; next to a step of a large model that wait is nothing.
@@ -14,197 +12,19 @@ one that is not finite; next to a step of a large model that wait is nothing.
 
 import concurrent.futures
 import contextlib
-import dataclasses
-import functools
-import hashlib
-import itertools
-import json
 import math
 import pathlib
 import time
 import typing
 
-import keras
 import numpy as np
 
-from codegemma_keras import files, lora, plan, sharding
-from codegemma_keras.losses import NextTokenLoss
-from codegemma_keras.training import flops, schedules
+from codegemma_keras import sharding
+from codegemma_keras.training import hardware, memory
 from codegemma_keras.training.checkpoints import Checkpoints
-from codegemma_keras.training.progress import Curve
-
-# What may be changed between the parts of a run without changing what it computes.
-MAY_CHANGE = {
-    "out",
-    "remat",
-    "mesh",
-    "save_every",
-    "keep",
-    "peak_tflops",
-    "tensorboard",
-}
-
-
-def rows_of_part(config) -> int:
-    """Rows of one part of a batch.
-
-    Args:
-        config: with `batch_tokens`, `sequence_length`, `accumulation`, `mesh`.
-
-    Raises:
-        ValueError: the batch cannot be divided so.
-    """
-    rows, rest = divmod(
-        config.batch_tokens, config.sequence_length * config.accumulation
-    )
-    if rest or not rows:
-        raise ValueError(
-            f"batch_tokens={config.batch_tokens} must be a multiple of sequence_length x "
-            f"accumulation = {config.sequence_length} x {config.accumulation}."
-        )
-    sharding.check_rows(rows, config.mesh)
-    return rows
-
-
-def batch_of(rows, number, size, seed):
-    """Batch `number` of rows in memory, in an order of its own for every pass.
-
-    Args:
-        rows: `(x, y, sample_weight)` of all rows.
-        number: int.
-        size: rows of a batch; what fills no batch at a pass's end is left out.
-        seed: int.
-    """
-    x, y, weight = rows
-    epoch, place = divmod(number, len(y) // size)
-    chosen = _order(len(y), seed, epoch)[place * size : (place + 1) * size]
-    return {name: value[chosen] for name, value in x.items()}, y[chosen], weight[chosen]
-
-
-def batches_of(rows, size, seed, start=0):
-    """Batches `start`, `start + 1`, ... of rows in memory, for ever."""
-    for number in itertools.count(start):
-        yield batch_of(rows, number, size, seed)
-
-
-@functools.lru_cache(2)
-def _order(count, seed, epoch):
-    return np.random.default_rng((seed, epoch)).permutation(count)
-
-
-def in_order(rows, size):
-    """All rows once, as they stand; the last batch is filled up with rows of weight 0."""
-    x, y, weight = rows
-    for start in range(0, len(y), size):
-        # All batches alike: one program, and a mesh can split each.
-        chosen = np.arange(start, start + size)
-        real = (chosen < len(y)).astype("float32")[:, None]
-        chosen = chosen % len(y)
-        batch = {name: value[chosen] for name, value in x.items()}
-        yield batch, y[chosen], weight[chosen] * real
-
-
-def add_adapter(lm, config, name):
-    """Quantize the base and add the adapter that trains, as the settings say.
-
-    Args:
-        lm: the model.
-        config: with `quantize`, `lora_rank` (0: no adapter, all weights train),
-            `lora_alpha`, `lora_dropout`, `seed`.
-        name: of the adapter.
-
-    Raises:
-        ValueError: a quantized base without an adapter.
-    """
-    if config.quantize:
-        if not config.lora_rank:
-            raise ValueError(
-                f"quantize={config.quantize!r} freezes the base, and lora_rank=0 leaves "
-                "nothing to train. Set lora_rank."
-            )
-        lora.quantize_base(lm, config.quantize)
-    if config.lora_rank:
-        lora.add(
-            lm,
-            name,
-            rank=config.lora_rank,
-            alpha=config.lora_alpha,
-            dropout=config.lora_dropout,
-            seed=config.seed,
-        )
-
-
-def compile_model(lm, config, steps):
-    """Compile with AdamW for a run of `steps` updates.
-
-    Args:
-        lm: the model.
-        config: with `schedule`, `learning_rate`, `warmup_steps`, `decay`,
-            `weight_decay`, `clip_norm`, `z_loss`, `accumulation`, `remat`.
-        steps: int.
-    """
-    parts = config.accumulation
-    rate = schedules.learning_rate(
-        config.schedule,
-        config.learning_rate,
-        steps,
-        config.warmup_steps,
-        config.decay,
-        parts,
-    )
-    optimizer = keras.optimizers.AdamW(
-        rate,
-        beta_2=0.95,
-        weight_decay=config.weight_decay,
-        global_clipnorm=config.clip_norm,
-        gradient_accumulation_steps=parts if parts > 1 else None,
-    )
-    lm.backbone.remat = config.remat
-    on_cpu = flops.device_name() == "cpu"
-    lm.compile(
-        optimizer=optimizer,
-        # Parts of a batch add up; `_update` makes it the mean over the weights.
-        loss=NextTokenLoss(z_loss=config.z_loss, reduction="sum_over_batch_size"),
-        weighted_metrics=[],
-        # On a CPU, TensorFlow's own kernels know bfloat16 instructions; XLA's do not.
-        jit_compile=not (on_cpu and keras.backend.backend() == "tensorflow"),
-    )
-
-
-def keep_settings(config, **more):
-    """Write `config.json`, or refuse to go on with a run of other settings.
-
-    Args:
-        config: with `out`.
-        more: further values to write down.
-
-    Raises:
-        ValueError: `out` has checkpoints of a run with other settings.
-    """
-    out = pathlib.Path(config.out)
-    out.mkdir(parents=True, exist_ok=True)
-    new = json.loads(json.dumps({**dataclasses.asdict(config), **more}))
-    file = out / "config.json"
-    if file.exists() and any(out.glob("checkpoints/step-*")):
-        old = json.loads(file.read_text())
-        changed = sorted(
-            name
-            for name in (old.keys() | new.keys()) - MAY_CHANGE
-            if old.get(name) != new.get(name)
-        )
-        if changed:
-            listed = ", ".join(f"{n}: {old.get(n)} -> {new.get(n)}" for n in changed)
-            raise ValueError(
-                f"{out} holds a run with other settings ({listed}). Go on with those, or "
-                "choose another `out`; nothing was changed."
-            )
-    files.put(file, (json.dumps(new, indent=2) + "\n").encode())
-
-
-def digest(file) -> str:
-    """A hash of a file, to notice that data have changed since a run began."""
-    with open(file, "rb") as content:
-        return hashlib.file_digest(content, "blake2b").hexdigest()[:32]
+from codegemma_keras.training.interrupt import Interrupted, Wish
+from codegemma_keras.training.order import in_order, parts_of, rows_of_part
+from codegemma_keras.training.progress import Curve, say
 
 
 def run(lm, config, steps, batches, held_out=None, keep_best=False):
@@ -212,54 +32,68 @@ def run(lm, config, steps, batches, held_out=None, keep_best=False):
 
     Args:
         lm: the compiled model, without a preprocessor.
-        config: with `out`, `sequence_length`, `batch_tokens`, `accumulation`,
-            `log_every`, `evaluate_every` (0: never), `save_every` (all in steps),
-            `keep`, `patience`, `peak_tflops`, `tensorboard`, `lora_rank`, `mesh`.
+        config: a `TrainingConfig` with nothing left to derive.
         steps: int, of the whole run.
-        batches: function of a number n, the iterator of parts n, n + 1, ..., each
-            `(x, y, sample_weight)`.
-        held_out: `(x, y, sample_weight)` of rows to evaluate on, or None.
+        batches: function of a number n, the iterator of batches n, n + 1, ..., each
+            `(x, y, sample_weight)` of all rows of an update.
+        held_out: `(x, y, sample_weight)` of rows to evaluate on, or None. They are
+            evaluated before the first step too, so that a run that only gets worse ends
+            with the weights that it began with.
         keep_best: whether the model is left with the weights of its best evaluation,
             not with the last ones.
 
     Raises:
         FloatingPointError: a loss or a weight is not finite; the last good checkpoint
             stays.
+        Interrupted: ^C or SIGTERM; a checkpoint was saved.
         OSError: no room for a checkpoint; the older ones stay.
-        MemoryError: a step does not fit in the device's memory; see `plan.check`.
-        ValueError: the data ended early, and a checkpoint was saved; settings that do
-            not fit together.
+        MemoryError: a step does not fit in the device's memory; see `memory.check`.
+        ValueError: the data ended early, and a checkpoint was saved.
     """
-    for name in ("evaluate_every", "save_every"):
-        if getattr(config, name) % config.log_every:
-            raise ValueError(
-                f"{name}={getattr(config, name)} must be a multiple of "
-                f"log_every={config.log_every}."
-            )
-    plan.check(lm, rows_of_part(config), config.sequence_length)
+    memory.check(lm, rows_of_part(config), config.sequence_length)
     out = pathlib.Path(config.out)
     # One writer: a checkpoint that names the best step is on the disk after that.
     with concurrent.futures.ThreadPoolExecutor(1) as writer:
-        checkpoints = Checkpoints(
-            out / "checkpoints", max(2, config.keep), writer=writer
-        )
+        checkpoints = Checkpoints(out / "checkpoints", config.keep, writer=writer)
         best = None
         if keep_best:
             best = Checkpoints(out / "best", 1, optimizer=False, writer=writer)
-        position = checkpoints.restore(lm) or {"step": 0, "best": None, "worse": 0}
+        position = _beginning(lm, config, steps, checkpoints, best)
         curve = _curve(lm, config, position["step"], steps)
-        try:
-            with checkpoints, best or contextlib.nullcontext():
-                state = _State(position, checkpoints, best, curve)
-                _steps(lm, config, steps, batches, held_out, state)
-        finally:
-            curve.close()
-        if best:
+        state = _State(position, checkpoints, best, curve)
+        with contextlib.ExitStack() as stack:
+            stack.callback(curve.close)
+            stack.enter_context(checkpoints)
+            if best:
+                stack.enter_context(best)
+            wish = stack.enter_context(Wish())
+            _steps(lm, config, steps, batches, held_out, state, wish)
+        if best and best.steps():
             best.restore(lm)
+        _tell_best(config, position, best)
+
+
+def _beginning(lm, config, steps, checkpoints, best):
+    """The position to start from: of the newest checkpoint, or the beginning."""
+    position = checkpoints.restore(lm)
+    if position is None:
+        if best:
+            best.clear()
+        return {"step": 0, "best": None, "best_step": None, "worse": 0}
+    if position["step"] == steps:
+        say(f"{config.out} has all {steps} steps already; nothing is left to train")
+    else:
+        say(f"goes on after step {position['step']} of {steps} of {config.out}")
+    return position
 
 
 class _State(typing.NamedTuple):
-    """What `_steps` changes."""
+    """What a run carries from step to step.
+
+    `position`, a dictionary that is changed in place, is all that a restart needs beside
+    the model: the step, the best held-out loss and its step, and how many evaluations in
+    a row were worse.
+    """
 
     position: dict
     checkpoints: Checkpoints
@@ -267,71 +101,111 @@ class _State(typing.NamedTuple):
     curve: Curve
 
 
-def _steps(lm, config, steps, batches, held_out, state):
+def _steps(lm, config, steps, batches, held_out, state, wish):
     """From the position to the last step, or until enough evaluations were worse."""
-    position, checkpoints, best, curve = state
-    parts = iter(batches(position["step"] * config.accumulation))
+    position, checkpoints, _, curve = state
+    stream = iter(batches(position["step"]))
+    if position["step"] == 0 and held_out is not None:
+        with memory.explained(lm, rows_of_part(config), config.sequence_length):
+            curve.start(_evaluate_best(lm, config, held_out, state))
     while position["step"] < steps and not _given_up(config, position):
         began = time.monotonic()
-        batch = list(itertools.islice(parts, config.accumulation))
-        if len(batch) < config.accumulation:
+        batch = next(stream, None)
+        if batch is None:
             _ended(lm, position, steps, checkpoints)
-        with plan.explained(lm, rows_of_part(config), config.sequence_length):
-            loss = _update(lm, batch)
+        with memory.explained(lm, rows_of_part(config), config.sequence_length):
+            loss = _update(lm, batch, config.accumulation)
         step = position["step"] = position["step"] + 1
         if not math.isfinite(loss):
-            _not_finite(config, loss, step, checkpoints)
+            _not_finite(loss, step, checkpoints)
         curve.add(loss, time.monotonic() - began)
         checkpoints.check()
         found, last = None, step == steps
         if held_out is not None and _due(step, config.evaluate_every, last):
-            found = evaluate(lm, in_order(held_out, rows_of_part(config)))
-            if position["best"] is None or found < position["best"]:
-                position.update(best=found, worse=0)
-                if best:
-                    best.save(lm, step, position)
-            else:
-                position["worse"] += 1
+            found = _evaluate_best(lm, config, held_out, state)
         last = last or _given_up(config, position)
         if _due(step, config.log_every, last):
-            curve.log(step, found, float(lm.optimizer.learning_rate))
+            curve.log(step, found, _rate(lm))
+        if wish.signal is not None and not last:
+            _interrupted(lm, config, state, steps, wish.signal)
         if _due(step, config.save_every, last):
             checkpoints.save(lm, step, position)
+    if position["step"] < steps:
+        say(
+            f"stopped early after step {position['step']} of {steps}: {position['worse']} "
+            f"evaluations in a row were not better (patience={config.patience})"
+        )
 
 
-def _update(lm, batch) -> float:
+def _rate(lm):
+    """The learning rate of the last update."""
+    optimizer = getattr(lm.optimizer, "inner_optimizer", lm.optimizer)
+    return float(optimizer.learning_rate)
+
+
+def _update(lm, batch, parts) -> float:
     """One update from all parts of a batch; the mean loss over the weights of them all.
 
     Parts hold different numbers of targets (answers, padding): a mean of their means
     would weigh a target by the part it is in.
     """
-    total = sum(float(np.sum(weight)) for _, _, weight in batch)
-    count = sum(weight.size for _, _, weight in batch)
+    total, count = float(np.sum(batch[2])), batch[2].size
     scale = np.float32(count / total if total else 0.0)
     losses = [
         lm.train_on_batch(x, y, sample_weight=weight * scale, return_dict=True)["loss"]
-        for x, y, weight in batch
+        for x, y, weight in parts_of(batch, parts)
     ]
     return math.fsum(float(loss) for loss in losses) / len(losses)
 
 
+def _evaluate_best(lm, config, held_out, state) -> float:
+    """The held-out loss; weights better than all before are kept."""
+    position = state.position
+    found = evaluate(lm, in_order(held_out, rows_of_part(config)))
+    if position["best"] is None or found < position["best"]:
+        position.update(best=found, best_step=position["step"], worse=0)
+        if state.best:
+            state.best.save(lm, position["step"], position)
+    else:
+        position["worse"] += 1
+    return found
+
+
 def evaluate(lm, batches) -> float:
-    """Mean loss over the weights of all targets in `batches`.
+    """Mean cross-entropy over the weights of all targets in `batches`, without a z-loss.
 
     Raises:
         ValueError: there is none.
     """
     total = count = 0.0
-    for x, y, weight in batches:
-        targets = float(np.sum(weight))
-        # At a mean weight of 1 either reduction of `NextTokenLoss` is the mean.
-        scaled = weight * np.float32(weight.size / targets if targets else 0.0)
-        logs = lm.test_on_batch(x, y, sample_weight=scaled, return_dict=True)
-        total += float(logs["loss"]) * targets
-        count += targets
+    with _without_z_loss(lm.loss):
+        for x, y, weight in batches:
+            targets = float(np.sum(weight))
+            # At a mean weight of 1 either reduction of `NextTokenLoss` is the mean.
+            scaled = weight * np.float32(weight.size / targets if targets else 0.0)
+            logs = lm.test_on_batch(x, y, sample_weight=scaled, return_dict=True)
+            total += float(logs["loss"]) * targets
+            count += targets
     if not count:
         raise ValueError("The held-out data have no target to evaluate.")
     return total / count
+
+
+@contextlib.contextmanager
+def _without_z_loss(loss):
+    """Inside, steps are traced without the term that only training needs.
+
+    A model traces its test step here and its training step outside, each once.
+    """
+    factor = getattr(loss, "z_loss", None)
+    if not factor:
+        yield
+        return
+    loss.z_loss = 0.0
+    try:
+        yield
+    finally:
+        loss.z_loss = factor
 
 
 def _due(step, every, last):
@@ -341,6 +215,17 @@ def _due(step, every, last):
 def _given_up(config, position):
     """Whether enough evaluations in a row were not better."""
     return 0 < config.patience <= position["worse"]
+
+
+def _interrupted(lm, config, state, steps, number):
+    step = state.position["step"]
+    state.checkpoints.save(lm, step, state.position)
+    state.checkpoints.wait()
+    raise Interrupted(
+        f"Interrupted after step {step} of {steps}, which is saved in "
+        f"{state.checkpoints.folder}. The same command goes on from there.",
+        number,
+    )
 
 
 def _ended(lm, position, steps, checkpoints):
@@ -353,27 +238,40 @@ def _ended(lm, position, steps, checkpoints):
     )
 
 
-def _not_finite(config, loss, step, checkpoints):
+def _not_finite(loss, step, checkpoints):
     checkpoints.wait()
-    first = (step - 1) * config.accumulation
     raise FloatingPointError(
-        f"The loss of step {step} is {loss}. The last good checkpoint, of step "
-        f"{max(checkpoints.steps(), default=0)}, is in {checkpoints.folder}. Lower "
-        "learning_rate or clip_norm, or look at the rows of that step: batches "
-        f"{first} to {first + config.accumulation - 1} of the data."
+        f"The loss of step {step} is {loss}. {checkpoints.where()} Lower learning_rate or "
+        f"clip_norm, or look at the rows of that step: batch {step - 1} of the data."
     )
 
 
+def _tell_best(config, position, best):
+    if position["best"] is None:
+        return
+    found = f"held-out loss {position['best']:.3f}"
+    if best is None:
+        say(f"best evaluation: step {position['best_step']}, {found}")
+    elif position["best_step"] == 0:
+        say(
+            f"no evaluation was better than the one before the first step ({found}), so "
+            "the result has the weights that the run began with; lower learning_rate"
+        )
+    else:
+        say(f"the result has the weights of step {position['best_step']}, {found}")
+
+
 def _curve(lm, config, done, steps):
-    sizes = flops.Sizes.of(lm.backbone.get_config())
     trained = sum(math.prod(v.shape) for v in lm.trainable_variables)
-    needed = flops.flops_per_token(
-        sizes, config.sequence_length, trained if config.lora_rank else 0
+    needed = hardware.flops_per_token(
+        lm.backbone.get_config(),
+        config.sequence_length,
+        trained if config.lora_rank else 0,
     )
     if config.peak_tflops is not None:
         peak = config.peak_tflops * 1e12
     else:
-        peak = flops.peak_flops()
+        peak = hardware.peak_flops()
     devices = 1
     if config.mesh:
         devices = math.prod(sharding.parse_mesh(config.mesh).values())

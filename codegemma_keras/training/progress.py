@@ -56,6 +56,11 @@ class Curve:
             self._pace = seconds
         self._pace += 0.1 * (seconds - self._pace)
 
+    def start(self, held_out):
+        """Write the line of step 0, before any training: the held-out loss alone."""
+        values = dict.fromkeys(COLUMNS) | {"step": 0, "tokens": 0}
+        self._write(values | {"held_out_loss": held_out})
+
     def log(self, step, held_out, rate):
         """Write a line: the mean since the last one."""
         count = len(self._losses)
@@ -71,20 +76,26 @@ class Curve:
             None if mfu is None else round(mfu, 4),
         )
         self._losses, self._seconds = [], []
-        row = dict(zip(COLUMNS, values, strict=True))
+        self._write(dict(zip(COLUMNS, values, strict=True)))
+
+    def _write(self, row):
         with self.file.open("a", newline="") as file:
-            file.write(",".join(map(show, values)) + "\n")
+            file.write(",".join(map(show, row.values())) + "\n")
         if self._events:
             for name in COLUMNS[2:]:
                 if row[name] is not None:
-                    self._events.add_scalar(name, row[name], step)
+                    self._events.add_scalar(name, row[name], row["step"])
             self._events.flush()
-        print(self._line(row), flush=True)
+        say(self._line(row))
 
     def _line(self, row):
-        parts = [f"step {row['step']}/{self._steps}", f"loss {row['loss']:.3f}"]
+        parts = [f"step {row['step']}/{self._steps}"]
+        if row["loss"] is not None:
+            parts.append(f"loss {row['loss']:.3f}")
         if row["held_out_loss"] is not None:
             parts.append(f"held out {row['held_out_loss']:.3f}")
+        if row["tokens_per_second"] is None:
+            return ", ".join(parts)
         parts.append(f"{row['tokens_per_second']:,.0f} tokens/s")
         if row["mfu"] is not None:
             parts.append(f"MFU {row['mfu']:.1%}")
@@ -96,6 +107,11 @@ class Curve:
         if self._events:
             self._events.close()
         draw(self.file, self.file.with_suffix(".png"))
+
+
+def say(text):
+    """A line for the person who watches the run."""
+    print(text, flush=True)
 
 
 def duration(seconds) -> str:
@@ -134,14 +150,15 @@ def draw(file, picture):
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        print(f"no {picture}: matplotlib is not installed; {file} has the numbers")
+        say(f"no {picture}: matplotlib is not installed; {file} has the numbers")
         return
     rows = read(file)
     if not rows:
         return
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot(xlabel="step", ylabel="loss (nats a token)")
-    axes.plot([r["step"] for r in rows], [r["loss"] for r in rows], label="training")
+    steps = [r for r in rows if r["loss"] is not None]
+    axes.plot([r["step"] for r in steps], [r["loss"] for r in steps], label="training")
     points = [r for r in rows if r["held_out_loss"] is not None]
     if points:
         losses = [r["held_out_loss"] for r in points]

@@ -14,8 +14,7 @@ import pytest
 
 from codegemma_keras import CodeGemmaCausalLM, CodeGemmaTokenizer, data, lora
 from codegemma_keras.recipes import pretrain
-from codegemma_keras.training import loop as training
-from codegemma_keras.training import progress
+from codegemma_keras.training import loop, order, progress
 from tests.small_vocabulary import small_vocabulary
 from tests.tiny_models import our_task
 
@@ -96,9 +95,9 @@ def start(config):
 def test_continued_on_built_data_and_killed(built):
     lm = pretrain.train(config(built, "whole"))
     whole = losses(built / "whole")
-    assert len(whole) == 10
-    assert [row[0] for row in whole if row[3] is not None] == [4, 8, 10]
-    assert whole[-1][3] < whole[3][3]  # on files that it was not trained on
+    assert [row[0] for row in whole] == list(range(11))
+    assert [row[0] for row in whole if row[3] is not None] == [0, 4, 8, 10]
+    assert whole[-1][3] < whole[4][3]  # on files that it was not trained on
     with start(config(built, "killed")) as process:
         for line in process.stdout:
             if line.startswith("step 5/"):
@@ -118,7 +117,7 @@ def test_an_adapter_over_an_integer_base(built):
     settings = config(built, "lora", lora_rank=4, quantize="int8", learning_rate=1e-2)
     pretrain.train(settings)
     found = losses(built / "lora")
-    assert found[-1][3] < found[3][3]
+    assert found[-1][3] < found[4][3]
     assert not (built / "lora" / "preset").exists()
     lm = CodeGemmaCausalLM.from_preset(str(built / "preset"))
     lora.load(lm, built / "lora" / "adapter")
@@ -126,7 +125,7 @@ def test_an_adapter_over_an_integer_base(built):
     lm.preprocessor = None
     held_out = dataclasses.replace(settings, sequence_length=64)
     rows = pretrain.BuiltRows(held_out).held_out()
-    loss = training.evaluate(lm, training.in_order(rows, 2))
+    loss = loop.evaluate(lm, order.in_order(rows, 2))
     assert loss == pytest.approx(found[-1][3], rel=0.02)  # the base is no longer int8
 
 
@@ -137,11 +136,12 @@ def test_data_and_settings_that_do_not_fit(built, tmp_path):
         ({"preset": None, "lora_rank": 2}, "needs weights to stand on"),
         ({"batch_tokens": 6400, "tokens": 640}, "do not fill one batch of 100 rows"),
         ({"data": str(tmp_path)}, "holds no data.json"),
-        ({"quantize": "int8"}, "nothing to train"),
+        ({"quantize": "int8", "lora_rank": 0}, "nothing to train"),
     ]
     for number, (changes, message) in enumerate(cases):
         with pytest.raises((ValueError, FileNotFoundError), match=message):
             pretrain.train(config(built, f"bad-{number}", **changes))
+        assert not list(built.glob(f"bad-{number}/checkpoints/step-*"))
 
 
 def test_from_nothing_on_built_data(built):
@@ -151,7 +151,7 @@ def test_from_nothing_on_built_data(built):
     proto = CodeGemmaTokenizer(proto=str(built / "train" / "tokenizer.model")).proto
     assert lm.tokenizer.proto == proto
     assert lm.backbone.num_layers == 1
-    assert len(losses(built / "nothing")) == 4
+    assert [row[0] for row in losses(built / "nothing")] == [0, 1, 2, 3, 4]
 
 
 def test_from_nothing_on_packages(tmp_path, monkeypatch):

@@ -13,9 +13,8 @@ import pytest
 
 from codegemma_keras import CodeGemmaCausalLM, lora
 from codegemma_keras.batches import pack
-from codegemma_keras.preprocessor import CodeGemmaChatPreprocessor
-from codegemma_keras.recipes import sft
-from codegemma_keras.training import loop as training
+from codegemma_keras.recipes import conversations, sft
+from codegemma_keras.training import loop, order
 from codegemma_keras.training.checkpoints import Checkpoints
 from codegemma_keras.training.progress import read
 from tests.tiny_models import our_task
@@ -87,7 +86,8 @@ def test_killed_runs_go_on_with_the_same_losses(folder):
     lm = sft.train(config(folder, "whole"))
     whole = losses(folder / "whole")
     assert len(whole) > 8
-    assert whole[-1][2] < whole[0][2]
+    assert whole[0][0] == 0  # evaluated before the first step
+    assert whole[-1][2] < whole[1][2]
     generator = np.random.default_rng(1)
     for kill in generator.integers(2, len(whole) - 2, 2):
         with start(config(folder, "killed")) as process:
@@ -110,6 +110,24 @@ def test_killed_runs_go_on_with_the_same_losses(folder):
     assert (folder / "whole" / "curve.png").stat().st_size > 1000
 
 
+def test_an_adapter_is_trained_further(folder):
+    """What the first run left is where the second begins."""
+    first = config(folder, "first", lora_targets=("q_proj", "v_proj"))
+    sft.train(first)
+    adapter = str(folder / "first" / "adapter")
+    more = dataclasses.replace(
+        first, out=str(folder / "more"), adapter=adapter, lora_rank=None, seed=1
+    )
+    lm = sft.train(more)
+    assert len(lm.trainable_variables) == 2 * 2 * lm.backbone.num_layers
+    before, after = losses(folder / "first"), losses(folder / "more")
+    assert after[0][3] == pytest.approx(
+        min(row[3] for row in before if row[3]), rel=1e-5
+    )
+    with pytest.raises(ValueError, match=r"lora_rank=8, but the adapter in .* has 4"):
+        sft.train(dataclasses.replace(more, lora_rank=8))
+
+
 def test_stops_early_and_keeps_the_best(folder):
     settings = config(
         folder, "early", learning_rate=1.0, patience=1, evaluate_every=1, epochs=3
@@ -118,11 +136,12 @@ def test_stops_early_and_keeps_the_best(folder):
     found = [row[3] for row in losses(folder / "early")]
     assert found[-1] >= min(found)
     assert len(found) == int(np.argmin(found)) + 2
-    assert Checkpoints(folder / "early" / "best").steps() == [np.argmin(found) + 1]
+    # The first is of before the first step.
+    assert Checkpoints(folder / "early" / "best").steps() == [np.argmin(found)]
     # What the run returns is the best, not the last.
-    _, held_out = sft.prepare(settings, lm.tokenizer)
+    _, held_out = sft.prepare(sft.resolved(settings), lm.tokenizer)
     lm.preprocessor = None
-    again = training.evaluate(lm, training.in_order(held_out, 2))
+    again = loop.evaluate(lm, order.in_order(held_out, 2))
     assert again == pytest.approx(min(found), rel=1e-6)
 
 
@@ -143,10 +162,11 @@ def test_an_update_in_parts_follows_the_schedule_to_its_end(folder):
 
 
 def test_rows_have_loss_on_answers_only_and_whole_rounds(folder):
-    preprocessor = CodeGemmaChatPreprocessor(our_task().tokenizer)
-    conversations = list(sft.read_conversations(folder / "chats.jsonl"))
-    rows, dropped = sft.rows_of(conversations, preprocessor, 64)
-    assert dropped == 0
+    tokenizer = our_task().tokenizer
+    found = list(conversations.read(folder / "chats.jsonl"))
+    rows = [sft.token_row(conversation, tokenizer, 64) for conversation in found]
+    assert not any(cut for _, _, cut in rows)
+    rows = [(ids, weights) for ids, weights, _ in rows]
     segments, weights = zip(*rows, strict=True)
     x, y, weight = pack(segments, 64, weights=weights)
     # Every target with weight is part of an answer, and none is lost.
@@ -156,26 +176,66 @@ def test_rows_have_loss_on_answers_only_and_whole_rounds(folder):
     inside = same & (x["segment_ids"][:, 1:] > 0)
     np.testing.assert_array_equal(y[:, :-1][inside], x["token_ids"][:, 1:][inside])
     # A budget for one round of two keeps that round, end of turn included.
-    talk = next(c for c in conversations if len(c) == 4)
-    one = preprocessor.row(talk[:2])
-    assert sft.rows_of([talk], preprocessor, len(one[0])) == ([one], 0)
-    assert sft.rows_of([talk], preprocessor, 5) == ([], 1)
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [("{", "line 1: no JSON"), ('{"text": "a"}', r"\['text'\].*must have 'messages'")],
-)
-def test_bad_lines_are_named(tmp_path, line, message):
-    (tmp_path / "bad.jsonl").write_text(line)
-    with pytest.raises(ValueError, match=message):
-        list(sft.read_conversations(tmp_path / "bad.jsonl"))
+    talk = next(c for c in found if len(c.turns) == 4)
+    one = dataclasses.replace(talk, turns=talk.turns[:2])
+    ids, weights, cut = sft.token_row(one, tokenizer, 64)
+    assert not cut
+    stop = ids.index(tokenizer.token_to_id("<end_of_turn>"), weights.index(1.0))
+    assert sft.token_row(talk, tokenizer, stop) == (
+        ids[: stop + 1],
+        weights[: stop + 1],
+        True,
+    )
+    assert sft.token_row(talk, tokenizer, stop - 1) == ([], [], True)
+    # An answer of weight 0 is read and not learnt.
+    first, answer, *rest = talk.turns
+    silent = dataclasses.replace(answer, weight=0.0)
+    muted = dataclasses.replace(talk, turns=(first, silent, *rest))
+    _, weights, _ = sft.token_row(muted, tokenizer, 64)
+    assert 0 < sum(weights) < sum(sft.token_row(talk, tokenizer, 64)[1])
 
 
 def test_settings_that_cannot_work(folder):
-    with pytest.raises(ValueError, match="multiple of sequence_length"):
-        training.rows_of_part(config(folder, "x", batch_tokens=100))
+    for changes, message in [
+        ({"batch_tokens": 100}, "multiple of sequence_length"),
+        ({"epochs": 0}, "epochs=0 must be at least 1"),
+        ({"held_out": 1.5}, "held_out=1.5 must be at least 0 and below 1"),
+        ({"quantize": "int8", "lora_rank": 0}, "nothing to train"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            config(folder, "x", **changes)
+    large = sft.resolved(config(folder, "x", batch_tokens=64000))
     with pytest.raises(ValueError, match="less than one batch"):
-        sft.prepare(config(folder, "x", batch_tokens=64000), our_task().tokenizer)
-    with pytest.raises(ValueError, match="nothing to train"):
-        sft.model_of(config(folder, "x", quantize="int8", lora_rank=0))
+        sft.prepare(large, our_task().tokenizer)
+    assert not (folder / "x").exists()
+
+
+def test_a_row_is_not_longer_than_the_model_s_context():
+    assert sft.resolved(sft.SFTConfig(), context=512).sequence_length == 512
+    assert sft.resolved(sft.SFTConfig(), context=8192).sequence_length == 1024
+
+
+@pytest.mark.parametrize("recipe", ["sft", "pretrain"])
+def test_every_option_has_help(recipe):
+    command = [sys.executable, "-m", f"codegemma_keras.recipes.{recipe}", "--help"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "Rank of the adapter that trains; 0 trains all weights." in shown
+    assert "An update, padding included" in shown.replace("Tokens of an", "An")
+
+
+def test_a_mistake_is_one_line_and_an_interrupt_exits_130(folder):
+    bad = start(config(folder, "bad", data=str(folder / "none.jsonl")))
+    shown = bad.communicate()[0].splitlines()
+    assert bad.returncode == 2
+    assert shown[-1].startswith("codegemma: [Errno 2] No such file")
+    assert "Traceback" not in "".join(shown)
+    with start(config(folder, "stopped", epochs=50)) as process:
+        for line in process.stdout:
+            if line.startswith("step 2/"):
+                process.send_signal(signal.SIGINT)
+                break
+        rest = process.stdout.read()
+    assert process.returncode == 130
+    assert "The same command goes on from there." in rest
+    assert "Traceback" not in rest
+    assert Checkpoints(folder / "stopped" / "checkpoints").steps()

@@ -84,8 +84,8 @@ def test_the_newest_are_kept(tmp_path):
 
 
 def test_what_a_kill_left_is_removed(tmp_path):
-    (tmp_path / "new-00000003").mkdir()
-    (tmp_path / "new-00000003" / "variables.safetensors").write_bytes(b"half")
+    (tmp_path / "step-00000003.tmp-17").mkdir()
+    (tmp_path / "step-00000003.tmp-17" / "variables.safetensors").write_bytes(b"half")
     assert Checkpoints(tmp_path).restore(model(trained=0)) is None
     assert list(tmp_path.iterdir()) == []
 

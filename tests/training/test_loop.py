@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import os
+import signal
 import struct
 import subprocess
 import sys
@@ -13,11 +14,18 @@ import pytest
 import safetensors.numpy
 
 from codegemma_keras import CodeGemmaBackbone, CodeGemmaCausalLM, sharding
-from codegemma_keras.plan import fit
-from codegemma_keras.recipes import options
-from codegemma_keras.training import flops, progress, schedules
-from codegemma_keras.training import loop as training
+from codegemma_keras.training import config as settings
+from codegemma_keras.training import (
+    hardware,
+    loop,
+    memory,
+    model,
+    order,
+    progress,
+    schedules,
+)
 from codegemma_keras.training.checkpoints import Checkpoints
+from codegemma_keras.training.interrupt import Interrupted
 
 V, T = 53, 16
 SIZES = {
@@ -35,47 +43,38 @@ X = {"token_ids": IDS[:, :-1], "padding_mask": np.ones((24, T), "int32")}
 ROWS = X, IDS[:, 1:], np.ones((24, T), "float32")
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
-    out: str
-    sequence_length: int = T
-    batch_tokens: int = 4 * T
-    accumulation: int = 1
-    schedule: str = "wsd"
-    learning_rate: float = 1e-2
-    warmup_steps: int = 2
-    decay: float = 0.3
-    weight_decay: float = 0.0
-    clip_norm: float = 1.0
-    z_loss: float = 0.0
-    remat: str = "none"
-    lora_rank: int = 0
-    mesh: str | None = None
-    log_every: int = 1
-    evaluate_every: int = 0
-    save_every: int = 3
-    keep: int = 2
-    patience: int = 0
-    peak_tflops: float | None = None
-    tensorboard: bool = False
-    seed: int = 0
+def settings_of(out, **changes):
+    """Small settings with nothing left to derive; 4 rows a step."""
+    options = {
+        "sequence_length": T,
+        "batch_tokens": 4 * T,
+        "schedule": "wsd",
+        "learning_rate": 1e-2,
+        "warmup_steps": 2,
+        "lora_rank": 0,
+        "dtype": "float32",
+        "evaluate_every": 0,
+        "save_every": 3,
+        **changes,
+    }
+    return settings.TrainingConfig(out=str(out), **options)
 
 
-def model():
+def new_model():
     keras.utils.set_random_seed(0)
     return CodeGemmaCausalLM(CodeGemmaBackbone(**SIZES))
 
 
-def run(config, steps=6, batches=None, held_out=None):
-    lm = model()
-    training.compile_model(lm, config, steps)
-    training.keep_settings(config)
+def run(config, steps=6, batches=None, held_out=None, keep_best=False):
+    lm = new_model()
+    model.compile_model(lm, config, steps)
+    settings.keep_settings(config)
 
     def all_batches(start):
-        size = training.rows_of_part(config)
-        return training.batches_of(ROWS, size, config.seed, start)
+        size = order.rows_of_batch(config)
+        return order.batches_of(ROWS, size, config.seed, start)
 
-    training.run(lm, config, steps, batches or all_batches, held_out)
+    loop.run(lm, config, steps, batches or all_batches, held_out, keep_best)
     return lm
 
 
@@ -87,19 +86,19 @@ def losses(out):
 def whole(tmp_path_factory):
     """The losses of a run in two parts a step that nothing happened to."""
     folder = tmp_path_factory.mktemp("whole")
-    run(Config(str(folder), accumulation=2))
+    run(settings_of(folder, accumulation=2))
     return losses(folder)
 
 
 def test_a_loss_that_is_no_number_stops_and_names_the_step(tmp_path, whole):
-    config = Config(str(tmp_path), accumulation=2)
+    config = settings_of(tmp_path, accumulation=2)
 
     def poisoned(start):
         for number in itertools.count(start):
-            x, y, weight = training.batch_of(ROWS, number, 2, 0)
-            yield x, y, weight * (np.nan if number == 8 else 1.0)
+            x, y, weight = order.batch_of(ROWS, number, 4, 0)
+            yield x, y, weight * (np.nan if number == 4 else 1.0)
 
-    match = r"loss of step 5 is nan.*of step 3.*batches 8 to 9 of the data"
+    match = r"loss of step 5 is nan.*of step 3.*batch 4 of the data"
     with pytest.raises(FloatingPointError, match=match):
         run(config, batches=poisoned)
     assert Checkpoints(tmp_path / "checkpoints").steps() == [3]
@@ -109,23 +108,22 @@ def test_a_loss_that_is_no_number_stops_and_names_the_step(tmp_path, whole):
 
 def test_weights_that_are_no_numbers_stop_too(tmp_path):
     """The loss of a step is known before its update, which may be what goes wrong."""
-    config = Config(str(tmp_path), save_every=1, learning_rate=1e38, warmup_steps=1)
+    config = settings_of(tmp_path, save_every=1, learning_rate=1e38, warmup_steps=1)
     with pytest.raises(FloatingPointError, match="step"):
         run(config)
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     if checkpoints.steps():
-        lm = model()
-        training.compile_model(lm, config, 6)
+        lm = new_model()
+        model.compile_model(lm, config, 6)
         checkpoints.restore(lm)
         assert all(np.isfinite(np.asarray(v)).all() for v in lm.trainable_variables)
 
 
 def test_data_that_end_early_are_said_and_nothing_is_lost(tmp_path, whole):
-    config = Config(str(tmp_path), accumulation=2)
+    config = settings_of(tmp_path, accumulation=2)
 
     def short(start):
-        # 9 parts: four updates, and one part that makes none.
-        return (training.batch_of(ROWS, n, 2, 0) for n in range(start, 9))
+        return (order.batch_of(ROWS, n, 4, 0) for n in range(start, 4))
 
     with pytest.raises(ValueError, match="data ended after step 4 of 6"):
         run(config, batches=short)
@@ -135,7 +133,7 @@ def test_data_that_end_early_are_said_and_nothing_is_lost(tmp_path, whole):
 
 
 def test_a_full_disk_stops_the_run_and_it_can_go_on(tmp_path, monkeypatch, whole):
-    config = Config(str(tmp_path), accumulation=2)
+    config = settings_of(tmp_path, accumulation=2)
     saved = []
 
     def save_file(*args):
@@ -162,50 +160,53 @@ def test_a_step_that_does_not_fit_says_what_to_turn(tmp_path, monkeypatch):
     monkeypatch.setattr(CodeGemmaCausalLM, "train_on_batch", no_room)
     match = r"wanted 0\.1 GiB.*Turn, cheapest first: .*remat='block'"
     with pytest.raises(MemoryError, match=match):
-        run(Config(str(tmp_path)))
+        run(settings_of(tmp_path))
 
 
 def test_a_step_that_cannot_fit_is_refused_before_the_first(tmp_path, monkeypatch):
-    monkeypatch.setattr(fit, "free_bytes", lambda: 1000)
+    monkeypatch.setattr(memory, "free_bytes", lambda: 1000)
     with pytest.raises(MemoryError, match=r"needs at least .* MiB on each device"):
-        run(Config(str(tmp_path)))
+        run(settings_of(tmp_path))
     assert not (tmp_path / "checkpoints").exists()
 
 
 def test_other_settings_are_refused(tmp_path):
-    config = Config(str(tmp_path))
-    training.keep_settings(config, data_digest="a")
-    training.keep_settings(config, data_digest="b")  # nothing was trained yet
+    config = settings_of(tmp_path)
+    settings.keep_settings(config, data_digest="a")
+    settings.keep_settings(config, data_digest="b")  # nothing was trained yet
     (tmp_path / "checkpoints" / "step-00000003").mkdir(parents=True)
     written = (tmp_path / "config.json").read_bytes()
     changed = dataclasses.replace(config, seed=1)
     match = r"other settings \(data_digest: b -> a, seed: 0 -> 1\)"
     with pytest.raises(ValueError, match=match):
-        training.keep_settings(changed, data_digest="a")
+        settings.keep_settings(changed, data_digest="a")
     assert (tmp_path / "config.json").read_bytes() == written
     other = dataclasses.replace(config, save_every=1, remat="block")  # may change
-    training.keep_settings(other, data_digest="b")
+    settings.keep_settings(other, data_digest="b")
 
 
 def test_evaluation_weighs_every_target_alike():
     """Five rows in twos: the last batch is filled up, with rows that do not count."""
-    config = Config("unused")
-    lm = model()
-    training.compile_model(lm, config, 6)
+    lm = new_model()
+    model.compile_model(lm, settings_of("unused", z_loss=0.5), 6)
     weight = GENERATOR.choice([0.0, 1.0, 2.0], (5, T)).astype("float32")
     rows = {name: value[:5] for name, value in X.items()}, IDS[:5, 1:], weight
-    batches = list(training.in_order(rows, 2))
+    batches = list(order.in_order(rows, 2))
     assert [len(y) for _, y, _ in batches] == [2, 2, 2]
-    found = training.evaluate(lm, batches)
-    whole = lm.test_on_batch(rows[0], rows[1], sample_weight=weight, return_dict=True)
+    found = loop.evaluate(lm, batches)
+    plain = new_model()  # the loss of training has a z-loss, the held-out one has none
+    model.compile_model(plain, settings_of("unused"), 6)
+    whole = plain.test_on_batch(
+        rows[0], rows[1], sample_weight=weight, return_dict=True
+    )
     expected = float(whole["loss"]) * weight.size / weight.sum()
     assert found == pytest.approx(expected, rel=1e-5)
     with pytest.raises(ValueError, match="no target"):
-        training.evaluate(lm, [])
+        loop.evaluate(lm, [])
 
 
 def test_the_log_has_means_rates_and_mfu(tmp_path, capsys):
-    config = Config(str(tmp_path / "all"), peak_tflops=1e-6, tensorboard=True)
+    config = settings_of(tmp_path / "all", peak_tflops=1e-6, tensorboard=True)
     run(config)
     shown = capsys.readouterr().out
     grouped = dataclasses.replace(
@@ -213,7 +214,10 @@ def test_the_log_has_means_rates_and_mfu(tmp_path, capsys):
     )
     run(grouped, held_out=ROWS)
     every, some = (progress.read(tmp_path / n / "curve.csv") for n in ("all", "some"))
-    assert [row["step"] for row in some] == [3, 6]
+    assert [row["step"] for row in some] == [0, 3, 6]
+    start, *some = some
+    assert start["loss"] is None
+    assert start["held_out_loss"] > some[0]["held_out_loss"]
     np.testing.assert_allclose(
         [row["loss"] for row in some],
         np.mean([[row["loss"] for row in every[i : i + 3]] for i in (0, 3)], axis=1),
@@ -221,7 +225,7 @@ def test_the_log_has_means_rates_and_mfu(tmp_path, capsys):
     )
     assert every[-1]["held_out_loss"] is None
     assert some[-1]["held_out_loss"] < some[0]["held_out_loss"]
-    needed = flops.flops_per_token(flops.Sizes.of(SIZES), T)
+    needed = hardware.flops_per_token(SIZES, T)
     for row in every:
         share = needed * row["tokens_per_second"] / 1e6
         assert row["mfu"] == pytest.approx(share, rel=1e-2, abs=1e-4)
@@ -239,10 +243,6 @@ def test_the_log_has_means_rates_and_mfu(tmp_path, capsys):
     assert [row["step"] for row in progress.read(file)] == [1, 2, 3, 4, 5]
     progress.Curve(tmp_path / "all", 4, 6, 64, needed, None)  # goes on from step 4
     assert [row["step"] for row in progress.read(file)] == [1, 2, 3, 4]
-    with pytest.raises(
-        ValueError, match="save_every=3 must be a multiple of log_every"
-    ):
-        run(dataclasses.replace(config, out=str(tmp_path / "new"), log_every=2))
 
 
 def scalars(data, tag):
@@ -275,13 +275,12 @@ def test_schedules():
 
 
 def test_flops_count_every_matrix_once():
-    variables = model().trainable_variables
+    variables = new_model().trainable_variables
     matrices = sum(int(np.prod(v.shape)) for v in variables if len(v.shape) > 1)
-    sizes = flops.Sizes.of(SIZES)
-    assert sizes.matrix_weights() == matrices
+    assert hardware.matrix_weights(SIZES) == matrices
     attention = 1 * 2 * 16 * 4 * 8  # L 2 T N H, half of the scores and of the mix
-    assert flops.flops_per_token(sizes, 16) == 6 * matrices + 3 * attention
-    assert flops.flops_per_token(sizes, 16, adapter_weights=10) == (
+    assert hardware.flops_per_token(SIZES, 16) == 6 * matrices + 3 * attention
+    assert hardware.flops_per_token(SIZES, 16, adapter_weights=10) == (
         4 * matrices + 60 + 3 * attention
     )
 
@@ -295,39 +294,139 @@ def test_flops_count_every_matrix_once():
         ("NVIDIA H100 80GB HBM3", 989e12),
         ("TPU v5 lite", 197e12),
         ("TPU v5", 459e12),
+        ("TPU v4", 275e12),
         ("cpu", None),
     ],
 )
 def test_peaks_by_the_device_s_name(name, peak):
-    assert flops.peak_flops(name) == peak
+    assert hardware.peak_flops(name) == peak
 
 
-def test_options_have_the_types_of_the_fields():
-    @dataclasses.dataclass(frozen=True)
-    class Settings:
-        """Made up."""
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"accumulation": 0}, "accumulation=0 must be at least 1"),
+        ({"save_every": 0}, "save_every=0 must be at least 1"),
+        ({"save_every": 3, "log_every": 2}, "must be a multiple of log_every"),
+        ({"sequence_length": 16384}, "more than the 8192 tokens"),
+        ({"batch_tokens": 100}, "multiple of sequence_length"),
+        ({"lora_dropout": 1.0}, "at least 0 and below 1"),
+        ({"learning_rate": float("nan")}, "learning_rate=nan"),
+        ({"remat": "all"}, "remat='all': give one of 'none'"),
+        ({"dtype": "float16"}, "dtype='mixed_float16'"),
+        ({"lora_rank": 0, "quantize": "int8"}, "nothing to train"),
+        ({"lora_rank": 4, "quantize": "int8", "dtype": "float16"}, "quantize='int4'"),
+        ({"lora_rank": 0, "adapter": "a"}, "merge the adapter"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_before_anything_is_loaded(
+    changes, message
+):
+    with pytest.raises(ValueError, match=message):
+        settings_of("unused", **changes)
 
-        rate: float | None = None
-        steps: int = 3
-        names: tuple[str, ...] = ("a",)
-        loud: bool = False
-        mesh: str | None = None
 
-    options_ = ["--rate", "1e-3", "--names", "b", "c", "--loud", "--mesh", "data=2"]
-    assert options.parse(Settings, "", options_) == Settings(
-        1e-3, 3, ("b", "c"), True, "data=2"
+def test_dtypes_by_the_device():
+    """Where there is no bfloat16, float16; what trains stays float32."""
+    for lora_rank, half, dtype in [
+        (0, None, "float32"),
+        (8, None, "float32"),
+        (0, "bfloat16", "mixed_bfloat16"),
+        (8, "bfloat16", "bfloat16"),
+        (0, "float16", "mixed_float16"),
+    ]:
+        config = settings_of("unused", lora_rank=lora_rank, dtype=None)
+        found = model.with_dtype(config, lambda half=half: half)
+        assert found.dtype == dtype
+        assert "float32" in model.described(found, "cpu")
+    assert hardware.half_precision("Tesla T4") == "float16"
+    assert hardware.half_precision("NVIDIA A100-SXM4-40GB") == "bfloat16"
+    assert hardware.half_precision("cpu") is None
+
+
+def test_float16_trains_and_is_resumed_to_the_bit(tmp_path):
+    config = settings_of(tmp_path / "whole", dtype="mixed_float16", save_every=1)
+
+    def part(out, steps, stop=None):
+        keras.utils.set_random_seed(0)
+        lm = CodeGemmaCausalLM(CodeGemmaBackbone(**SIZES, dtype="mixed_float16"))
+        here = dataclasses.replace(config, out=str(out))
+        model.compile_model(lm, here, 6)
+        loop.run(lm, here, steps, lambda n: order.batches_of(ROWS, 4, 0, n))
+        return losses(out)
+
+    whole = part(tmp_path / "whole", 6)
+    assert whole[-1] < whole[0]
+    part(tmp_path / "parts", 3)
+    assert part(tmp_path / "parts", 6) == whole
+
+
+def test_accumulation_may_change_when_a_run_goes_on(tmp_path, whole):
+    config = settings_of(tmp_path, accumulation=2)
+    run(config)
+    (tmp_path / "checkpoints" / "step-00000006").rename(tmp_path / "gone")
+    run(dataclasses.replace(config, accumulation=1))
+    np.testing.assert_allclose(losses(tmp_path), whole, rtol=1e-5)
+    (tmp_path / "checkpoints" / "step-00000006").rename(tmp_path / "gone too")
+    lm = run(dataclasses.replace(config, accumulation=4))
+    np.testing.assert_allclose(losses(tmp_path), whole, rtol=1e-5)
+    assert int(lm.optimizer.iterations) == 6
+
+
+def test_a_run_that_only_gets_worse_ends_with_what_it_began_with(tmp_path, capsys):
+    config = settings_of(
+        tmp_path, learning_rate=30.0, warmup_steps=1, evaluate_every=1, patience=2
     )
-    assert options.parse(Settings, "", []) == Settings()
-    with pytest.raises(SystemExit):
-        options.parse(Settings, "", ["--st", "4"])  # no abbreviations
+    lm = run(config, held_out=ROWS, keep_best=True)
+    for ours, first in zip(lm.weights, new_model().weights, strict=True):
+        np.testing.assert_array_equal(np.asarray(ours), np.asarray(first))
+    shown = capsys.readouterr().out
+    assert "stopped early after step 2 of 6" in shown
+    assert "no evaluation was better than the one before the first step" in shown
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_saves_and_the_run_goes_on(tmp_path, whole, capsys, number):
+    config = settings_of(tmp_path, accumulation=2, save_every=6)
+
+    def interrupted(start):
+        for n in itertools.count(start):
+            if n == 3:
+                os.kill(os.getpid(), number)
+            yield order.batch_of(ROWS, n, 4, 0)
+
+    with pytest.raises(Interrupted, match="after step 4 of 6, which is saved") as stop:
+        run(config, batches=interrupted)
+    assert stop.value.exit_code == 128 + number
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    run(config)
+    assert losses(tmp_path) == whole
+    assert "goes on after step 4 of 6" in capsys.readouterr().out
+
+
+def test_a_second_interrupt_stops_at_once(tmp_path):
+    def interrupted(start):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        yield order.batch_of(ROWS, start, 4, 0)
+
+    with pytest.raises(KeyboardInterrupt) as stop:
+        run(settings_of(tmp_path), batches=interrupted)
+    assert not isinstance(stop.value, Interrupted)
+
+
+def test_no_checkpoint_is_named_that_does_not_exist(tmp_path):
+    x, y, weight = order.batch_of(ROWS, 0, 4, 0)
+    with pytest.raises(FloatingPointError, match="No checkpoint was saved yet"):
+        run(settings_of(tmp_path), batches=lambda n: iter([(x, y, weight * np.nan)]))
 
 
 # A program of its own: devices must be made up before JAX starts.
 ON_A_MESH = """
 import sys
-from tests.test_training_loop import Config, run
+from tests.training.test_loop import run, settings_of
 from codegemma_keras import sharding
-config = Config(sys.argv[1], mesh=sys.argv[2])
+config = settings_of(sys.argv[1], mesh=sys.argv[2])
 with sharding.use(config.mesh, {"num_query_heads": 4, "num_key_value_heads": 2}):
     run(config)
 """
@@ -338,7 +437,7 @@ def test_a_mesh_has_the_losses_of_one_device_and_its_checkpoints_fit(tmp_path):
         with pytest.raises(RuntimeError, match="needs the JAX backend"):
             sharding.use("data=2", {"num_query_heads": 4, "num_key_value_heads": 2})
         return
-    run(Config(str(tmp_path / "one")))
+    run(settings_of(tmp_path / "one"))
     command = [
         sys.executable,
         "-c",
@@ -352,7 +451,7 @@ def test_a_mesh_has_the_losses_of_one_device_and_its_checkpoints_fit(tmp_path):
     np.testing.assert_allclose(four, losses(tmp_path / "one"), rtol=1e-4)
     # From its checkpoint of step 3, one device goes on.
     (tmp_path / "four" / "checkpoints" / "step-00000006").rename(tmp_path / "gone")
-    run(Config(str(tmp_path / "four")))
+    run(settings_of(tmp_path / "four"))
     np.testing.assert_allclose(losses(tmp_path / "four"), four, rtol=1e-4)
     with pytest.raises(ValueError, match="fsdp=2 does not divide a batch of 1"):
-        training.rows_of_part(Config("x", mesh="fsdp=2", batch_tokens=T))
+        order.rows_of_part(settings_of("x", mesh="fsdp=2", batch_tokens=T))

@@ -1,5 +1,4 @@
-"""A batch that does not fit: said before the first step where it is certain, and said
-well where the device finds out.
+"""A batch that does not fit into memory: an error that says what to change.
 
 Recipes call `check` once, before the first step, and take their steps inside
 `explained`. `check` refuses only what certainly fails: weights, gradients, optimizer
@@ -17,7 +16,7 @@ import keras
 
 from codegemma_keras import losses
 from codegemma_keras.formats import weights
-from codegemma_keras.training.chips import GIB
+from codegemma_keras.training.hardware import GIB
 
 _WANTED = re.compile(
     r"(?:allocat\w+|Out of memory allocating|Used) ([\d.,]+) ?([KMGT]?)i?(?:B|b|bytes)?\b"

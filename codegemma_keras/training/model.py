@@ -1,0 +1,141 @@
+"""The model of a run: its dtypes, its adapter, its optimizer, and the result on disk.
+
+Recipes and `codegemma plan` call the same functions here, so what is planned is what
+runs. Their order is: `with_dtype`, load or build the network, `quantize`, `add_adapter`,
+`compile_model`.
+"""
+
+import dataclasses
+import pathlib
+
+import keras
+
+from codegemma_keras import CodeGemmaCausalLM, lora
+from codegemma_keras.losses import NextTokenLoss
+from codegemma_keras.training import hardware, schedules
+
+
+def with_dtype(config, half=hardware.half_precision):
+    """The settings with a dtype: see `TrainingConfig.dtype`.
+
+    Args:
+        config: `TrainingConfig`, its `lora_rank` known.
+        half: function that gives the 16-bit dtype of the device, or None for a CPU.
+    """
+    if config.dtype is not None:
+        return config
+    found = half()
+    if found is None:
+        dtype = "float32"
+    else:  # an adapter is float32 by itself; all weights need float32 masters
+        dtype = found if config.lora_rank else f"mixed_{found}"
+    return dataclasses.replace(config, dtype=dtype)
+
+
+def described(config, device) -> str:
+    """One line for people: what trains, in which dtypes, and where."""
+    compute = config.dtype.removeprefix("mixed_")
+    if config.lora_rank:
+        base = f"{config.quantize or compute} base"
+        what = f"adapter of rank {config.lora_rank} in float32 over a {base}"
+    else:
+        what = "all weights in float32"
+    where = f"{device}, mesh {config.mesh}" if config.mesh else device
+    return f"trains {what}; computes in {compute}; on {where}"
+
+
+def load(config, name) -> CodeGemmaCausalLM:
+    """The preset of the settings with the adapter that trains.
+
+    Args:
+        config: `TrainingConfig`, with nothing left to derive.
+        name: of the adapter.
+    """
+    keras.utils.set_random_seed(config.seed)
+    lm = CodeGemmaCausalLM.from_preset(config.preset, dtype=config.dtype)
+    quantize(lm, config)
+    add_adapter(lm, config, name)
+    return lm
+
+
+def quantize(lm, config):
+    """Make the frozen base integer, if the settings say so."""
+    if config.quantize:
+        lora.quantize_base(lm, config.quantize)
+
+
+def add_adapter(lm, config, name):
+    """Add the adapter that trains, new or loaded, if the settings say so.
+
+    Args:
+        lm: the model or its backbone.
+        config: `TrainingConfig`, with nothing left to derive.
+        name: of the adapter.
+    """
+    if config.adapter:
+        lora.load(lm, pathlib.Path(config.adapter).expanduser(), name)
+    elif config.lora_rank:
+        lora.add(
+            lm,
+            name,
+            rank=config.lora_rank,
+            alpha=config.lora_alpha,
+            dropout=config.lora_dropout,
+            targets=config.lora_targets,
+            seed=config.seed,
+        )
+
+
+def compile_model(lm, config, steps):
+    """Compile with AdamW for a run of `steps` updates.
+
+    Args:
+        lm: the model.
+        config: `TrainingConfig`, with nothing left to derive.
+        steps: int.
+    """
+    parts = config.accumulation
+    rate = schedules.learning_rate(
+        config.schedule,
+        config.learning_rate,
+        steps,
+        config.warmup_steps,
+        config.decay,
+        parts,
+    )
+    optimizer = keras.optimizers.AdamW(
+        rate,
+        beta_2=0.95,
+        weight_decay=config.weight_decay,
+        global_clipnorm=config.clip_norm,
+        gradient_accumulation_steps=parts if parts > 1 else None,
+    )
+    if "float16" in (config.dtype or "").split("_"):
+        # Gradients of activations are smaller than float16 can hold. Keras scales the
+        # loss by itself for mixed_float16 only, not for an adapter over a float16 base.
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    lm.backbone.remat = config.remat
+    on_cpu = hardware.device_name() == "cpu"
+    lm.compile(
+        optimizer=optimizer,
+        # Parts of a batch add up; the loop makes it the mean over the weights.
+        loss=NextTokenLoss(z_loss=config.z_loss, reduction="sum_over_batch_size"),
+        weighted_metrics=[],
+        # On a CPU, TensorFlow's own kernels know bfloat16 instructions; XLA's do not.
+        jit_compile=not (on_cpu and keras.backend.backend() == "tensorflow"),
+        auto_scale_loss=False,
+    )
+
+
+def save_result(lm, config, name) -> pathlib.Path:
+    """Write what was trained: `out/adapter` in PEFT's format, or `out/preset`.
+
+    Returns:
+        The folder.
+    """
+    out = pathlib.Path(config.out)
+    if config.lora_rank:
+        lora.save(lm, out / "adapter", name)
+        return out / "adapter"
+    lm.save_to_preset(str(out / "preset"))
+    return out / "preset"

@@ -1,0 +1,80 @@
+"""What `tests/plan/test_estimates.py` looks at, as JSON: run on JAX on either backend.
+
+A process has one backend, and planning wants JAX.
+"""
+
+import contextlib
+import dataclasses
+import io
+import json
+
+from codegemma_keras import plan
+from codegemma_keras.cli import main
+from codegemma_keras.cli import plan as cli
+from codegemma_keras.recipes.pretrain import PretrainConfig
+from codegemma_keras.recipes.sft import SFTConfig
+from codegemma_keras.training import hardware
+from tests.plan.test_plan import SMALL
+
+
+def command(*words):
+    """`(exit code, output, errors)` of `codegemma`."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(["plan", *words])
+    return code, out.getvalue(), err.getvalue()
+
+
+def largest():
+    hardware.CHIPS["tiny"] = hardware.Chip("tiny", ("tiny",), 0.03, 0.0, 1e12, 1e11)
+    config = SFTConfig(
+        lora_rank=0, sequence_length=64, dtype="float32", batch_tokens=64
+    )
+    rows, found = plan.largest_batch(config, "tiny", sizes=SMALL)
+    more = dataclasses.replace(config, batch_tokens=64 * (rows + 1))
+    return {
+        "rows": rows,
+        "found": cli.as_json(found, rows),
+        "more": cli.as_json(plan.estimate(more, "tiny", SMALL)),
+    }
+
+
+def large():
+    """The 2B with all weights, and an integer 7B on a T4."""
+    row = {"remat": "block", "sequence_length": 1024, "batch_tokens": 1024}
+    full = plan.estimate(PretrainConfig(preset="code_gemma_2b_en", **row), "a100-40")
+    config = SFTConfig(preset="code_gemma_7b_en", quantize="int4", **row)
+    integer = plan.estimate(config, "t4")
+    try:
+        plan.estimate(dataclasses.replace(config, quantize="int8"), "t4")
+    except ValueError as error:
+        refused = str(error)
+    return {
+        "full": cli.as_json(full),
+        "integer": cli.as_json(integer),
+        "integer_text": cli.as_text(integer),
+        "int8": refused,
+    }
+
+
+def parts():
+    """One part a step, and four."""
+    config = SFTConfig(lora_rank=0, sequence_length=64, batch_tokens=256)
+    four = dataclasses.replace(config, accumulation=4)
+    return [cli.as_json(plan.estimate(c, "l4", SMALL)) for c in (config, four)]
+
+
+if __name__ == "__main__":
+    words = "sft --on l4 --batch-tokens 128 --sequence-length 64".split()
+    print(
+        json.dumps(
+            {
+                "json": command(*words, "--json"),
+                "text": command(*words),
+                "mesh": command(*words, "--mesh", "data=2"),
+                "largest": largest(),
+                "parts": parts(),
+                **large(),
+            }
+        )
+    )

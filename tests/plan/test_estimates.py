@@ -1,0 +1,78 @@
+"""Estimates of whole runs, and the command: what `planned.py` found on JAX."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from codegemma_keras.plan import estimates
+from codegemma_keras.training import hardware
+
+
+@pytest.fixture(scope="module")
+def planned():
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.plan.planned"],
+        cwd=pathlib.Path(__file__).parents[2],
+        env={**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_command_on_a_gpu(planned):
+    code, out, _ = planned["json"]
+    shown = json.loads(out)
+    assert code == 0
+    assert shown["fits"]
+    assert shown["how"] == "traced"
+    assert shown["rows"] == 2
+    assert shown["config"]["dtype"] == "bfloat16"
+    assert shown["total"] >= shown["weights"] + shown["optimizer"]
+    code, out, _ = planned["text"]
+    assert code == 0
+    assert "usable: fits" in out
+    assert f"too low by up to {estimates.TRACE_ERROR:.0%}" in out
+    code, _, err = planned["mesh"]
+    assert code == 2
+    assert "planned for alone" in err
+
+
+def test_largest_batch_is_the_last_that_fits(planned):
+    found = planned["largest"]
+    assert found["rows"] > 1
+    assert found["found"]["fits"]
+    assert found["found"]["rows"] == found["found"]["largest_batch"] == found["rows"]
+    assert not found["more"]["fits"]
+
+
+def test_state_is_never_planned_too_small(planned):
+    """The 2B with all weights on 40 GiB: weights, Adam and gradients alone are 37.3."""
+    found = planned["full"]
+    assert found["config"]["dtype"] == "mixed_bfloat16"
+    state = found["weights"] + found["optimizer"] + found["gradients"]
+    assert state / hardware.GIB == pytest.approx(37.3, abs=0.1)
+    assert found["total"] > state
+    assert not found["fits"]
+
+
+def test_what_cannot_be_loaded_does_not_fit(planned):
+    """An integer 7B would fit a T4; but it is loaded as floats first."""
+    found = planned["integer"]
+    assert found["config"]["dtype"] == "float16"
+    assert found["loading"] > found["usable"] > found["weights"]
+    assert not found["fits"]
+    assert "cannot be loaded there" in planned["integer_text"]
+    assert "quantize='int4'" in planned["int8"]
+
+
+def test_sums_of_gradients_of_several_parts_are_planned(planned):
+    one, four = planned["parts"]
+    assert (one["rows"], four["rows"]) == (4, 1)
+    assert four["optimizer"] - one["optimizer"] == four["gradients"]
