@@ -103,8 +103,8 @@ class PretrainConfig(settings.TrainingConfig):
     spm_rate: float = 0.5
     """Share of the split files whose suffix comes first."""
     span_lengths: Literal["uniform", "log_uniform", "lines"] = "lines"
-    """How long the middles are; see `preprocessor.SPAN_LENGTHS`. A small model learns to stop with
-    lines only."""
+    """How long the middles are; see `preprocessor.SPAN_LENGTHS`. A small model learns to
+    stop with lines only."""
 
     # The network, where there is no preset: Gemma 1 with one key/value head, as the 2B
     num_layers: int = 5
