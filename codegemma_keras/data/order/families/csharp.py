@@ -33,6 +33,7 @@ QUERIES = {
         (delegate_declaration name: (identifier) @declares)
         """,
 }
+_NAMESPACE = re.compile(r"^\s*namespace\s+([\w.]+)", re.M)
 _TYPES = frozenset(
     f"{kind}_declaration" for kind in ("class", "struct", "interface", "record")
 )
@@ -43,12 +44,15 @@ def read(source: Source) -> Facts:
     declares = {
         text_of(node) for node in source.nodes("declares") if not _nested(node.parent)
     }
-    package = dict.fromkeys(_full_name(node) for node in source.nodes("package"))
+    package = [_full_name(node) for node in source.nodes("package")]
+    if not package:
+        # After an error, such as `#if` around half a declaration, the node is missing.
+        package = _NAMESPACE.findall(source.code("skip"))
     return Facts(
         source.path,
         "csharp",
         imports,
-        tuple(package) or ("",),
+        tuple(dict.fromkeys(package)) or ("",),
         frozenset(declares),
         # Of all files: global usings stand elsewhere.
         dict(source.words("skip", "import", "package")),

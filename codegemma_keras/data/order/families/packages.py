@@ -31,6 +31,7 @@ _SOURCES = {
     ".mjs": (".mts", ".d.mts", ".ts"),
     ".cjs": (".cts", ".d.cts", ".ts"),
 }
+_CONDITIONS = ("types", "import", "require", "node", "module-sync", "default")
 _BUILT = ("dist", "lib", "build", "out", "output", "esm", "cjs", "es", "umd", "types")
 
 
@@ -299,10 +300,19 @@ def _matching(table, name):
         yield key, star
 
 
-def _targets(value, depth=0):
-    """All paths under the conditions of an entry of `exports`, in their order."""
+def _targets(value):
+    """All paths of an entry of `exports`: those that TypeScript takes, then the others."""
+    standard = list(_conditional(value, _CONDITIONS))
+    yield from dict.fromkeys([*standard, *_conditional(value, None)])
+
+
+def _conditional(value, conditions, depth=0):
     if isinstance(value, str):
         yield value
-    elif isinstance(value, dict | list) and depth < 8:
-        for inner in value.values() if isinstance(value, dict) else value:
-            yield from _targets(inner, depth + 1)
+    elif isinstance(value, list) and depth < 8:
+        for inner in value:
+            yield from _conditional(inner, conditions, depth + 1)
+    elif isinstance(value, dict) and depth < 8:
+        for condition, inner in value.items():
+            if conditions is None or condition in conditions:
+                yield from _conditional(inner, conditions, depth + 1)

@@ -1,0 +1,82 @@
+// Edges of JavaScript and TypeScript files by the TypeScript compiler's own resolution.
+//
+//     node _edges.js TYPESCRIPT FOLDER < list of paths > edges, one "importer\timported" a line
+//
+// The options of a file are those of the nearest tsconfig.json or jsconfig.json above it. Of
+// a `.d.ts` with a `.js` beside it, a JavaScript importer gets the `.js`.
+const fs = require("fs");
+const path = require("path");
+const ts = require(process.argv[2]);
+
+const root = fs.realpathSync(process.argv[3]);
+const files = fs.readFileSync(0, "utf8").split("\n").filter(Boolean);
+const known = new Set(files);
+const loaded = new Map();
+
+// Packages of this repository by name: what a package manager links into node_modules.
+const packages = new Map();
+for (const folder of new Set(files.flatMap((file) => above(path.dirname(file))))) {
+  const file = path.join(root, folder, "package.json");
+  if (!fs.existsSync(file)) continue;
+  try {
+    const name = JSON.parse(fs.readFileSync(file, "utf8")).name;
+    if (name && !packages.has(name)) packages.set(name, path.join(root, folder));
+  } catch {}
+}
+
+function above(folder) {
+  return folder === "." ? ["."] : [folder, ...above(path.dirname(folder))];
+}
+
+// `node_modules/NAME/...` seen from anywhere is the package of that name.
+function linked(file) {
+  const found = /^(.*)\/node_modules\/((?:@[^/]+\/)?[^/]+)(\/.*)?$/.exec(file);
+  const folder = found && packages.get(found[2]);
+  return folder ? folder + (found[3] || "") : file;
+}
+
+const host = {
+  fileExists: (file) => ts.sys.fileExists(linked(file)),
+  readFile: (file) => ts.sys.readFile(linked(file)),
+  directoryExists: (folder) =>
+    ts.sys.directoryExists(linked(folder)) || folder.endsWith("/node_modules"),
+  realpath: (file) => linked(file),
+  getCurrentDirectory: () => root,
+};
+
+function options(file) {
+  for (const folder of above(path.dirname(file))) {
+    for (const name of ["tsconfig.json", "jsconfig.json"]) {
+      const config = path.join(root, folder, name);
+      if (!fs.existsSync(config)) continue;
+      if (!loaded.has(config)) {
+        const { config: json } = ts.readConfigFile(config, ts.sys.readFile);
+        const parsed = ts.parseJsonConfigFileContent(json || {}, ts.sys, path.dirname(config));
+        loaded.set(config, parsed.options);
+      }
+      return loaded.get(config);
+    }
+  }
+  return {};
+}
+
+for (const file of files) {
+  const whole = path.join(root, file);
+  const own = { ...options(file), allowJs: true, resolveJsonModule: false };
+  if (own.moduleResolution === undefined || own.moduleResolution < 3) {
+    own.moduleResolution = ts.ModuleResolutionKind.Bundler;
+  }
+  const script = /\.[cm]?jsx?$/.test(file);
+  const read = ts.preProcessFile(fs.readFileSync(whole, "utf8"), true, true);
+  for (const { fileName } of read.importedFiles) {
+    const { resolvedModule } = ts.resolveModuleName(fileName, whole, own, host);
+    if (!resolvedModule) continue;
+    let target = path.relative(root, linked(resolvedModule.resolvedFileName));
+    if (script && /\.d\.[cm]?ts$/.test(target)) {
+      const stem = target.replace(/\.d\.[cm]?ts$/, "");
+      target =
+        [".js", ".jsx", ".mjs", ".cjs"].map((e) => stem + e).find((f) => known.has(f)) || target;
+    }
+    if (known.has(target) && target !== file) console.log(`${file}\t${target}`);
+  }
+}
