@@ -60,6 +60,27 @@ function options(file) {
   return {};
 }
 
+// What a file names in import, export, import type, import = require, import() and require().
+function specifiers(file) {
+  const found = new Set();
+  const kind = /x$/.test(file) || /\.[cm]?js$/.test(file) ? ts.ScriptKind.TSX : undefined;
+  const tree = ts.createSourceFile(file, fs.readFileSync(file, "utf8"), 99, true, kind);
+  const visit = (node) => {
+    let string = node.moduleSpecifier;
+    if (ts.isExternalModuleReference(node)) string = node.expression;
+    if (ts.isImportTypeNode(node)) string = node.argument.literal;
+    if (ts.isCallExpression(node)) {
+      const name = node.expression;
+      const loads = name.kind === ts.SyntaxKind.ImportKeyword || name.text === "require";
+      if (loads) string = node.arguments[0];
+    }
+    if (string && ts.isStringLiteralLike(string)) found.add(string.text);
+    ts.forEachChild(node, visit);
+  };
+  visit(tree);
+  return found;
+}
+
 for (const file of files) {
   const whole = path.join(root, file);
   const own = { ...options(file), allowJs: true, resolveJsonModule: false };
@@ -67,8 +88,7 @@ for (const file of files) {
     own.moduleResolution = ts.ModuleResolutionKind.Bundler;
   }
   const script = /\.[cm]?jsx?$/.test(file);
-  const read = ts.preProcessFile(fs.readFileSync(whole, "utf8"), true, true);
-  for (const { fileName } of read.importedFiles) {
+  for (const fileName of specifiers(whole)) {
     const { resolvedModule } = ts.resolveModuleName(fileName, whole, own, host);
     if (!resolvedModule) continue;
     let target = path.relative(root, linked(resolvedModule.resolvedFileName));

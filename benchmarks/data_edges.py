@@ -38,7 +38,6 @@ CASES = {
         [
             {"pypi:docutils==0.22.2"},
             {"pypi:scrapy==2.13.3"},
-            {"pypi:celery==5.5.3"},
         ],
     ),
     "python monorepo": (
@@ -98,7 +97,7 @@ CASES = {
     "rust": (
         (".rs",),
         (".rs",),
-        [{"pypi:pydantic_core==2.41.4"}, {"pypi:cryptography==46.0.3"}],
+        [{"pypi:pydantic_core==2.41.4"}, {"debian:ripgrep=13.0.0-4"}],
     ),
     "c, c++": (
         CPP,
@@ -143,7 +142,7 @@ def fetch(package, store):
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     if registry == "pypi":
-        sdist = ("--no-deps", "--no-binary", ":all:", "--no-build-isolation")
+        sdist = ("--no-deps", "--no-binary", ":all:")
         call(sys.executable, "-m", "pip", "download", "-q", *sdist, name, cwd=work)
     elif registry == "npm":
         call("npm", "pack", "--silent", name, cwd=work)
