@@ -22,8 +22,10 @@ import _models
 import numpy as np
 from keras import ops
 
-from codegemma_keras.decoding import Sampling, steps
-from codegemma_keras.decoding.programs import compile_program
+from codegemma_keras.decoding import Sampling
+from codegemma_keras.decoding.compilation import compile_program
+from codegemma_keras.decoding.loop import Rows
+from codegemma_keras.decoding.sampling import Settings, Work, log_probability
 
 NEW = 32
 PROMPT = 64
@@ -79,15 +81,14 @@ def parts(report, section, lm, repeats):
         return np.array([value], dtype)
 
     def rows():
-        return steps.Rows(
+        return Rows(
             array(300), array(PROMPT), array(1), array(99), array(False, "bool"),
-            array(0, "uint32"),
+            array(0, "uint32"), np.full((1, 16), -1, "int32"), Settings.of([Sampling()]),
         )  # fmt: skip
 
     def decode(count):
         _, cache = engine.empty(1, 128)
-        stop_ids = np.full(16, -1, "int32")
-        result = engine.decode(Sampling(), rows(), stop_ids, np.int32(count), cache)
+        result = engine.decode(Work(), rows(), np.int32(count), cache)
         np.asarray(result[0])
 
     def prefill(width):
@@ -118,7 +119,7 @@ def parts(report, section, lm, repeats):
             ops.arange(backbone.vocabulary_size, dtype="float32")[None] * hidden[0, 0]
         )
         token = ops.cast(ops.argmax(made, axis=-1), "int32")
-        return steps.log_probability(made, token)[:, None]
+        return log_probability(made, token)[:, None]
 
     calls = {
         "decode of 32": lambda: decode(NEW),

@@ -27,7 +27,8 @@ from codegemma_keras import (
     CodeGemmaTokenizer,
     fim,
 )
-from codegemma_keras.decoding.run import common_length
+from codegemma_keras.decoding.cache import common_length
+from codegemma_keras.decoding.request import Cursor, cursor_limit
 from codegemma_keras.decoding.session import LAYOUTS, Session
 
 NEW = 16
@@ -94,7 +95,8 @@ def count_reuse(tokenizer, context, layout, strokes):
     )
     session, last, records = Session(lm, layout), [], []
     for kind, prefix, suffix in strokes:
-        ids, _, _ = session.prompt(prefix, suffix, "argparse.py", (), NEW)
+        cursor = Cursor(prefix, suffix, "argparse.py")
+        ids, _, _ = session.prompt(cursor, cursor_limit(lm, NEW))
         common = common_length(ids, last)
         records.append((kind, len(ids), len(ids) - min(common, len(ids) - 1)))
         last = ids

@@ -22,7 +22,9 @@ import keystrokes
 import numpy as np
 
 from codegemma_keras import CodeGemmaBackbone, CodeGemmaCausalLM, fim
-from codegemma_keras.decoding import Sampling, buckets, drafts, steps
+from codegemma_keras.decoding import Sampling, speculation
+from codegemma_keras.decoding.loop import Rows
+from codegemma_keras.decoding.sampling import Settings, Work
 
 
 def first_layers(lm, number):
@@ -62,11 +64,11 @@ def exact(report, lm, number, new=32, rows=8):
         for begin in range(0, number, rows):
             batch = prompts[begin : begin + rows]
             how = {"sampling": sampling, "seeds": range(begin, begin + len(batch))}
-            plain = run_of(lm, batch, new, **how)
+            plain, plain_rows = run_of(lm, batch, new, **how)
             for name, speculate in (("lookup", True), ("draft model", small)):
-                guessed = run_of(lm, batch, new, speculate=speculate, **how)
-                pairs = zip(plain.tokens, guessed.tokens, strict=True)
-                differ[name] += sum(a != b for a, b in pairs)
+                guessed, rows_ = run_of(lm, batch, new, speculate=speculate, **how)
+                pairs = zip(plain_rows, rows_, strict=True)
+                differ[name] += sum(a.tokens != b.tokens for a, b in pairs)
                 forwards[name] += guessed.forwards
             done += len(batch)
             tokens += plain.forwards
@@ -83,10 +85,11 @@ def exact(report, lm, number, new=32, rows=8):
 
 
 def run_of(lm, prompts, new, **how):
-    run = lm.engine.start(prompts, new, **how)
-    while run.running:
-        run.advance(buckets.VISIT)
-    return run
+    """The `Generation` at its end, and its rows."""
+    generation, rows = lm.engine.start(prompts, new, **how)
+    while generation.running:
+        generation.advance()
+    return generation, rows
 
 
 def accepted(report, lm, strokes):
@@ -99,14 +102,14 @@ def accepted(report, lm, strokes):
                 fim.render(prefix[-1500:], suffix[:500], path="argparse.py")
             )
             prompt = [lm.tokenizer.start_token_id, *ids]
-            run = run_of(
+            run, [row] = run_of(
                 lm,
                 [prompt],
                 keystrokes.NEW,
                 stop_token_ids=lm.tokenizer.stop_token_ids,
                 speculate=speculate,
             )
-            new += len(run.tokens[0]) - 1  # the first comes from the prefill
+            new += len(row.tokens) - 1  # the first comes from the prefill
             forwards += run.forwards
         found[name] = new / max(forwards, 1)
     report.put("accepted keystrokes", strokes=len(strokes), tokens_per_forward=found)
@@ -132,9 +135,11 @@ def followed(prompt, answer):
     at, forwards = len(prompt), 0
     while at < size:
         newest = np.array([at - 1], "int32")
-        draft = np.asarray(drafts.lookup_draft(history, newest, drafts.LOOKUP_WIDTH))
+        draft = np.asarray(
+            speculation.lookup_draft(history, newest, speculation.LOOKUP_WIDTH)
+        )
         right = 0
-        wanted = history[0, at : at + drafts.LOOKUP_WIDTH]
+        wanted = history[0, at : at + speculation.LOOKUP_WIDTH]
         while right < len(wanted) and draft[0, right] == wanted[right]:
             right += 1
         at += right + 1
@@ -157,22 +162,22 @@ def cost(report, size, repeats):
     def visit(drafter, count):
         """`count` forwards at least, whatever is accepted."""
         _, cache = engine.empty(1, 128)
-        rows = steps.Rows(
+        rows = Rows(
             array(300), array(64), array(1), array(1 + count), array(False, "bool"),
-            array(0, "uint32"),
+            array(0, "uint32"), np.full((1, 16), -1, "int32"), Settings.of([Sampling()]),
         )  # fmt: skip
-        stop_ids, history = np.full(16, -1, "int32"), np.zeros((1, 128), "int32")
         if drafter is None:
-            result = engine.decode(Sampling(), rows, stop_ids, np.int32(count), cache)
+            result = engine.decode(Work(), rows, np.int32(count), cache)
         else:
+            history = np.zeros((1, 128), "int32")
             result = engine.speculate(
-                Sampling(), drafter, rows, stop_ids, np.int32(count), history, cache
+                Work(), drafter, rows, np.int32(count), history, cache
             )
         np.asarray(result[0])
 
     calls = {
         "token": lambda: visit(None, 1),
-        "draft verified": lambda: visit(drafts.Lookup(), 1),
+        "draft verified": lambda: visit(speculation.Lookup(), 1),
         "128 tokens": plain,
         "128 tokens by lookup": guessed,
     }
@@ -183,8 +188,8 @@ def cost(report, size, repeats):
             f"cost {size}",
             seconds=middle,
             repeats=len(seconds["token"]),
-            same_tokens=runs["plain"].tokens == runs["lookup"].tokens,
-            tokens_per_forward=127 / runs["lookup"].forwards,
+            same_tokens=runs["plain"][1][0].tokens == runs["lookup"][1][0].tokens,
+            tokens_per_forward=127 / runs["lookup"][0].forwards,
             break_even_tokens_per_forward=middle["draft verified"] / middle["token"],
             times_faster=middle["128 tokens"] / middle["128 tokens by lookup"],
         )

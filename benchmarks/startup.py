@@ -29,7 +29,7 @@ def measure(library, size, folder):
     import keras
     import numpy as np
 
-    from codegemma_keras.decoding.programs import keep_compiled
+    from codegemma_keras.decoding.compilation import keep_compiled
 
     keep_compiled(folder)
     if library == "ours":

@@ -440,6 +440,7 @@ class CodeGemmaBackbone(Backbone):
         cache_index=None,
         training=None,
         only=None,
+        after_layer=None,
     ):
         """The one forward of training, prefill, decode and scoring.
 
@@ -457,6 +458,8 @@ class CodeGemmaBackbone(Backbone):
             only: None, or int `[B]`: the one of the T tokens whose hidden state is
                 wanted. The last block then computes no more of the others than what the
                 cache holds. With a cache only.
+            after_layer: None, or `(x, layer) -> x`, called with the embeddings before
+                scaling (layer -1) and with the output `[B, T, D]` of each block.
 
         Returns:
             Hidden states `[B, T, D]` (with `only`, T is 1); with a cache,
@@ -473,7 +476,7 @@ class CodeGemmaBackbone(Backbone):
             self.head_dim,
             self.rope_max_wavelength,
         )
-        x = self.embed(token_ids)
+        x = self.embed(token_ids, after_layer)
         new_cache, cached_block = [], traced_once(self.transformer_layers)
         for i, block in enumerate(self.transformer_layers):
             if cache is None and self.remat == "block" and training:
@@ -490,6 +493,8 @@ class CodeGemmaBackbone(Backbone):
                     block, x, rotary, mask, cache[i], cache_index, None, asked
                 )
                 new_cache.append(pair)
+            if after_layer is not None:
+                x = after_layer(x, i)
         x = self.layer_norm(x)
         return x if cache is None else (x, new_cache)
 
@@ -512,9 +517,11 @@ class CodeGemmaBackbone(Backbone):
         for block in self.transformer_layers:
             block.attention.remat = value == "attention"
 
-    def embed(self, token_ids):
+    def embed(self, token_ids, after_layer=None):
         """Token ids `[B, T]` -> scaled embeddings `[B, T, D]`."""
         x = self.token_embedding(token_ids)
+        if after_layer is not None:
+            x = after_layer(x, -1)
         # The factor itself is rounded to the compute dtype, as in training of Gemma.
         return place(x * ops.cast(self.hidden_dim**0.5, x.dtype), "rows", None, None)
 

@@ -6,26 +6,31 @@ KerasHub's `CausalLM` in its meaning (`fit`, `generate`, `compile(sampler=...)`,
 is done in `decoding`; here is what the arguments mean.
 """
 
+import functools
 import threading
 
 import keras
 import keras_hub
+from keras import ops
 from keras_hub.src.utils.python_utils import classproperty
 
-from codegemma_keras import chat, losses, presets
+from codegemma_keras import losses, presets
 from codegemma_keras.backbone import CodeGemmaBackbone, quiet_quantization
 from codegemma_keras.decoding import (
     Completion,
+    Conversation,
     Engine,
+    RawText,
+    Request,
     Sampling,
     Session,
-    keras_hub_samplers,
-    programs,
-    raw,
-    request,
-    scoring,
+    TokenIds,
+    compilation,
+    generate,
 )
-from codegemma_keras.decoding.text import Watch
+from codegemma_keras.decoding import request as requests
+from codegemma_keras.decoding.request import takes_options
+from codegemma_keras.decoding.sampling import generate_step as keras_hub_step
 from codegemma_keras.formats.keras_hub import save_task
 from codegemma_keras.formats.transformers import save_transformers
 from codegemma_keras.in_memory import Batches, in_memory, split, unpack
@@ -108,7 +113,7 @@ class CodeGemmaCausalLM(keras_hub.models.CausalLM):
         products of a loop on one core there (and has no bfloat16 instructions).
         """
         if jit_compile == "auto" and keras.backend.backend() == "tensorflow":
-            jit_compile = "auto" if not programs.on_cpu() else False
+            jit_compile = "auto" if not compilation.on_cpu() else False
         if isinstance(loss, str) and loss == "auto":
             loss = losses.NextTokenLoss()
         automatic = isinstance(weighted_metrics, str) and weighted_metrics == "auto"
@@ -260,11 +265,10 @@ class CodeGemmaCausalLM(keras_hub.models.CausalLM):
     def engine(self) -> Engine:
         """The decode engine over the present variables."""
         # LoRA and quantisation replace variables, and compiled programs name them.
-        key = tuple(id(v) for v in self.variables)
         with _making_engines:
-            if self._engine is None or self._engine[0] != key:
-                self._engine = (key, Engine(self))
-            return self._engine[1]
+            if self._engine is None or not self._engine.is_of(self):
+                self._engine = Engine(self)
+            return self._engine
 
     def generate(
         self,
@@ -286,67 +290,85 @@ class CodeGemmaCausalLM(keras_hub.models.CausalLM):
         `chat`, in which it cannot.
 
         Args:
-            inputs: a string, a list of strings, a `tf.data.Dataset` of batches of
-                strings, or without a preprocessor a dictionary of `token_ids` and
-                `padding_mask`, each `[B, max_length]`.
+            inputs: a string, several (a list, an array, a tensor, a `tf.data.Dataset`
+                of strings or batches of them; bytes are UTF-8), or token ids: a
+                dictionary of `token_ids` and `padding_mask`, each `[B, T]`, or a
+                `tf.data.Dataset` of such batches. T is the longest result.
             max_length: int. Prompt and new tokens together, bos included. Default: the
                 preprocessor's `sequence_length`.
             stop_token_ids: `"auto"` (eos, the FIM sentinels and `<end_of_turn>`), a
                 sequence of ids, or None to go on until the length is reached.
             strip_prompt: bool. Return the new text only.
-            max_new_tokens: int. New tokens a prompt, instead of `max_length`.
-            stop_strings: the text ends before the first of these.
+            max_new_tokens: int. At most so many new tokens a prompt.
+            stop_strings: the text ends before the first of these to be complete.
             sampling: a `Sampling`; default: as the compiled sampler.
-            seed: int; each prompt of a batch draws from (seed, its index).
-            speculate: True or a draft model; see `decoding.Options`.
+            seed: int; each prompt of a batch draws from (seed, its index). Default: the
+                seed of the compiled sampler, or else one from Python's generator, which
+                `keras.utils.set_random_seed` sets.
+            speculate: True or a draft model; see `decoding.Request`.
 
         Returns:
             Strings (one if one was given), or a dictionary with the same keys.
 
         Raises:
-            ValueError: a prompt does not fit; wrong ids; no room for a new token.
+            TypeError: inputs that are neither text nor token ids.
+            ValueError: a prompt does not fit; wrong ids; an option that the compiled
+                sampler has no use for.
         """
-        if sampling is None and Sampling.from_keras_hub(self.sampler) is None:
-            return self._generate_with_keras_hub(
-                inputs, max_length, max_new_tokens, stop_token_ids, strip_prompt
-            )
-        how = raw.How(
-            raw.stop_token_ids(self, stop_token_ids),
-            request.sampling_of(self, sampling),
-            seed,
-            speculate,
-            strip_prompt,
+        request = Request(
+            prompt=RawText(""),
+            max_new_tokens=max_new_tokens,
+            stop_strings=stop_strings,
+            stop_token_ids=stop_token_ids,
+            sampling=sampling,
+            seed=seed,
+            speculate=speculate,
         )
-        if isinstance(inputs, dict):
-            return raw.generate_ids(self, inputs, how)
-        return raw.generate(self, inputs, how, max_length, max_new_tokens, stop_strings)
+        sampler = None
+        if sampling is None and Sampling.from_keras_hub(self.sampler) is None:
+            # Beam search, contrastive search, a user's own: they drive the loop.
+            stops = generate.stop_ids(self, request) or None
+            sampler = functools.partial(
+                self.make_generate_function(), stop_token_ids=stops
+            )
+        return generate.generate(
+            self, inputs, request, max_length, strip_prompt, sampler
+        )
 
+    def generate_step(self, inputs, stop_token_ids=None):
+        """KerasHub's contract for samplers that drive the loop themselves."""
+        return keras_hub_step(self, inputs, stop_token_ids)
+
+    @takes_options
     def infill(self, prefix, suffix="", **options) -> str:
         """The text that belongs between `prefix` and `suffix`: that of `complete`."""
         return self.complete(prefix, suffix, **options).text
 
+    @takes_options
     def complete(self, prefix, suffix="", **options) -> Completion:
         """Fill in the middle, with how it ended.
 
         Text that is too long for the context is cut, farthest from the cursor first
-        (`fim.shrink`); control strings in it stay plain text.
+        (`fim.shrink`); control strings in it stay plain text. The text is the model's
+        own; `tidy=True` fits it in between prefix and suffix.
 
         Args:
             prefix: str, the text before the cursor; may be empty.
             suffix: str, the text after the cursor; may be empty.
-            **options: `path`, `context`, `max_new_tokens`, `mode`, `stop_strings`,
-                `until`, `stop_at_suffix`, `time_limit_ms`, `cancelled`, `sampling`,
-                `seed`, `speculate`: see `decoding.Options`.
+            **options: as in the signature; what they mean: `decoding.Request` and
+                `decoding.Cursor`.
 
         Returns:
             A `Completion`.
 
         Raises:
-            ValueError: no room for a prompt; an empty stop string; a sampler that looks
-                at more than one token; a draft model of another vocabulary.
+            TypeError: an unknown option, or a value of another type.
+            ValueError: no room for a prompt; an option out of range; a sampler that
+                looks at more than one token; a draft model of another vocabulary.
         """
-        return request.complete(self, prefix, suffix, **options)
+        return requests.complete(self, requests.at_cursor(prefix, suffix, options))
 
+    @takes_options
     def alternatives(self, prefix, suffix="", *, n=3, **options) -> list[Completion]:
         """Several completions from one prefill.
 
@@ -357,8 +379,10 @@ class CodeGemmaCausalLM(keras_hub.models.CausalLM):
         Returns:
             n `Completion`s; the first is what `complete` gives with the same seed.
         """
-        return request.complete(self, prefix, suffix, n=n, **options)
+        request = requests.at_cursor(prefix, suffix, options)
+        return requests.alternatives(self, request, n)
 
+    @takes_options
     def stream(self, prefix, suffix="", **options):
         """The text of `complete`, piece by piece; arguments as of `complete`.
 
@@ -366,7 +390,7 @@ class CodeGemmaCausalLM(keras_hub.models.CausalLM):
             Strings: whole characters, as soon as no stop can take them back. Leaving the
             loop ends the work: at most one visit of the device, a few tokens, is lost.
         """
-        return request.stream(self, prefix, suffix, **options)
+        return requests.stream(self, requests.at_cursor(prefix, suffix, options))
 
     def session(self, layout="line") -> Session:
         """A `decoding.Session`: completions that reuse what earlier ones computed."""
@@ -382,13 +406,15 @@ class CodeGemmaCausalLM(keras_hub.models.CausalLM):
         cancelled=None,
         sampling=None,
         seed=None,
+        speculate=False,
     ) -> str:
         """The model's answer to a conversation.
 
         Args:
             messages: `[{"role": "user" | "model", "content": str}, ...]`, ending with
                 the user; or a string, one user message.
-            max_new_tokens, stop_strings, time_limit_ms, cancelled, sampling, seed: as in
+            max_new_tokens: int; fewer if the context has less room.
+            stop_strings, time_limit_ms, cancelled, sampling, seed, speculate: as in
                 `complete`.
 
         Returns:
@@ -399,16 +425,19 @@ class CodeGemmaCausalLM(keras_hub.models.CausalLM):
         """
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
-        sampling = sampling or Sampling.from_keras_hub(self.sampler) or Sampling()
-        parts = [part for part, _ in chat.render(messages, add_generation_prompt=True)]
-        ids = [self.tokenizer.start_token_id, *self.tokenizer.encode(parts)]
-        limit = raw.new_tokens(self, len(ids), None, max_new_tokens)
-        how = raw.How(self.tokenizer.stop_token_ids, sampling, seed)
-        watch = Watch.of(time_limit_ms, cancelled)
-        [answer] = raw.texts(self, [ids], [limit], how, stop_strings, watch)
-        return answer
+        request = Request(
+            prompt=Conversation(messages),
+            max_new_tokens=max_new_tokens,
+            stop_strings=stop_strings,
+            time_limit_ms=time_limit_ms,
+            cancelled=cancelled,
+            sampling=sampling,
+            seed=seed,
+            speculate=speculate,
+        )
+        return requests.complete(self, request).text
 
-    def score(self, texts, *, batch_size=8):
+    def log_probabilities(self, texts, *, batch_size=8):
         """Log-probability of each token of texts, given those before it.
 
         Args:
@@ -422,9 +451,59 @@ class CodeGemmaCausalLM(keras_hub.models.CausalLM):
             element, which nothing predicts, is 0.
         """
         if isinstance(texts, str):
-            raise TypeError("score() takes a list of texts; got one string.")
-        prompts = [raw.prompt(self, t) if isinstance(t, str) else t for t in texts]
-        return scoring.score(self.engine, prompts, batch_size)
+            raise TypeError(
+                "log_probabilities() takes a list of texts; got one string."
+            )
+        prompts = [
+            requests.prompt_ids(self, RawText(t) if isinstance(t, str) else TokenIds(t))
+            for t in texts
+        ]
+        return self.engine.log_probabilities(prompts, batch_size)
+
+    def score(
+        self,
+        token_ids,
+        padding_mask=None,
+        scoring_mode="logits",
+        layer_intercept_fn=None,
+        target_ids=None,
+    ):
+        """As `keras_hub.models.GemmaCausalLM.score`; for texts see `log_probabilities`.
+
+        Args:
+            token_ids: int `[B, T]`.
+            padding_mask: `[B, T]`; default: every token counts.
+            scoring_mode: `"logits"`, or `"loss"`: the cross-entropy of `target_ids`.
+            layer_intercept_fn: `(x, layer) -> x`, called with the embeddings (layer -1)
+                and with the output `[B, T, D]` of each layer; what it returns goes on.
+            target_ids: int `[B, T]`, for `"loss"`.
+
+        Returns:
+            Logits `[B, T, V]` or losses `[B, T]`, a tensor.
+        """
+        if isinstance(token_ids, (list, tuple)) and token_ids:
+            if isinstance(token_ids[0], str):
+                raise TypeError(
+                    "score() takes token ids, as in KerasHub. The log-probabilities of "
+                    "texts are log_probabilities()'s."
+                )
+        if scoring_mode not in ("logits", "loss"):
+            raise ValueError(f"scoring_mode={scoring_mode!r}: give 'logits' or 'loss'.")
+        if scoring_mode == "loss" and target_ids is None:
+            raise ValueError("scoring_mode='loss' needs target_ids.")
+        token_ids = ops.convert_to_tensor(token_ids, "int32")
+        if padding_mask is not None:
+            padding_mask = ops.convert_to_tensor(padding_mask)
+        hidden = self.backbone.forward(
+            token_ids, padding_mask, after_layer=layer_intercept_fn
+        )
+        logits = self.backbone.logits(hidden)
+        if scoring_mode == "logits":
+            return logits
+        target_ids = ops.convert_to_tensor(target_ids, "int32")
+        return keras.losses.SparseCategoricalCrossentropy(
+            from_logits=True, reduction="none"
+        )(target_ids, logits)
 
     def warm_up(
         self,
@@ -433,6 +512,7 @@ class CodeGemmaCausalLM(keras_hub.models.CausalLM):
         batch_sizes=(1,),
         sampling=None,
         speculate=False,
+        joining=False,
         compiled_folder=None,
     ) -> int:
         """Compile ahead, so that no request does.
@@ -441,8 +521,10 @@ class CodeGemmaCausalLM(keras_hub.models.CausalLM):
             max_length: tokens of prompt and answer together; default: the
                 preprocessor's `sequence_length`.
             batch_sizes: prompts at once.
-            sampling: a `Sampling` or several; default: as the compiled sampler.
+            sampling: a `Sampling` or several, one of each kind (greedy, drawn, with
+                top-k, with top-p); default: as the compiled sampler.
             speculate: also for requests that speculate so: True, or the draft model.
+            joining: also for rows that join a running `decoding.Generation`.
             compiled_folder: keep compiled programs there, for every later process that
                 names the same folder (JAX only).
 
@@ -450,7 +532,7 @@ class CodeGemmaCausalLM(keras_hub.models.CausalLM):
             How many programs were compiled.
         """
         if compiled_folder is not None:
-            programs.keep_compiled(compiled_folder)
+            compilation.keep_compiled(compiled_folder)
         if sampling is None:
             sampling = Sampling.from_keras_hub(self.sampler) or Sampling()
         if isinstance(sampling, Sampling):
@@ -460,26 +542,5 @@ class CodeGemmaCausalLM(keras_hub.models.CausalLM):
             batch_sizes,
             tuple(sampling),
             speculate,
+            joining,
         )
-
-    # Samplers of other kinds (beam search, contrastive search, a user's own)
-
-    def _generate_with_keras_hub(
-        self, inputs, max_length, max_new_tokens, stop_token_ids, strip_prompt
-    ):
-        if max_new_tokens is not None and max_length is None and self.preprocessor:
-            texts = [inputs] if isinstance(inputs, str) else list(inputs)
-            longest = max(len(raw.prompt(self, text)) for text in texts)
-            max_length = longest + max_new_tokens
-        if isinstance(stop_token_ids, str) and stop_token_ids == "auto":
-            stop_token_ids = list(raw.stop_token_ids(self, "auto"))
-        return super().generate(
-            inputs,
-            max_length=max_length,
-            stop_token_ids=stop_token_ids,
-            strip_prompt=strip_prompt,
-        )
-
-    def generate_step(self, inputs, stop_token_ids=None):
-        """KerasHub's contract for samplers that drive the loop themselves."""
-        return keras_hub_samplers.generate_step(self, inputs, stop_token_ids)

@@ -339,27 +339,25 @@ def shrink(
     Raises:
         ValueError: the path line and the sentinels alone exceed `limit`.
     """
-
-    def fits(prefix, suffix, context=()):
-        return len(encode(render(prefix, suffix, path=path, context=context))) <= limit
-
-    context = list(context)
-    if not fits("", ""):
+    room = limit - len(encode(render("", "", path=path)))
+    if room < 0:
         raise ValueError(
             f"limit={limit} is too small for the sentinels and the path "
             f"{path!r:.80} alone. Raise it, or leave path None."
         )
-    room = limit - len(encode(render("", "", path=path)))
+    # Parts are encoded each by itself, so that sums over them are exact.
     for_suffix = _tokens(_head(suffix, room // 4, encode), encode)
     prefix = _tail(prefix, room - for_suffix, encode)
-    suffix = _head(suffix, room - _tokens(prefix, encode), encode)
-    if not fits(prefix, suffix):
-        # An encoder that joins parts; ours does not, so the sums above are exact.
-        raise ValueError("encode() must encode each part by itself.")
+    room -= _tokens(prefix, encode)
+    suffix = _head(suffix, room, encode)
+    room -= _tokens(suffix, encode)
     kept = []
-    for item in reversed(context):
-        if not fits(prefix, suffix, [item, *kept]):
+    for item in reversed(list(context)):
+        [file, separator] = _render_context([item])
+        room -= len(encode([separator]))
+        if room < 0 or _head(file, room, encode) != file:
             break
+        room -= _tokens(file, encode)
         kept.insert(0, item)
     return prefix, suffix, kept
 
@@ -370,30 +368,33 @@ def _tokens(text, encode):
 
 def _tail(text, limit, encode):
     """The last characters of `text`, as many as fit into `limit` tokens."""
-    count = _longest(
-        len(text), limit, lambda n: _tokens(text[len(text) - n :], encode) <= limit
-    )
+    count = _longest(len(text), limit, lambda n: _tokens(text[len(text) - n :], encode))
     return text[len(text) - count :]
 
 
 def _head(text, limit, encode):
     """The first characters of `text`, as many as fit into `limit` tokens."""
-    count = _longest(len(text), limit, lambda n: _tokens(text[:n], encode) <= limit)
+    count = _longest(len(text), limit, lambda n: _tokens(text[:n], encode))
     return text[:count]
 
 
-def _longest(length, limit, fits):
-    """A count of characters that fits, where one more does not.
+def _longest(length, limit, tokens):
+    """A count of characters that fits, where one more does not; `length` if all fit.
 
-    Doubling before bisection: a file of megabytes costs what its kept part costs. Only
-    counts that were seen to fit are returned, as one character more may take fewer tokens.
+    Doubling before bisection: a file of megabytes costs what its kept part costs. One
+    character more may take fewer tokens, so a count that does not fit is no proof that
+    none above it does: doubling goes on until the limit is far behind. Only counts that
+    were seen to fit are returned.
     """
     low, high = 0, min(length, 4 * limit)
-    while fits(high):
+    while (found := tokens(high)) <= 2 * limit + 64:
         if high == length:
-            return length
-        low, high = high, min(length, 2 * high + 1)
+            break
+        low, high = (high, high) if found <= limit else (low, high)
+        high = min(length, 2 * high + 1)
+    if high == length and found <= limit:
+        return length
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
+        low, high = (middle, high) if tokens(middle) <= limit else (low, middle)
     return low

@@ -1,6 +1,11 @@
 """What a user calls: logits, infill, complete, chat, and clear errors."""
 
+import os
+import subprocess
+import sys
+
 import keras
+import keras_hub
 import numpy as np
 import pytest
 
@@ -169,16 +174,66 @@ def test_the_embedded_instruct_model_answers():
 @pytest.mark.parametrize("kind", ["int8", "int4"])
 def test_a_quantized_model_completes_and_says_nothing(kind):
     """Warnings are errors here: Keras would warn of every norm and embedding."""
-    lm = tiny_models.our_task()
+    sizes = {"num_layers": 1, "vocabulary_size": 1000, "hidden_dim": 16}
+    whole = tiny_models.our_task()
+    lm = CodeGemmaCausalLM(tiny_models.our_backbone(**sizes), whole.preprocessor)
     lm.quantize(kind)
-    done = lm.complete("def f(x):\n", "\n", max_new_tokens=6)
-    assert len(done.token_ids) <= 6
-    cold = lm.generate("abc", max_new_tokens=12, strip_prompt=True)
-    guessed = lm.generate("abc", max_new_tokens=12, strip_prompt=True, speculate=True)
+    cold = lm.generate("abc", max_new_tokens=6, stop_token_ids=None, strip_prompt=True)
+    guessed = lm.generate(
+        "abc", max_new_tokens=6, stop_token_ids=None, strip_prompt=True, speculate=True
+    )
+    assert cold
     assert guessed == cold
 
 
-def test_options_are_checked(lm):
-    for ask in (lm.infill, lm.complete, lm.stream, lm.alternatives, lm.session().warm):
-        with pytest.raises(TypeError, match="max_tokens"):
-            ask("a", "b", max_tokens=3)
+def test_score_is_keras_hubs():
+    ours = CodeGemmaCausalLM(tiny_models.our_backbone())
+    hub = keras_hub.models.GemmaCausalLM(tiny_models.hub_backbone())
+    ids, mask = INPUTS["token_ids"], INPUTS["padding_mask"]
+    here, there = [], []
+    options = {"scoring_mode": "loss", "target_ids": ids}
+    for lm, seen in ((ours, here), (hub, there)):
+        note = lambda x, layer, seen=seen: seen.append((layer, x)) or x  # noqa: E731
+        for more in ({}, {**options, "layer_intercept_fn": note}):
+            scores = lm.score(keras.ops.convert_to_tensor(ids), mask, **more)
+            seen.append(("scores", scores))
+    assert [name for name, _ in here] == [name for name, _ in there]
+    for (name, a), (_, b) in zip(here, there, strict=True):
+        a, b = (keras.ops.convert_to_numpy(x)[mask == 1] for x in (a, b))
+        np.testing.assert_allclose(a, b, atol=1e-4, err_msg=str(name))
+    with pytest.raises(ValueError, match="needs target_ids"):
+        ours.score(ids, scoring_mode="loss")
+    with pytest.raises(TypeError, match=r"log_probabilities\(\)"):
+        ours.score(["text"])
+
+
+PROGRAM = """
+import keras, sys
+keras.config.set_floatx(sys.argv[1])
+from tests.tiny_models import our_task
+from codegemma_keras import Sampling
+lm = our_task()
+for options in ({}, {"sampling": Sampling(0.9, 20, 0.9, 0.01), "seed": 1}):
+    for speculate in (False, True):
+        done = lm.complete("ab", "c", max_new_tokens=5, speculate=speculate, **options)
+        assert len(done.token_ids) <= 5
+texts = lm.generate(["ab", "import "], max_new_tokens=3)
+assert len(texts) == 2
+[values] = lm.log_probabilities(["ab"])
+assert values[0] == 0 and (values[1:] < 0).all()
+"""
+
+
+@pytest.mark.parametrize(
+    ("floatx", "x64"), [("bfloat16", "0"), ("float32", "1"), ("float64", "1")]
+)
+def test_other_float_types_of_keras_and_jax(floatx, x64):
+    """In processes of their own: both are settings of a whole process."""
+    environment = {**os.environ, "JAX_ENABLE_X64": x64, "PYTHONPATH": os.getcwd()}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, floatx],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]

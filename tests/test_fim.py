@@ -244,3 +244,28 @@ def test_shrink_refuses_a_limit_below_the_sentinels():
     with pytest.raises(ValueError, match="limit=2 is too small"):
         fim.shrink("a", "b", [], 2, CODEC().encode)
     assert fim.shrink("a", "b", [("c.py", "")], 3, CODEC().encode) == ("", "", [])
+
+
+def test_text_that_fits_is_never_cut():
+    """At every cursor of real code, with a limit that is just enough."""
+    encode, code = CODEC().encode, source()[:3000]
+    for cursor in range(0, len(code), 7):
+        prefix, suffix = (
+            code[max(0, cursor - 700) : cursor],
+            code[cursor : cursor + 400],
+        )
+        limit = prompt_tokens(prefix, suffix)
+        assert fim.shrink(prefix, suffix, [], limit, encode) == (prefix, suffix, [])
+
+
+def test_a_huge_context_file_is_not_encoded_whole():
+    seen = 0
+
+    def encode(parts):
+        nonlocal seen
+        seen += sum(map(len, parts))
+        return CODEC().encode(parts)
+
+    huge = ("huge.py", source() * 100)
+    assert fim.shrink("a", "b", [huge], 500, encode) == ("a", "b", [])
+    assert seen < len(huge[1]) / 10

@@ -125,7 +125,7 @@ for until in ("line", "block", None):
 #
 # `context` gives the model other files, the most related last. Whether it helps can be
 # measured without reading answers: how probable is the *right* middle with and without
-# the other file? `score` gives the log-probability of every token of a text.
+# the other file? `log_probabilities` gives the log-probability of every token of a text.
 
 # %%
 import numpy as np
@@ -143,7 +143,7 @@ def nats_of(middle, context):
     parts = fim.render(shop_before, shop_after, path="shop.py", context=context)
     ids = [lm.tokenizer.start_token_id, *lm.tokenizer.encode(parts)]
     answer = lm.tokenizer.encode(middle)
-    return -float(lm.score([ids + answer])[0][len(ids) :].sum())
+    return -float(lm.log_probabilities([ids + answer])[0][len(ids) :].sum())
 
 
 alone = nats_of(right, [])
@@ -193,7 +193,7 @@ def show_surprise(ids, log_probabilities):
 
 
 ids = [lm.tokenizer.start_token_id, *lm.tokenizer.encode(source)]
-log_probabilities = lm.score([ids])[0]
+log_probabilities = lm.log_probabilities([ids])[0]
 show_surprise(ids[1:], log_probabilities[1:])
 bits = -log_probabilities.sum() / np.log(2)
 print(f"{bits / len(source.encode()):.2f} bits per byte")

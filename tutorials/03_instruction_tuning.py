@@ -300,9 +300,9 @@ same = [
 print("loaded, same answers:", sum(same), "of", len(same))
 
 probe = lm.tokenizer.encode(test[0].question)
-apart = fresh.score([probe])[0]
+apart = fresh.log_probabilities([probe])[0]
 lora.merge(fresh)
-merged = fresh.score([probe])[0]
+merged = fresh.log_probabilities([probe])[0]
 drift = float(np.abs(apart - merged).max())
 print(f"merged, log-probabilities differ by at most {drift:.1e}")
 

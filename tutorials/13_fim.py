@@ -142,7 +142,7 @@ def nats(prompts, answers):
         ids = [tokenizer.start_token_id, *tokenizer.encode(prompt)]
         starts.append(len(ids))
         rows.append(ids + tokenizer.encode(answer))
-    scores = lm.score(rows)
+    scores = lm.log_probabilities(rows)
     return np.array([-s[at:].sum() for s, at in zip(scores, starts, strict=True)])
 
 

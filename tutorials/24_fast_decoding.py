@@ -25,7 +25,7 @@ import numpy as np
 from keras import ops
 
 from codegemma_keras import CodeGemmaCausalLM
-from codegemma_keras.decoding.programs import compile_program
+from codegemma_keras.decoding.compilation import compile_program
 
 lm = CodeGemmaCausalLM.from_preset(preset, dtype="float32")
 backbone, tokenizer = lm.backbone, lm.tokenizer

@@ -41,6 +41,8 @@ class CompleteOptions:
     # Where it ends at the latest: with the line, with the cursor's indented block, or
     # only where the model ends it.
     until: Literal["line", "block", "none"] = "block"
+    # Print the model's own text, even where it repeats what stands around the cursor.
+    untidy: bool = False
     # 0 takes the most probable token each time, 1 samples.
     temperature: float = 0.0
     # Makes sampling repeatable.
@@ -75,6 +77,7 @@ def complete(options: CompleteOptions) -> None:
         context=context,
         max_new_tokens=options.max_new_tokens,
         until=None if options.until == "none" else options.until,
+        tidy=not options.untidy,
         sampling=sampling,
         seed=options.seed,
     )

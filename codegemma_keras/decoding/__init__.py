@@ -1,18 +1,40 @@
-"""Decoding: from token ids to token ids, and from there to text.
+"""Decoding: from a request to token ids, and from there to text.
 
-In reading order: `steps` is what runs on the device; `programs` compiles it; `buckets`
-are the sizes it is compiled for; `drafts` guess tokens; `engine` holds the programs;
-`run` is a batch of requests under way; `stopping` says where text ends; `text` drives a
-run and gives text; `request` fills in the middle, `raw` continues prompts; `session`
-keeps the cache between keystrokes. `sampling` chooses tokens, `scoring` rates given
-ones, `keras_hub_samplers` serves KerasHub's own.
+In reading order: `request` is what a caller asks for, and its way to an answer;
+`completion` turns tokens into text that stops; `generation` is a batch of rows under way,
+which others may join; `engine` holds the compiled programs; `loop` is what runs on the
+device. These five and `causal_lm` are the way of `infill` from arguments to text.
+
+Beside them: `cache` (keys and values, their sizes and their truth), `sampling` (choosing
+a token), `speculation` (several tokens a forward), `session` (the cache stays between
+keystrokes), `postprocessing` (fitting text in between prefix and suffix), `generate`
+(KerasHub's kinds of input), `compilation` and `lock` (programs; whose turn it is).
 """
 
+from codegemma_keras.decoding.completion import Completion
 from codegemma_keras.decoding.engine import Engine
-from codegemma_keras.decoding.request import Options
-from codegemma_keras.decoding.run import Generation
+from codegemma_keras.decoding.generation import Generated, Generation, Row
+from codegemma_keras.decoding.request import (
+    Conversation,
+    Cursor,
+    RawText,
+    Request,
+    TokenIds,
+)
 from codegemma_keras.decoding.sampling import Sampling
 from codegemma_keras.decoding.session import Session
-from codegemma_keras.decoding.text import Completion
 
-__all__ = ["Completion", "Engine", "Generation", "Options", "Sampling", "Session"]
+__all__ = [
+    "Completion",
+    "Conversation",
+    "Cursor",
+    "Engine",
+    "Generated",
+    "Generation",
+    "RawText",
+    "Request",
+    "Row",
+    "Sampling",
+    "Session",
+    "TokenIds",
+]

@@ -1,12 +1,8 @@
-"""The decode engine: prefill in chunks, then a compiled loop, a chunk of tokens a visit.
+"""The engine of one model: its compiled programs, its limits, and whose turn it is.
 
-Rows are ragged: each prompt is left-aligned in its row of the cache and starts to decode
-at its own end. Batch, chunk and cache sizes are rounded up to a few buckets, and the
-cache grows from bucket to bucket, so attention reads little more than what is filled and
-`warm_up` can compile every program ahead.
-
-Between visits the host looks at the tokens: that is where text stops, deadlines and
-cancellation act (`Run.stop`), and where other threads get their turn.
+Batch, chunk and cache sizes are rounded up to a few buckets, and caches grow from bucket
+to bucket, so attention reads little more than what is filled and `warm_up` can compile
+every program ahead. What is decoded, for whom and in which order is `generation`'s part.
 """
 
 from collections.abc import Sequence
@@ -14,21 +10,28 @@ from collections.abc import Sequence
 import numpy as np
 from keras import ops
 
-from codegemma_keras.decoding import scoring, steps
-from codegemma_keras.decoding.buckets import (
-    MAX_STOP_IDS,
+from codegemma_keras.decoding import cache as caches
+from codegemma_keras.decoding import loop, speculation
+from codegemma_keras.decoding.cache import (
     PREFILL_CHUNKS,
     TOKENS_PER_READ,
     TOKENS_PER_READ_GPU,
-    VISIT,
+    Cache,
+    WeightsVersion,
     bucket,
     row_bucket,
 )
-from codegemma_keras.decoding.drafts import Lookup, SmallerModel
-from codegemma_keras.decoding.lock import FairLock
-from codegemma_keras.decoding.programs import compile_program, on_cpu
-from codegemma_keras.decoding.run import Generation, Held, Run
-from codegemma_keras.decoding.sampling import Sampling
+from codegemma_keras.decoding.compilation import compile_program, on_cpu
+from codegemma_keras.decoding.generation import (
+    MAX_STOP_IDS,
+    VISIT,
+    Generated,
+    Generation,
+    Row,
+)
+from codegemma_keras.decoding.lock import Queue
+from codegemma_keras.decoding.sampling import Sampling, Settings, Work
+from codegemma_keras.decoding.speculation import Lookup, SmallerModel
 
 
 class Engine:
@@ -39,19 +42,30 @@ class Engine:
 
     Attributes:
         compilations: how many programs were compiled so far.
-        cache_limit_bytes: refuse requests whose cache would be larger; None: no limit.
+        cache_limit_bytes: refuse requests whose cache could become larger than this
+            many bytes; None: no limit.
+        queue: whose turn on the device it is.
     """
 
     def __init__(self, model):
         self.model = model
         self.backbone = model.backbone
-        self.lock = FairLock()
+        self.variables = list(model.variables)
+        self.version = getattr(model.backbone, "version", 0)  # of its adapters
+        self.queue = Queue()
         self.compilations = 0
         self.cache_limit_bytes = None
-        self._programs = {}
-        self._shapes = set()
-        self.seconds_per_step = {}
+        self.seconds_per_step = {}  # number of rows -> lately
         self.tokens_per_read = TOKENS_PER_READ if on_cpu() else TOKENS_PER_READ_GPU
+        self._programs = {}
+        self._decode_shapes = set()
+
+    def is_of(self, model) -> bool:
+        """Whether the compiled programs still name the variables of `model`."""
+        same = len(self.variables) == len(model.variables)
+        pairs = zip(self.variables, model.variables, strict=False)
+        version = getattr(model.backbone, "version", 0)
+        return same and version == self.version and all(a is b for a, b in pairs)
 
     # Generating
 
@@ -63,7 +77,7 @@ class Engine:
         sampling: Sampling = Sampling(),
         seeds: Sequence[int] | None = None,
         speculate=False,
-    ) -> list[Generation]:
+    ) -> list[Generated]:
         """Continue each prompt.
 
         Args:
@@ -78,14 +92,14 @@ class Engine:
                 tokens, sooner where the guesses are right.
 
         Returns:
-            B generations, in order.
+            B results, in order.
         """
-        run = self.start(
+        generation, rows = self.start(
             prompts, max_new_tokens, stop_token_ids, sampling, seeds, speculate
         )
-        while run.running:
-            run.advance(VISIT)
-        return run.generations()
+        while generation.running:
+            generation.advance(VISIT)
+        return [row.result() for row in rows]
 
     def start(
         self,
@@ -95,22 +109,22 @@ class Engine:
         sampling=Sampling(),
         seeds=None,
         speculate=False,
-        held: Held | None = None,
-    ) -> Run:
-        """A `Run` over prompts, nothing computed yet; arguments as of `generate`.
+    ) -> tuple[Generation, list[Row]]:
+        """A `Generation` over prompts, nothing computed yet; arguments as `generate`."""
+        prompts = [list(prompt) for prompt in prompts]
+        limits = np.broadcast_to(np.asarray(max_new_tokens, "int64"), len(prompts))
+        seeds = range(len(prompts)) if seeds is None else seeds
+        rows = [
+            Row(prompt, int(limit), tuple(stop_token_ids), sampling, int(seed) % 2**32)
+            for prompt, limit, seed in zip(prompts, limits, seeds, strict=True)
+        ]
+        generation = self.generation(speculate)
+        generation.join(rows)
+        return generation, rows
 
-        Args:
-            held: a `Held` cache whose tokens may begin as the (one) prompt does.
-        """
-        prompts = [list(p) for p in prompts]
-        limits = np.broadcast_to(
-            np.asarray(max_new_tokens, "int32"), (len(prompts),)
-        ).copy()
-        self.check_prompts(prompts)
-        stop_ids = self._stop_ids(limits, stop_token_ids)
-        seeds = list(range(len(prompts))) if seeds is None else list(seeds)
-        drafter = self.drafter(speculate)
-        return Run(self, prompts, limits, stop_ids, sampling, seeds, drafter, held)
+    def generation(self, speculate=False) -> Generation:
+        """A `Generation` without rows, which may join; `speculate` as in `generate`."""
+        return Generation(self, self.drafter(speculate))
 
     def drafter(self, speculate):
         """Who guesses: None, `Lookup` or `SmallerModel`; `speculate` as in `generate`.
@@ -118,7 +132,7 @@ class Engine:
         Raises:
             ValueError: a model of another vocabulary.
         """
-        if isinstance(speculate, bool):
+        if speculate is None or isinstance(speculate, (bool, np.bool_)):
             return Lookup() if speculate else None
         theirs = speculate.backbone.vocabulary_size
         if theirs != self.backbone.vocabulary_size:
@@ -129,113 +143,90 @@ class Engine:
             )
         return SmallerModel(speculate.engine)
 
-    def check_prompts(self, prompts):
-        """Raise ValueError for an empty prompt and for ids that are no tokens."""
-        size = self.backbone.vocabulary_size
-        for i, prompt in enumerate(prompts):
-            if not prompt:
-                raise ValueError(
-                    f"Prompt {i} is empty: a model needs at least one token, usually bos."
-                )
-            wrong = [t for t in prompt if not 0 <= t < size]
-            if wrong:
-                raise ValueError(
-                    f"Prompt {i} holds token id {wrong[0]}; ids go from 0 to {size - 1}. "
-                    "Was it encoded with another tokenizer?"
-                )
-
-    @staticmethod
-    def _stop_ids(limits, stop_token_ids):
-        if (limits < 0).any():
-            raise ValueError(f"max_new_tokens={limits.min()} must be >= 0.")
-        stop_token_ids = list(stop_token_ids)
-        if len(stop_token_ids) > MAX_STOP_IDS:
-            raise ValueError(
-                f"{len(stop_token_ids)} stop token ids; at most {MAX_STOP_IDS} fit. Use "
-                "stop_strings for more."
-            )
-        padding = [-1] * (MAX_STOP_IDS - len(stop_token_ids))
-        return np.array(stop_token_ids + padding, "int32")
-
-    # Programs
-
-    def warm_up(
-        self,
-        max_length: int,
-        batch_sizes: Sequence[int] = (1,),
-        samplings: Sequence[Sampling] = (Sampling(),),
-        speculate=False,
-    ) -> int:
-        """Compile every program that requests of these sizes need.
+    def log_probabilities(self, rows: Sequence[Sequence[int]], batch_size: int = 8):
+        """Log-probability of each token given those before it; see `loop.score`.
 
         Args:
-            max_length: tokens of prompt and answer together.
-            batch_sizes: rows; each is rounded up to a power of two, and those below are
-                compiled too, for batches whose rows end at different times.
-            samplings: every `Sampling` that will be used.
-            speculate: also the programs of speculative decoding, as in `generate`.
+            rows: lists of token ids, none empty, of any lengths.
+            batch_size: rows at once.
 
         Returns:
-            How many programs were compiled.
+            A float32 array for each row, as long as the row; its first element is 0.
         """
-        before = self.compilations
-        drafter = self.drafter(speculate)
-        largest = row_bucket(max(batch_sizes))
-        sizes = [1 << i for i in range(largest.bit_length())]
-        # A chunk is at least half full, so its padding is at most half the widest, and
-        # no more than the prompt; a visit may be planned by another row's limit.
-        padding = max(VISIT, min(max_length, PREFILL_CHUNKS[-1] // 2))
-        reach = max_length + padding + 1 + (2 * drafter.width if drafter else 0)
-        widths = [w for w in PREFILL_CHUNKS if w < 2 * max_length or w == 8]
-        slots = [bucket(1)]
-        while slots[-1] < reach:
-            slots.append(bucket(slots[-1] + 1))
-        for rows in sizes:
-            for size, larger in zip(slots, [*slots[1:], None], strict=True):
-                self._warm(rows, size, larger, widths, samplings, drafter)
-        return self.compilations - before
+        rows = [list(row) for row in rows]
+        for number, row in enumerate(rows):
+            self.check_row(Row(row, 0), number)
+        program = self._program("score", lambda ids: loop.score(self.backbone, ids))
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+        results = [None] * len(rows)
+        for begin in range(0, len(order), batch_size):
+            chosen = order[begin : begin + batch_size]
+            length = bucket(max(len(rows[i]) for i in chosen))
+            ids = np.zeros((row_bucket(len(chosen)), length), "int32")
+            for known, i in zip(ids, chosen, strict=False):
+                known[: len(rows[i])] = rows[i]
+            turn = self.queue.turn()
+            with turn.over:
+                turn.wait()
+                scores = np.asarray(program(ids))
+            for values, i in zip(scores, chosen, strict=False):
+                results[i] = values[: len(rows[i])].copy()
+        return results
 
-    def _warm(self, rows, slots, larger, widths, samplings, drafter):
-        with self.lock:
-            hidden, cache = self.empty(rows, slots)
-            lengths = np.ones(rows, "int32")
-            parts = [1 << i for i in range(rows.bit_length())]
-            for width in [w for w in widths if w <= slots]:
-                for part in parts:
-                    ids = np.zeros((part, width), "int32")
-                    hidden, cache = self.prefill(
-                        ids, np.int32(0), lengths, hidden, cache
-                    )
-            each = [np.ones(rows, "int32") for _ in range(4)]  # tokens to limits
-            state = steps.Rows(*each, np.ones(rows, bool), np.zeros(rows, "uint32"))
-            stop_ids, count = np.full(MAX_STOP_IDS, -1, "int32"), np.int32(0)
-            for sampling in samplings:
-                self.first(sampling, hidden, state.seeds)
-                *_, cache = self.decode(sampling, state, stop_ids, count, cache)
-            self._warm_moves(rows, larger, parts, cache, None)
-            if drafter is not None:
-                hidden, cache = self.empty(rows, slots, drafter)
-                for width in [w for w in widths if w <= slots]:
-                    for part in parts:
-                        ids = np.zeros((part, width), "int32")
-                        hidden, cache = self.prefill(
-                            ids, np.int32(0), lengths, hidden, cache, drafter
-                        )
-                for sampling in samplings:
-                    memory = np.zeros((rows, slots), "int32")
-                    *_, cache = self.speculate(
-                        sampling, drafter, state, stop_ids, count, memory, cache
-                    )
-                self._warm_moves(rows, larger, parts, cache, drafter)
+    # Limits
 
-    def _warm_moves(self, rows, larger, parts, cache, drafter):
-        """Of rows to more or fewer, and of a cache to its next size."""
-        slots = cache[0][0].shape[1]
-        for part in parts:
-            self.take_rows(cache, np.zeros(part, "int32"))
-            self.take_rows(self.empty(part, slots, drafter), np.zeros(rows, "int32"))
-        if larger is not None:
-            self.grow(cache, larger)
+    def check_row(self, row: Row, number: int = 0) -> None:
+        """Raise ValueError for a row that cannot run; `number` is its place among all."""
+        if not row.prompt:
+            raise ValueError(
+                f"Prompt {number} is empty: a model needs at least one token, usually "
+                "bos."
+            )
+        self.check_ids(row.prompt, number)
+        if row.limit < 0:
+            raise ValueError(f"max_new_tokens={row.limit} must be >= 0.")
+        if len(row.stop_token_ids) > MAX_STOP_IDS:
+            raise ValueError(
+                f"{len(row.stop_token_ids)} stop token ids; at most {MAX_STOP_IDS} fit. "
+                "Use stop_strings for more."
+            )
+
+    def check_ids(self, token_ids, number=0) -> None:
+        """Raise ValueError for ids that are no tokens of this model."""
+        size = self.backbone.vocabulary_size
+        wrong = [t for t in token_ids if not 0 <= t < size]
+        if wrong:
+            raise ValueError(
+                f"Prompt {number} holds token id {wrong[0]}; ids go from 0 to "
+                f"{size - 1}. Was it encoded with another tokenizer?"
+            )
+
+    def cache_bytes(self, rows, slots, drafter=None) -> int:
+        """Memory of a cache, in bytes; with a draft model's, if there is one."""
+        b = self.backbone
+        width = 2 if b.compute_dtype in ("float16", "bfloat16") else 4
+        per_token = 2 * b.num_layers * b.num_key_value_heads * b.head_dim * width
+        size = rows * slots * per_token
+        if drafter is not None and drafter.engine is not None:
+            size += drafter.engine.cache_bytes(rows, slots)
+        return size
+
+    def check_cache(self, rows, slots, drafter=None) -> None:
+        """Raise ValueError for a cache above `cache_limit_bytes`."""
+        need = self.cache_bytes(rows, slots, drafter)
+        if self.cache_limit_bytes is not None and need > self.cache_limit_bytes:
+            raise ValueError(
+                f"The cache of {rows} rows of {slots} tokens takes {need:,} bytes, but "
+                f"the limit is {self.cache_limit_bytes:,} (`cache_limit_bytes`). Use "
+                "fewer rows at once, a shorter prompt or fewer new tokens."
+            )
+
+    def weights_version(self) -> WeightsVersion:
+        """Of the present weights; caches of another version are of no use."""
+        checksum = self._program("bits", lambda: caches.bit_sums(self.variables))
+        return WeightsVersion(self, checksum)
+
+    # Programs. Callers have the turn, except while one engine serves as a draft.
 
     def _program(self, key, function, donate=(), also=()):
         if key not in self._programs:
@@ -247,118 +238,190 @@ class Engine:
     def _count(self):
         self.compilations += 1
 
-    def is_compiled(self, *key):
-        """Whether the decode program of `(sampling, rows, slots)` exists already."""
-        return key in self._shapes
+    def is_compiled(self, work, rows, slots) -> bool:
+        """Whether the decode program of these sizes exists already."""
+        return (work, rows, slots) in self._decode_shapes
 
-    def cache_bytes(self, rows, slots, drafter=None):
-        """Memory of a cache, in bytes; with a draft model's, if there is one."""
+    def hidden(self, rows):
+        """Hidden states `[B, D]` of zeros."""
         b = self.backbone
-        width = 2 if b.compute_dtype in ("float16", "bfloat16") else 4
-        per_token = 2 * b.num_layers * b.num_key_value_heads * b.head_dim * width
-        size = rows * slots * per_token
-        if drafter is not None and drafter.engine is not None:
-            size += drafter.engine.cache_bytes(rows, slots)
-        return size
-
-    def empty(self, rows, slots, drafter=None):
-        """A hidden state `[B, D]` and a cache, both of zeros.
-
-        A cache is a list of pairs, one a layer; a draft model's follow the model's own.
-        """
-        need = self.cache_bytes(rows, slots, drafter)
-        if self.cache_limit_bytes is not None and need > self.cache_limit_bytes:
-            raise ValueError(
-                f"The cache of {rows} rows of {slots} tokens takes {need:,} bytes, but "
-                f"the limit is {self.cache_limit_bytes:,} (`cache_limit_bytes`). Use "
-                "fewer rows at once, a shorter prompt or fewer new tokens."
-            )
 
         def zeros():
-            b = self.backbone
-            hidden = ops.zeros((rows, b.hidden_dim), b.compute_dtype)
-            return hidden, b.empty_cache(rows, slots)
+            return ops.zeros((rows, b.hidden_dim), b.compute_dtype)
 
-        hidden, cache = self._program(("empty", rows, slots), zeros)()
-        if drafter is not None and drafter.engine is not None:
-            cache = [*cache, *drafter.engine.empty(rows, slots)[1]]
-        return hidden, cache
+        return self._program(("hidden", rows), zeros)()
 
-    def own(self, cache):
-        """The part of a cache that is this model's, without a draft model's."""
-        return list(cache[: self.backbone.num_layers])
+    def empty(self, rows, slots, drafter=None):
+        """Hidden states `[B, D]` and a `Cache`, all zeros."""
+        self.check_cache(rows, slots, drafter)
+        program = self._program(
+            ("empty", rows, slots), lambda: self.backbone.empty_cache(rows, slots)
+        )
+        small = drafter.engine if drafter is not None else None
+        draft = () if small is None else small.empty(rows, slots)[1].own
+        return self.hidden(rows), Cache(program(), draft)
 
-    def theirs(self, cache):
-        """The part that is the draft model's."""
-        return list(cache[self.backbone.num_layers :])
+    def grow(self, cache, slots, drafter=None):
+        """A cache with room for `slots` tokens a row, step by step through the buckets.
+
+        Each step is a program that `warm_up` compiled.
+        """
+        while cache.slots < slots:
+            size = bucket(cache.slots + 1)
+            self.check_cache(cache.rows, size, drafter)
+            program = self._program(
+                ("grow", size), lambda cache, size=size: caches.grow(cache, size)
+            )
+            cache = program(cache)
+        return cache
+
+    def take_rows(self, arrays, rows):
+        """`cache.take_rows`."""
+        return self._program("take_rows", caches.take_rows)(arrays, rows)
+
+    def join_rows(self, first, second, rows):
+        """`cache.join_rows`."""
+        return self._program("join_rows", caches.join_rows)(first, second, rows)
 
     def prefill(self, ids, offset, lengths, hidden, cache, drafter=None):
-        """`steps.prefill`, of the draft model's cache as well."""
+        """`loop.prefill`, of the draft model's cache as well."""
         program = self._program(
-            "prefill", lambda *args: steps.prefill(self.backbone, *args), donate=(4,)
+            "prefill", lambda *args: loop.prefill(self.backbone, *args), donate=(4,)
         )
-        theirs = self.theirs(cache)
-        hidden, cache = program(ids, offset, lengths, hidden, self.own(cache))
+        hidden, own = program(ids, offset, lengths, hidden, cache.own)
+        draft = cache.draft
         if drafter is not None and drafter.engine is not None:
             small = drafter.engine  # its hidden state is of no use here
-            unused, _ = small.empty(len(lengths), bucket(1))
-            _, theirs = small.prefill(ids, offset, lengths, unused, theirs)
-            cache = [*cache, *theirs]
-        return hidden, cache
+            unused = small.hidden(len(lengths))
+            _, read = small.prefill(ids, offset, lengths, unused, Cache(draft))
+            draft = read.own
+        return hidden, Cache(own, draft)
 
-    def first(self, sampling, *args):
-        return self._program(
-            ("first", sampling),
-            lambda *args: steps.first_token(self.backbone, sampling, *args),
-        )(*args)
+    def first(self, work, settings, hidden, seeds):
+        """`loop.first_token`."""
+        program = self._program(
+            ("first", work),
+            lambda *args: loop.first_token(self.backbone, work, *args),
+        )
+        return program(settings, hidden, seeds)
 
-    def decode(self, sampling, rows, stop_ids, count, cache):
-        """`steps.decode` of at most VISIT tokens."""
-        batch = len(rows.tokens)
-        output = np.zeros((batch, VISIT), "int32")
-        self._shapes.add((sampling, batch, cache[0][0].shape[1]))
-        return self._program(
-            ("decode", sampling),
-            lambda *args: steps.decode(self.backbone, sampling, *args),
-            donate=(4,),
-        )(rows, stop_ids, count, output, cache)
+    def decode(self, work, rows, steps, cache):
+        """`loop.decode` of at most VISIT tokens."""
+        output = np.zeros((cache.rows, VISIT), "int32")
+        self._decode_shapes.add((work, cache.rows, cache.slots))
+        program = self._program(
+            ("decode", work),
+            lambda *args: loop.decode(self.backbone, work, *args),
+            donate=(3,),
+        )
+        *results, own = program(rows, steps, output, cache.own)
+        return *results, Cache(own, cache.draft)
 
-    def speculate(self, sampling, drafter, rows, stop_ids, count, history, cache):
-        """`steps.speculate` of at most VISIT tokens and a draft.
+    def speculate(self, work, drafter, rows, steps, history, cache):
+        """`speculation.speculate` of at most VISIT tokens and a draft.
 
         Args:
             history: the tokens of each row; a draft model needs none.
             cache: with the draft model's.
 
         Returns:
-            As `steps.decode`, with the number of forwards before the cache.
+            As `decode`, with the number of forwards before the cache.
         """
-        output = np.zeros((len(rows.tokens), VISIT + drafter.width + 1), "int32")
+        output = np.zeros((cache.rows, VISIT + drafter.width + 1), "int32")
         small = drafter.engine
         program = self._program(
-            ("speculate", sampling, drafter),
-            lambda *args: steps.speculate(self.backbone, sampling, drafter, *args),
-            donate=(5,) if small is None else (4, 5),
+            ("speculate", work, drafter),
+            lambda *args: speculation.speculate(self.backbone, work, drafter, *args),
+            donate=(4,) if small is None else (3, 4),
             also=() if small is None else (small.model,),
         )
-        memory = history if small is None else self.theirs(cache)
-        *results, memory, cache = program(
-            rows, stop_ids, count, output, memory, self.own(cache)
-        )
-        return *results, cache if small is None else [*cache, *memory]
+        memory = history if small is None else cache.draft
+        *results, memory, own = program(rows, steps, output, memory, cache.own)
+        return *results, Cache(own, () if small is None else memory)
 
-    def take_rows(self, arrays, rows):
-        return self._program("take_rows", steps.take_rows)(arrays, rows)
+    # Compiling ahead
 
-    def score(self, token_ids):
-        """`scoring.score_step` of `[B, T]`, as numpy."""
-        with self.lock:
-            program = self._program(
-                "score", lambda ids: scoring.score_step(self.backbone, ids)
-            )
-            return np.asarray(program(token_ids))
+    def warm_up(
+        self,
+        max_length: int,
+        batch_sizes: Sequence[int] = (1,),
+        samplings: Sequence[Sampling] = (Sampling(),),
+        speculate=False,
+        joining: bool = False,
+    ) -> int:
+        """Compile every program that requests of these sizes need.
 
-    def grow(self, cache, slots):
-        return self._program(("grow", slots), lambda cache: steps.grow(cache, slots))(
-            cache
-        )
+        Args:
+            max_length: tokens of prompt and answer together.
+            batch_sizes: rows; each is rounded up to a power of two, and those below are
+                compiled too, for batches whose rows end at different times.
+            samplings: one of each kind of `Sampling` that will be used: other
+                temperatures, or another top-k up to the same power of two, need no
+                program of their own.
+            speculate: also the programs of speculative decoding, as in `generate`.
+            joining: also the programs by which one row joins a running batch.
+
+        Returns:
+            How many programs were compiled.
+        """
+        before = self.compilations
+        drafter = self.drafter(speculate)
+        sizes = [1 << i for i in range(row_bucket(max(batch_sizes)).bit_length())]
+        widths = [w for w in PREFILL_CHUNKS if w < 2 * max_length or w == 8]
+        works = list(dict.fromkeys(Work.of([sampling]) for sampling in samplings))
+        kinds = [(None, max_length)]
+        if drafter is not None:
+            kinds.append((drafter, max_length + 2 * drafter.width))
+        for kind, reach in kinds:
+            slots = [bucket(1)]
+            while slots[-1] < reach:
+                slots.append(bucket(slots[-1] + 1))
+            for rows in sizes:
+                for size in slots:
+                    turn = self.queue.turn()
+                    with turn.over:
+                        turn.wait()
+                        cache = self._warm(rows, size, widths, works, kind)
+                        self._warm_moves(sizes, size, cache, size < slots[-1], kind)
+                        if joining:
+                            self._warm_joining(sizes, size, cache, kind)
+        return self.compilations - before
+
+    def _warm(self, rows, slots, widths, works, drafter):
+        """Prefill and decoding of one size; the cache that came out."""
+        hidden, cache = self.empty(rows, slots, drafter)
+        lengths = np.ones(rows, "int32")
+        for width in [w for w in widths if w <= slots]:
+            for part in [1 << i for i in range(rows.bit_length())]:
+                ids = np.zeros((part, width), "int32")
+                hidden, cache = self.prefill(
+                    ids, np.int32(0), lengths, hidden, cache, drafter
+                )
+        each = [np.ones(rows, "int32") for _ in range(4)]  # tokens to limits
+        seeds, steps = np.zeros(rows, "uint32"), np.int32(0)
+        stop_ids = np.full((rows, MAX_STOP_IDS), -1, "int32")
+        settings = Settings.of([Sampling()] * rows)
+        state = loop.Rows(*each, np.ones(rows, bool), seeds, stop_ids, settings)
+        for work in works:
+            self.first(work, settings, hidden, seeds)
+            if drafter is None:
+                *_, cache = self.decode(work, state, steps, cache)
+            else:
+                history = np.zeros((rows, slots), "int32")
+                *_, cache = self.speculate(work, drafter, state, steps, history, cache)
+        return cache
+
+    def _warm_moves(self, sizes, slots, cache, grows, drafter):
+        """Of rows to more or fewer, and of a cache to its next size."""
+        for part in [size for size in sizes if size <= cache.rows]:
+            self.take_rows(cache, np.zeros(part, "int32"))
+            hidden_and_cache = self.empty(part, slots, drafter)
+            self.take_rows(hidden_and_cache, np.zeros(cache.rows, "int32"))
+        if grows:
+            self.grow(cache, slots + 1, drafter)
+
+    def _warm_joining(self, sizes, slots, cache, drafter):
+        """Of one row into a batch that has room for it, or becomes twice as large."""
+        _, one = self.empty(1, slots, drafter)
+        for size in {cache.rows, 2 * cache.rows} & set(sizes):
+            self.join_rows(cache, one, np.zeros(size, "int32"))

@@ -1,44 +1,57 @@
-"""A lock that serves callers in the order they came.
+"""Taking turns: callers are served in the order they came, and ^C leaves nothing locked.
 
 `threading.Lock` lets whoever runs next have it, so one caller in a tight loop can starve
-the others. Decoding takes the lock for one chunk at a time: with this one, callers of
-the same model take turns.
+the others. Decoding takes a turn for one chunk at a time: here, callers of the same
+model alternate.
+
+A KeyboardInterrupt may strike between any two instructions of Python, so a release that
+is written in Python can be lost, and with it the model: every later caller would wait for
+ever. Here the only release is that of a plain lock by a `with` statement, which the
+interpreter does not interrupt.
+
+    turn = queue.turn()
+    with turn.over:      # others wait for this one: released whatever happens
+        turn.wait()      # for those who came before
+        ...              # alone
 """
 
-import collections
 import threading
 
 
-class FairLock:
-    """First come, first served; a context manager, not reentrant."""
+class Queue:
+    """Whose turn it is; first come, first served, not reentrant."""
 
     def __init__(self):
         self._mutex = threading.Lock()
-        self._held = False
-        self._waiting = collections.deque()
+        self._last = None
 
-    def __enter__(self):
-        with self._mutex:
-            if not self._held:
-                self._held = True
-                return self
-            turn = threading.Event()
-            self._waiting.append(turn)
-        try:
-            turn.wait()
-        except BaseException:  # KeyboardInterrupt: give up the place in the queue
-            with self._mutex:
-                given = turn.is_set()
-                if not given:
-                    self._waiting.remove(turn)
-            if given:
-                self.__exit__()
-            raise
-        return self
+    def turn(self) -> "Turn":
+        """A turn, not in the queue yet: see the module's example."""
+        return Turn(self)
 
-    def __exit__(self, *exception):
-        with self._mutex:
-            if self._waiting:
-                self._waiting.popleft().set()  # handed over: never free in between
-            else:
-                self._held = False
+
+class Turn:
+    """One caller's place in a queue.
+
+    Attributes:
+        over: a lock that the caller holds from before its turn until after it.
+        before: the turn before this one; None once this one has waited for it. A turn
+            that was given up while it waited keeps it, so those behind wait for it too.
+    """
+
+    def __init__(self, queue):
+        self._queue = queue
+        self.over = threading.Lock()
+        self.before = None
+
+    def wait(self):
+        """Stand in the queue until all earlier turns are over."""
+        with self._queue._mutex:
+            self.before = self._queue._last
+            self._queue._last = self
+        earlier = self.before
+        while earlier is not None:
+            with earlier.over:
+                pass
+            earlier = earlier.before
+        self.before = None

@@ -1,166 +1,409 @@
-"""One request for text: from a caller's arguments to a run and back to `Completion`s.
+"""What is asked for: one validated `Request`, and its way to an `Answer`.
 
-`Options` are the arguments of every way to ask for a completion, said once:
-`CodeGemmaCausalLM.infill`, `complete`, `alternatives`, `stream` and those of a `Session`.
+Every way to ask (`infill`, `complete`, `alternatives`, `stream`, `chat`, `generate` and
+those of a `Session`) makes a `Request`, which is checked once, here. What a request cannot
+be given is refused by name; no option is dropped.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import difflib
+import functools
+import inspect
+import math
+import operator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
+from codegemma_keras import chat, fim
+from codegemma_keras.decoding.cache import CachedPrefix
+from codegemma_keras.decoding.completion import (
+    Answer,
+    Cancellation,
+    Completion,
+    GrowingText,
+    Stops,
+    repeated_line,
+    write,
+)
+from codegemma_keras.decoding.generation import Row
+from codegemma_keras.decoding.postprocessing import Tidying
+from codegemma_keras.decoding.sampling import Sampling, seeds
 
-from codegemma_keras import fim
-from codegemma_keras.decoding.sampling import Sampling
-from codegemma_keras.decoding.stopping import Stops, repeated_line
-from codegemma_keras.decoding.text import Completion, GrowingText, Watch, pieces
-
+NEVER = Cancellation()
 # Fewer tokens than this hold no prompt worth asking.
 LEAST_PROMPT = 16
 
 
-def seeds(seed, rows: int) -> list[int]:
-    """A seed for each of `rows` requests asked together; None draws one."""
-    if seed is None:
-        seed = int(np.random.default_rng().integers(2**32))
-    # Far apart, so that (seed, row 1) is not (seed + 1, row 0).
-    return [(seed + 0x9E3779B9 * i) % 2**32 for i in range(rows)]
+# Prompts
 
 
-def prompt_limit(lm, max_new_tokens: int) -> int:
-    """How many tokens a prompt may have that leaves room for the new ones.
+@dataclasses.dataclass(frozen=True)
+class Cursor:
+    """A place in a file; text that is too long is cut, farthest from the cursor first.
 
-    Raises:
-        ValueError: too few.
+    Attributes:
+        prefix, suffix: str, the text before and after the cursor.
+        path: str, the file's path in its repository; recommended.
+        context: `(path, text)` pairs of other files, most related last.
+        mode: `"psm"` or `"spm"`, the order of the prompt; None: `"psm"`, and in a
+            session, which has a layout instead, nothing else.
     """
-    limit = lm.preprocessor.sequence_length - max_new_tokens
-    if limit < LEAST_PROMPT:
-        raise ValueError(
-            f"max_new_tokens={max_new_tokens} leaves {limit} of the context of "
-            f"{lm.preprocessor.sequence_length} tokens for the prompt; at least "
-            f"{LEAST_PROMPT} are needed. Ask for fewer new tokens."
+
+    prefix: str
+    suffix: str = ""
+    path: str | None = None
+    context: Sequence[tuple[str, str]] = ()
+    mode: str | None = None
+
+    def __post_init__(self):
+        context = tuple(tuple(c) if isinstance(c, list) else c for c in self.context)
+        object.__setattr__(self, "context", context)
+        mode = "psm" if self.mode is None else self.mode
+        fim.render(  # raises if anything is wrong
+            self.prefix, self.suffix, path=self.path, context=context, mode=mode
         )
-    return limit
+
+
+@dataclasses.dataclass(frozen=True)
+class Conversation:
+    """Messages, the last one the user's; see `codegemma_keras.chat`."""
+
+    messages: Sequence[Any]
+
+    def __post_init__(self):
+        chat.render(self.messages, add_generation_prompt=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class RawText:
+    """Text to continue, in which a control string becomes the control token."""
+
+    text: str
+
+    def __post_init__(self):
+        if not isinstance(self.text, str):
+            raise TypeError(f"A prompt must be text, not {type(self.text).__name__}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenIds:
+    """Token ids to continue, bos included where it is wanted."""
+
+    ids: Sequence[int]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options:
-    """What a caller may say about a completion besides the text around the cursor.
+class Request:
+    """One request for text. Frozen and checked: a `Request` that exists is meant well.
 
     Attributes:
-        path: str, the file's path in its repository; recommended.
-        context: `(path, text)` pairs of other files, most related last.
-        max_new_tokens: int.
-        mode: `"psm"` (the default) or `"spm"`, the order of the prompt. Not in a
-            session, which has a layout.
-        stop_strings: the completion ends before the first of these.
+        prompt: a `Cursor`, `Conversation`, `RawText` or `TokenIds`.
+        max_new_tokens: int, 0 or more: at most so many. None: as many as the context
+            has room for, which is the limit in any case but that of `TokenIds`.
+        stop_strings: the text ends before the first of these to be complete.
+        stop_token_ids: `"auto"` (eos, the FIM sentinels and `<end_of_turn>`), a sequence
+            of ids, or None to go on until the limit.
         until: None, `"line"` (end before the first line end) or `"block"` (end where
-            the cursor's block does; see `stopping.Stops`).
+            the cursor's block does; see `completion.Stops`).
         stop_at_suffix: end before a line that repeats the suffix's first whole line.
+        tidy: fit the text in between prefix and suffix by the rules of
+            `postprocessing`: nothing that stands there is written twice. Implies
+            `stop_at_suffix`.
         time_limit_ms: end after so many milliseconds, with what there is.
         cancelled: a function that is asked every few tokens; True ends the request,
             with what there is.
         sampling: a `Sampling`; default: as the compiled sampler.
-        seed: int; None draws one.
+        seed: int; None draws one (see `sampling.seeds`).
         speculate: guess tokens and verify several at once; the same result, sooner
             where the guesses are right. True guesses what stood in the text before; a
             smaller `CodeGemmaCausalLM` of the same vocabulary guesses by itself.
+
+    Raises:
+        TypeError: a value of another type than said above.
+        ValueError: a value out of range, or an option that this prompt has no use for.
     """
 
-    path: str | None = None
-    context: Sequence[tuple[str, str]] = ()
-    max_new_tokens: int = 128
-    mode: str | None = None
+    prompt: Cursor | Conversation | RawText | TokenIds
+    max_new_tokens: int | None = 128
     stop_strings: Sequence[str] = ()
+    stop_token_ids: Sequence[int] | str | None = "auto"
     until: str | None = None
     stop_at_suffix: bool = False
+    tidy: bool = False
     time_limit_ms: float | None = None
     cancelled: Callable[[], bool] | None = None
     sampling: Sampling | None = None
     seed: int | None = None
     speculate: Any = False
 
-    def stops(self, prefix, suffix) -> Stops:
-        repeated = repeated_line(suffix) if self.stop_at_suffix else ""
-        return Stops(self.stop_strings, self.until, prefix, repeated)
+    def __post_init__(self):
+        put = functools.partial(object.__setattr__, self)
+        if self.max_new_tokens is not None:
+            put("max_new_tokens", whole_number("max_new_tokens", self.max_new_tokens))
+            if self.max_new_tokens < 0:
+                raise ValueError(f"max_new_tokens={self.max_new_tokens} must be >= 0.")
+        put("stop_strings", _stop_strings(self.stop_strings))
+        put("stop_token_ids", _stop_token_ids(self.stop_token_ids))
+        if self.until not in (None, "line", "block"):
+            raise ValueError(f"until={self.until!r}: give None, 'line' or 'block'.")
+        for name in ("stop_at_suffix", "tidy"):
+            if getattr(self, name) and not isinstance(self.prompt, Cursor):
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} is about the text after a cursor, "
+                    "and this prompt has none. Leave it out, or use complete()."
+                )
+        put("time_limit_ms", _time_limit(self.time_limit_ms))
+        if self.cancelled is not None and not callable(self.cancelled):
+            raise TypeError(
+                f"cancelled={self.cancelled!r} must be a function without arguments that "
+                "says whether to end, such as `event.is_set`."
+            )
+        if self.sampling is not None and not isinstance(self.sampling, Sampling):
+            raise TypeError(
+                f"sampling={self.sampling!r} must be a Sampling: Sampling() is greedy, "
+                "Sampling(temperature=1.0) draws."
+            )
+        if self.seed is not None:
+            put("seed", whole_number("seed", self.seed))
+        put("speculate", _speculate(self.speculate))
 
 
-def complete(lm, prefix, suffix, *, n=None, session=None, **options):
-    """A `Completion`; with `n` a list of n from one prefill."""
-    options = Options(**options)
-    watch = Watch.of(options.time_limit_ms, options.cancelled)
-    asked = _Asked(lm, prefix, suffix, n or 1, session, options)
+def whole_number(name: str, value) -> int:
+    """`value` of the option `name` as an int; NumPy's count, 2.5 and True do not."""
     try:
-        for _ in pieces(asked.run, asked.texts, watch, asked.watched):
+        if isinstance(value, bool):
+            raise TypeError
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}={value!r} must be a whole number.") from None
+
+
+def _stop_strings(strings):
+    strings = (strings,) if isinstance(strings, str) else tuple(strings or ())
+    for string in strings:
+        if not isinstance(string, str):
+            raise TypeError(f"stop_strings holds {string!r}, which is no string.")
+        if not string:
+            raise ValueError(
+                "A stop string is empty, which would stop everywhere. Remove it."
+            )
+    return strings
+
+
+def _stop_token_ids(ids):
+    if isinstance(ids, str):
+        if ids != "auto":
+            raise ValueError(f"stop_token_ids={ids!r}: give 'auto', None or ids.")
+        return ids
+    return tuple(
+        whole_number("stop_token_ids", id) for id in (() if ids is None else ids)
+    )
+
+
+def _time_limit(limit):
+    if limit is None:
+        return None
+    try:
+        limit = float(limit)
+    except (TypeError, ValueError):
+        raise TypeError(f"time_limit_ms={limit!r} must be a number.") from None
+    if not 0 < limit < math.inf:
+        raise ValueError(
+            f"time_limit_ms={limit:g} must be a finite number of milliseconds > 0; None "
+            "sets no limit."
+        )
+    return limit
+
+
+def _speculate(speculate):
+    if speculate is None or isinstance(speculate, int):
+        return bool(speculate)
+    if not hasattr(speculate, "engine") or not hasattr(speculate, "backbone"):
+        raise TypeError(
+            f"speculate={speculate!r} must be True, False or a smaller "
+            "CodeGemmaCausalLM of the same vocabulary."
+        )
+    return speculate
+
+
+# Options as keyword arguments
+
+CURSOR_OPTIONS = tuple(
+    field.name
+    for field in dataclasses.fields(Cursor)
+    if field.name not in ("prefix", "suffix")
+)
+OPTIONS = tuple(
+    field.name
+    for field in dataclasses.fields(Request)
+    if field.name not in ("prompt", "stop_token_ids")
+)
+
+
+def at_cursor(prefix, suffix, options) -> Request:
+    """The request of `complete(prefix, suffix, **options)`."""
+    cursor = {k: v for k, v in options.items() if k in CURSOR_OPTIONS}
+    rest = {k: v for k, v in options.items() if k not in CURSOR_OPTIONS}
+    request = Request(prompt=Cursor(prefix, suffix, **cursor), **rest)
+    if request.max_new_tokens is None:
+        raise TypeError("max_new_tokens=None must be a whole number.")
+    return request
+
+
+def takes_options(method):
+    """Show the options of a request in the signature of a method with `**options`.
+
+    So that Shift-Tab in a notebook and `help()` list them with their defaults, and a
+    misspelt one is refused with the nearest name.
+    """
+    own = inspect.signature(method)
+    options = [
+        inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=field.default,
+            annotation=field.type,
+        )
+        for cls, names in ((Cursor, CURSOR_OPTIONS), (Request, OPTIONS))
+        for field in dataclasses.fields(cls)
+        if field.name in names
+    ]
+    shown = [p for p in own.parameters.values() if p.kind != p.VAR_KEYWORD]
+    known = {p.name for p in (*shown, *options)}
+
+    @functools.wraps(method)
+    def checked(*args, **kwargs):
+        for name in kwargs:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, 1, 0.5)
+                hint = f" Did you mean {near[0]!r}?" if near else ""
+                raise TypeError(f"{method.__name__}() has no option {name!r}.{hint}")
+        return method(*args, **kwargs)
+
+    checked.__signature__ = own.replace(parameters=[*shown, *options])
+    return checked
+
+
+# From requests to answers
+
+
+def complete(lm, request: Request, session=None) -> Completion:
+    """The completion of one request."""
+    return complete_all(lm, [request], session)[0]
+
+
+def alternatives(lm, request: Request, n: int) -> list[Completion]:
+    """n completions of one request from one prefill, with a seed each."""
+    n = whole_number("n", n)
+    if n < 1:
+        raise ValueError(f"n={n} must be at least 1.")
+    return complete_all(lm, [request] * n)
+
+
+def complete_all(lm, requests: Sequence[Request], session=None) -> list[Completion]:
+    """The completions of requests that run together; they share all but the prompt."""
+    generation, answers = _begin(lm, requests, session)
+    try:
+        for _ in write(generation, answers):
             pass
     finally:
         if session is not None:
-            session.keep(asked.run)
-    completions = asked.completions()
-    return completions[0] if n is None else completions
+            session.keep(generation, answers[0].row)
+    return [answer.completion() for answer in answers]
 
 
-def stream(lm, prefix, suffix, *, session=None, **options):
-    """A generator of text."""
-    # Arguments are checked at the call, not at the first piece.
-    options = Options(**options)
-    watch = Watch.of(options.time_limit_ms, options.cancelled, streaming=True)
-    asked = _Asked(lm, prefix, suffix, 1, session, options)
+def complete_each(lm, prompts, limits, request: Request) -> list[Completion]:
+    """`complete_all` of prompts as token ids, each with its limit of new tokens."""
+    return complete_all(
+        lm,
+        [
+            dataclasses.replace(request, prompt=TokenIds(ids), max_new_tokens=limit)
+            for ids, limit in zip(prompts, limits, strict=True)
+        ],
+    )
 
-    def texts():
+
+def stream(lm, request: Request, session=None) -> Iterator[str]:
+    """A generator of the text of `complete`. The request begins at the call."""
+    generation, [answer] = _begin(lm, [request], session, streaming=True)
+
+    def pieces():
         try:
-            for _, piece in pieces(asked.run, asked.texts, watch, asked.watched):
+            for _, piece in write(generation, [answer]):
                 yield piece
         finally:
             if session is not None:
-                session.keep(asked.run)
+                session.keep(generation, answer.row)
 
-    return texts()
-
-
-class _Asked:
-    """A run not yet begun, what reads its text, and what makes `Completion`s."""
-
-    def __init__(self, lm, prefix, suffix, n, session, options: Options):
-        if session is not None and options.mode is not None:
-            raise TypeError("A session has a layout; `mode` is for calls without one.")
-        sampling = sampling_of(lm, options.sampling)
-        stops = options.stops(prefix, suffix)
-        about = (options.path, options.context, options.max_new_tokens)
-        if session is None:
-            prompt = _prompt(lm, prefix, suffix, *about, options.mode or "psm")
-        else:
-            prompt = session.prompt(prefix, suffix, *about)
-        self.ids, self.prefix, self.suffix = prompt
-        start = lm.engine.start if session is None else session.start
-        self.run = start(
-            [self.ids] * n,
-            options.max_new_tokens,
-            lm.tokenizer.stop_token_ids,
-            sampling,
-            seeds(options.seed, n),
-            options.speculate,
-        )
-        self.texts = [GrowingText(lm.tokenizer, stops) for _ in range(n)]
-        self.watched = bool(stops)
-
-    def completions(self):
-        return [
-            Completion(
-                text=text.text,
-                stop_reason=text.stop_reason or result.stop_reason,
-                token_ids=result.token_ids,
-                prompt_tokens=len(self.ids),
-                prefix=self.prefix,
-                suffix=self.suffix,
-                log_probabilities=result.log_probabilities,
-                computed_tokens=self.run.prefilled,
-            )
-            for text, result in zip(self.texts, self.run.generations(), strict=True)
-        ]
+    return pieces()
 
 
-def sampling_of(lm, sampling):
+def _begin(lm, requests, session, streaming=False):
+    """A generation and the answers in it, nothing computed yet."""
+    if not requests:
+        return lm.engine.generation(), []
+    first = requests[0]
+    sampling = sampling_of(lm, first.sampling)
+    sampler = lm.sampler if first.sampling is None else None
+    drawn = seeds(first.seed, len(requests), sampler)
+    cancellation = Cancellation(None, first.cancelled)
+    if first.time_limit_ms is not None:
+        deadline = time.monotonic() + first.time_limit_ms / 1000
+        cancellation = Cancellation(deadline, first.cancelled)
+    generation = lm.engine.generation(first.speculate)
+    cached = session.take() if session is not None else None
+    answers = [
+        answer_to(lm, request, sampling, seed, cancellation, session, cached)
+        for request, seed in zip(requests, drawn, strict=True)
+    ]
+    for answer in answers:
+        answer.watched = answer.watched or streaming
+    generation.join([answer.row for answer in answers])
+    return generation, answers
+
+
+def answer_to(
+    lm,
+    request: Request,
+    sampling: Sampling,
+    seed: int,
+    cancellation: Cancellation = NEVER,
+    session=None,
+    cached: CachedPrefix | None = None,
+) -> Answer:
+    """The `Answer` to a request, its row not in a generation yet.
+
+    Args:
+        lm: a `CodeGemmaCausalLM`.
+        request: what is asked for.
+        sampling, seed: those of the request, or what its None stands for.
+        cancellation: what may end it from outside.
+        session: whose layout the prompt has; None: the request's own mode.
+        cached: what the prompt may begin with.
+    """
+    prompt, prefix, suffix, repeated, tidying = request.prompt, "", "", "", None
+    if isinstance(prompt, Cursor):
+        ids, prefix, suffix = _at_cursor(lm, request, session)
+        if request.stop_at_suffix or request.tidy:
+            repeated = repeated_line(prompt.suffix)
+        if request.tidy:
+            tidying = Tidying(prompt.prefix, prompt.suffix)
+    else:
+        ids = prompt_ids(lm, prompt)
+    before = getattr(prompt, "prefix", getattr(prompt, "text", ""))
+    stops = Stops(request.stop_strings, request.until, before, repeated)
+    limit, stop_ids = request.max_new_tokens, request.stop_token_ids
+    if limit is None or not isinstance(prompt, TokenIds):
+        limit = room(lm, len(ids), None, limit)
+    if stop_ids == "auto":
+        stop_ids = lm.tokenizer.stop_token_ids
+    row = Row(ids, limit, stop_ids, sampling, seed, cached)
+    text = GrowingText(lm.tokenizer, stops, tidying)
+    return Answer(row, text, cancellation, bool(stops), prefix, suffix)
+
+
+def sampling_of(lm, sampling) -> Sampling:
     """A caller's `Sampling`, or that of the compiled sampler.
 
     Raises:
@@ -169,18 +412,70 @@ def sampling_of(lm, sampling):
     sampling = sampling or Sampling.from_keras_hub(lm.sampler)
     if sampling is None:
         raise ValueError(
-            f"{type(lm.sampler).__name__} cannot drive infill(). Pass `sampling="
-            "Sampling(...)` or compile with a greedy, random, top-k or top-p sampler."
+            f"{type(lm.sampler).__name__} cannot drive infill(), chat() and their like. "
+            "Pass `sampling=Sampling(...)` or compile with a greedy, random, top-k or "
+            "top-p sampler."
         )
     return sampling
 
 
-def _prompt(lm, prefix, suffix, path, context, max_new_tokens, mode):
-    """`(token ids, prefix kept, suffix kept)`."""
-    encode = lm.tokenizer.encode
-    limit = prompt_limit(lm, max_new_tokens) - 1  # bos
+def _at_cursor(lm, request, session):
+    """`(token ids, prefix kept, suffix kept)` of a fill-in-the-middle prompt."""
+    cursor, encode = request.prompt, lm.tokenizer.encode
+    limit = cursor_limit(lm, request.max_new_tokens)
+    if session is not None:
+        if cursor.mode is not None:
+            raise TypeError("A session has a layout; `mode` is for calls without one.")
+        return session.prompt(cursor, limit)
     prefix, suffix, context = fim.shrink(
-        prefix, suffix, context, limit, encode, path=path
+        cursor.prefix, cursor.suffix, cursor.context, limit, encode, path=cursor.path
     )
-    parts = fim.render(prefix, suffix, path=path, context=context, mode=mode)
+    mode = cursor.mode or "psm"
+    parts = fim.render(prefix, suffix, path=cursor.path, context=context, mode=mode)
     return [lm.tokenizer.start_token_id, *encode(parts)], prefix, suffix
+
+
+def cursor_limit(lm, max_new_tokens: int) -> int:
+    """How many tokens a prompt may have besides bos, with room for the new ones.
+
+    Raises:
+        ValueError: too few.
+    """
+    context = lm.preprocessor.sequence_length
+    if context - max_new_tokens < LEAST_PROMPT:
+        raise ValueError(
+            f"max_new_tokens={max_new_tokens} leaves {context - max_new_tokens} of the "
+            f"context of {context} tokens for the prompt; at least {LEAST_PROMPT} are "
+            "needed. Ask for fewer new tokens."
+        )
+    return context - max_new_tokens - 1
+
+
+def prompt_ids(lm, prompt) -> list[int]:
+    """Token ids of a prompt that is not at a cursor, with bos."""
+    tokenizer = lm.tokenizer
+    if isinstance(prompt, TokenIds):
+        return [int(token) for token in prompt.ids]
+    if isinstance(prompt, Conversation):
+        parts = chat.render(prompt.messages, add_generation_prompt=True)
+        parts = [part for part, _ in parts]
+        return [tokenizer.start_token_id, *tokenizer.encode(parts)]
+    ids = [int(token) for token in tokenizer.tokenize(prompt.text)]
+    if lm.preprocessor.add_start_token:
+        ids.insert(0, tokenizer.start_token_id)
+    return ids
+
+
+def room(lm, prompt_length, max_length, max_new_tokens) -> int:
+    """How many tokens a prompt of `prompt_length` may grow by."""
+    limit = max_length or lm.preprocessor.sequence_length
+    if prompt_length > limit:
+        raise ValueError(
+            f"The prompt has {prompt_length} tokens, but the limit is {limit} (prompt "
+            "and new tokens together). Shorten it; infill() cuts the text around the "
+            "cursor to fit by itself, and `fim.shrink` does it for prompts of your "
+            "own. If the model was trained on longer text, raise "
+            "`lm.preprocessor.sequence_length`."
+        )
+    left = limit - prompt_length
+    return left if max_new_tokens is None else min(left, max_new_tokens)

@@ -28,8 +28,8 @@ never loses everything.
 import threading
 
 from codegemma_keras import fim
-from codegemma_keras.decoding import request
-from codegemma_keras.decoding.run import Held
+from codegemma_keras.decoding import request as requests
+from codegemma_keras.decoding.cache import CachedPrefix
 from codegemma_keras.decoding.sampling import Sampling
 
 # Where text is cut to fit, the cut stays at every so many lines of the file, so that it
@@ -42,7 +42,8 @@ class Session:
     """One editor's view of one model; made by `CodeGemmaCausalLM.session`.
 
     Threads may share it: a request that comes while another is under way finds nothing
-    held and is computed cold; what ends last is held.
+    held and is computed cold; what ends last is held. What was computed with other
+    weights, before `fit`, `load_weights` or another adapter, is not used.
 
     Args:
         lm: a `CodeGemmaCausalLM`.
@@ -55,25 +56,30 @@ class Session:
         self._lm = lm
         self._layout = layout
         self._lock = threading.Lock()
-        self._engine = None
-        self._held = Held([], None)
+        self._held = CachedPrefix()
 
+    @requests.takes_options
     def infill(self, prefix, suffix="", **options) -> str:
         """As `CodeGemmaCausalLM.infill`, from where the last request left off."""
         return self.complete(prefix, suffix, **options).text
 
+    @requests.takes_options
     def complete(self, prefix, suffix="", **options):
         """As `CodeGemmaCausalLM.complete`, `mode` being the session's own.
 
         Returns:
             A `Completion`; its `computed_tokens` say how much of the prompt was new.
         """
-        return request.complete(self._lm, prefix, suffix, session=self, **options)
+        request = requests.at_cursor(prefix, suffix, options)
+        return requests.complete(self._lm, request, self)
 
+    @requests.takes_options
     def stream(self, prefix, suffix="", **options):
         """As `CodeGemmaCausalLM.stream`; exhaust or close it to hold what it computed."""
-        return request.stream(self._lm, prefix, suffix, session=self, **options)
+        request = requests.at_cursor(prefix, suffix, options)
+        return requests.stream(self._lm, request, self)
 
+    @requests.takes_options
     def warm(self, prefix, suffix="", **options):
         """Compute a prompt ahead, while nobody waits.
 
@@ -83,33 +89,43 @@ class Session:
         Returns:
             How many tokens were computed.
         """
-        options = request.Options(**options)
-        ids, *_ = self.prompt(
-            prefix, suffix, options.path, options.context, options.max_new_tokens
+        request = requests.at_cursor(prefix, suffix, options)
+        generation = self._lm.engine.generation(request.speculate)
+        answer = requests.answer_to(
+            self._lm, request, Sampling(), 0, session=self, cached=self.take()
         )
-        run = self.start([ids], 1, (), Sampling(), [0], options.speculate)
+        answer.row.limit = 1
+        generation.join([answer.row])
         try:
-            while run.running:
-                run.advance(1)
+            while generation.running:
+                generation.advance(1)
         finally:
-            self.keep(run)
-        return run.prefilled
+            self.keep(generation, answer.row)
+        return answer.row.computed_tokens
 
-    # For `CodeGemmaCausalLM`
+    # For `request`
 
-    def prompt(self, prefix, suffix, path, context, max_new_tokens):
-        """`(token ids, prefix kept, suffix kept)` in this session's layout."""
+    def prompt(self, cursor, limit):
+        """`(token ids, prefix kept, suffix kept)` in this session's layout.
+
+        Args:
+            cursor: a `request.Cursor`.
+            limit: tokens of the prompt, bos not counted.
+        """
         tokenizer = self._lm.tokenizer
-        limit = request.prompt_limit(self._lm, max_new_tokens) - 1  # bos
         # A line's beginning placed elsewhere is encoded apart: a token or two more.
-        kept_prefix, kept_suffix, context = fim.shrink(
-            prefix, suffix, context, limit - 4, tokenizer.encode, path=path
+        prefix, suffix, context = fim.shrink(
+            cursor.prefix,
+            cursor.suffix,
+            cursor.context,
+            limit - 4,
+            tokenizer.encode,
+            path=cursor.path,
         )
-        kept_prefix = kept_prefix[_tail_start(prefix, kept_prefix) :]
-        kept_suffix = kept_suffix[: _head_end(suffix, kept_suffix)]
-        parts = self._parts(kept_prefix, kept_suffix, path, context)
-        ids = [tokenizer.start_token_id, *tokenizer.encode(parts)]
-        return ids, kept_prefix, kept_suffix
+        prefix = prefix[_tail_start(cursor.prefix, prefix) :]
+        suffix = suffix[: _head_end(cursor.suffix, suffix)]
+        parts = self._parts(prefix, suffix, cursor.path, context)
+        return [tokenizer.start_token_id, *tokenizer.encode(parts)], prefix, suffix
 
     def _parts(self, prefix, suffix, path, context):
         if self._layout != "line":
@@ -120,25 +136,22 @@ class Session:
         parts = fim.render(prefix[:border], suffix, path=path, context=context)
         return [*parts, prefix[border:]] if prefix[border:] else parts
 
-    def start(self, prompts, limit, stop_ids, sampling, seeds, speculate=False):
-        """A run that begins with what the session holds."""
-        engine = self._lm.engine
+    def take(self) -> CachedPrefix:
+        """What is held, for one request; nothing is held then until `keep`."""
         with self._lock:
-            if engine is not self._engine:  # other variables: another network
-                self._engine, self._held = engine, Held([], None)
-            held, self._held = self._held, Held([], None)
-        return engine.start(prompts, limit, stop_ids, sampling, seeds, speculate, held)
+            held, self._held = self._held, CachedPrefix()
+        return held
 
-    def keep(self, run):
-        """Hold what a run leaves."""
-        held = run.hold()
+    def keep(self, generation, row) -> None:
+        """Hold what a row leaves."""
+        held = generation.keep(row)
         with self._lock:
             self._held = held
 
-    def forget(self):
-        """Drop what is held; needed after weights were changed in place."""
+    def forget(self) -> None:
+        """Drop what is held, and its memory."""
         with self._lock:
-            self._held = Held([], None)
+            self._held = CachedPrefix()
 
 
 def _tail_start(whole, kept):

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from codegemma_keras import fim
-from codegemma_keras.decoding import Sampling, stopping
+from codegemma_keras.decoding import Sampling
 
 
 def single_line_tasks(
@@ -127,9 +127,9 @@ def _record(task, mode, tokenizer, result):
     completion = tokenizer.decode(result.token_ids)
     stopped = result.stop_reason == "stop_token"
     if mode == "prefix":
-        line, at_line_end = stopping.cut(completion, ["\n"])
-        completion = line + "\n" * at_line_end
-        stopped = stopped or at_line_end
+        line, line_end, _ = completion.partition("\n")
+        completion = line + line_end
+        stopped = stopped or bool(line_end)
     return {
         **task,
         "mode": mode,

@@ -30,7 +30,9 @@ def bits_per_byte(
 
     def flush():
         nonlocal nats
-        scores = lm.score([piece for piece, _ in batch], batch_size=batch_size)
+        scores = lm.log_probabilities(
+            [piece for piece, _ in batch], batch_size=batch_size
+        )
         for row, (_, head) in zip(scores, batch, strict=True):
             nats -= float(row[head:].sum(dtype="float64"))
         batch.clear()

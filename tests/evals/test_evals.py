@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from codegemma_keras import fim
-from codegemma_keras.decoding import Generation
+from codegemma_keras.decoding import Generated
 from codegemma_keras.evals import infilling, likelihood
 from tests import tiny_models
 
@@ -64,7 +64,7 @@ def test_the_right_answer_scores_one_and_an_empty_one_zero(lm, monkeypatch):
     answers = {}
 
     def oracle(prompts, *args, **kwargs):
-        return [Generation(answers[tuple(p)], "stop_token", 1) for p in prompts]
+        return [Generated(answers[tuple(p)], "stop_token", 1) for p in prompts]
 
     for text_of, exact in ((lambda t: t["middle"], 1.0), (lambda t: "", 0.0)):
         encode = lm.tokenizer.encode

@@ -1,10 +1,12 @@
-"""A draft model: its guesses change no token, and right ones save forwards."""
+"""Guesses, of a draft model or looked up, change no token; right ones save forwards."""
 
+import keras
 import numpy as np
 import pytest
 
 from codegemma_keras import CodeGemmaCausalLM
 from codegemma_keras.decoding import Engine, Sampling
+from codegemma_keras.decoding.speculation import lookup_draft
 from tests.tiny_models import our_backbone, our_task
 
 V = 53
@@ -27,10 +29,10 @@ def stranger():
 
 
 def forwards(engine, prompts, new, **how):
-    run = engine.start(prompts, new, **how)
-    while run.running:
-        run.advance(32)
-    return run.forwards, run.tokens
+    generation, rows = engine.start(prompts, new, **how)
+    while generation.running:
+        generation.advance(32)
+    return generation.forwards, [row.tokens for row in rows]
 
 
 @pytest.mark.parametrize("sampling", [Sampling(), SAMPLED], ids=["greedy", "sampled"])
@@ -130,3 +132,30 @@ def test_after_warm_up_a_draft_model_compiles_nothing():
         model.engine.generate([prompt], 8, STOPS, speculate=draft)
         model.engine.generate([prompt] * 2, 8, STOPS, seeds=[1, 2], speculate=draft)
     assert (model.engine.compilations, draft.engine.compilations) == compiled
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), SAMPLED], ids=["greedy", "sampled"])
+def test_lookup_changes_no_token(model, sampling):
+    rows = [p + p[: len(p) // 2] for p in PROMPTS]
+    limits, engine = [70, 3, 0], model.engine
+    plain = engine.generate(rows, limits, STOPS, sampling)
+    guessed = engine.generate(rows, limits, STOPS, sampling, speculate=True)
+    for a, b in zip(plain, guessed, strict=True):
+        assert (a.token_ids, a.stop_token) == (b.token_ids, b.stop_token)
+        np.testing.assert_allclose(a.log_probabilities, b.log_probabilities, atol=1e-4)
+
+
+def test_speculation_saves_forwards_where_text_repeats(model):
+    # Random weights fall into a loop when greedy, and a loop can be looked up.
+    count, _ = forwards(model.engine, [PROMPTS[2]], 96, speculate=True)
+    assert count < 95 / 2
+
+
+def test_lookup_takes_the_longest_and_latest_agreement():
+    #           0  1  2  3  4  5  6  7  8
+    history = [[1, 2, 9, 5, 2, 7, 1, 2, 0], [4, 6, 4, 6, 0, 0, 0, 0, 0]]
+    positions = np.array([7, 3], "int32")
+    draft = lookup_draft(keras.ops.array(history, "int32"), positions, 4)
+    # Row 0 ends in "1 2": the one at 0, 1 agrees twice; "2" at 4 only once.
+    # Row 1 has a period of two.
+    np.testing.assert_array_equal(draft, [[9, 5, 2, 7], [4, 6, 4, 6]])

@@ -104,6 +104,128 @@ def test_beam_search_is_keras_hubs(pair):
             lm.compile(sampler="greedy")
 
 
+@pytest.fixture
+def beam(pair):
+    ours, _ = pair
+    ours.compile(sampler=keras_hub.samplers.BeamSampler(num_beams=2))
+    yield ours
+    ours.compile(sampler="greedy")
+
+
+def test_a_sampler_of_its_own_honours_or_refuses_every_option(beam):
+    free = beam.generate(TEXTS[1], stop_token_ids=None, strip_prompt=True)
+    cut = beam.generate(
+        TEXTS[1], stop_token_ids=None, strip_prompt=True, stop_strings=[free[2:4]]
+    )
+    assert cut == free.split(free[2:4])[0]
+    few = beam.generate(
+        TEXTS[1], stop_token_ids=None, strip_prompt=True, max_new_tokens=2
+    )
+    assert free.startswith(few)
+    assert len(few) < len(free)
+    for option in ({"seed": 3}, {"speculate": True}):
+        with pytest.raises(ValueError, match=r"BeamSampler draws.*have no effect"):
+            beam.generate(TEXTS[1], **option)
+    with pytest.raises(ValueError, match=r"has \d+ tokens, but the limit is 24"):
+        beam.generate("x = 1\n" * 20)
+    assert beam.generate(TEXTS[1], sampling=Sampling(), seed=3)
+
+
+# What may be given
+
+
+def test_text_of_every_kind(pair):
+    ours, _ = pair
+    want = ours.generate(TEXTS, max_new_tokens=3)
+    given = [
+        [text.encode() for text in TEXTS],
+        tuple(TEXTS),
+        np.array(TEXTS),
+        np.array(TEXTS, dtype=object),
+        np.array([text.encode() for text in TEXTS], dtype=object),
+    ]
+    for inputs in given:
+        assert ours.generate(inputs, max_new_tokens=3) == want
+    for one in (TEXTS[0], TEXTS[0].encode(), np.array(TEXTS[0])):
+        assert ours.generate(one, max_new_tokens=3) == want[0]
+    assert ours.generate([], max_new_tokens=3) == []
+
+
+def test_tensors_and_datasets_of_tensorflow(pair):
+    import tensorflow as tf
+
+    ours, _ = pair
+    want = ours.generate(TEXTS, max_new_tokens=3)
+    dataset = tf.data.Dataset.from_tensor_slices(TEXTS)
+    for inputs in (tf.constant(TEXTS), dataset, dataset.batch(1), dataset.batch(2)):
+        assert ours.generate(inputs, max_new_tokens=3) == want
+    assert ours.generate(tf.constant(TEXTS[0]), max_new_tokens=3) == want[0]
+    ids = batch(ours, TEXTS)
+    want = ours.generate(ids, max_new_tokens=3)
+    dataset = tf.data.Dataset.from_tensor_slices(ids).batch(1)
+    got = ours.generate(dataset, max_new_tokens=3)
+    for key in want:
+        np.testing.assert_array_equal(got[key], want[key])
+
+
+@pytest.mark.parametrize("inputs", [None, 3, [None], [["a"]], ["a", 3.5]])
+def test_what_is_no_text_is_refused(pair, inputs):
+    with pytest.raises(TypeError, match="text"):
+        pair[0].generate(inputs)
+
+
+def test_bytes_that_are_no_text_are_refused(pair):
+    with pytest.raises(ValueError, match="not UTF-8"):
+        pair[0].generate(b"\xff")
+
+
+def test_options_of_token_ids_are_honoured(pair):
+    ours, _ = pair
+    ids = batch(ours, TEXTS)
+    free = ours.generate(ids, stop_token_ids=None)
+    lengths = ids["padding_mask"].sum(axis=1)
+    some = ours.generate(ids, stop_token_ids=None, max_new_tokens=3)
+    np.testing.assert_array_equal(some["padding_mask"].sum(axis=1), lengths + 3)
+    some = ours.generate(ids, stop_token_ids=None, max_length=18)
+    np.testing.assert_array_equal(some["padding_mask"].sum(axis=1), [18, 18])
+    np.testing.assert_array_equal(some["token_ids"][:, :18], free["token_ids"][:, :18])
+    new = [row[n:] for row, n in zip(free["token_ids"], lengths, strict=True)]
+    stop = ours.tokenizer.decode(new[0].tolist())[2:4]
+    cut = ours.generate(
+        ids, stop_token_ids=None, stop_strings=[stop], strip_prompt=True
+    )
+    text = ours.tokenizer.decode(cut["token_ids"][0][cut["padding_mask"][0]].tolist())
+    assert stop in text
+    assert stop not in text[: -len(stop)]
+    one = {key: value[0] for key, value in ids.items()}
+    np.testing.assert_array_equal(
+        ours.generate(one, stop_token_ids=None)["token_ids"], free["token_ids"][0]
+    )
+    with pytest.raises(
+        ValueError, match="max_length=30, but token_ids have room for 24"
+    ):
+        ours.generate(ids, max_length=30)
+    with pytest.raises(ValueError, match="stop_strings need a tokenizer"):
+        without_preprocessor(ours, ids, stop_token_ids=None, stop_strings=["a"])
+    with pytest.raises(ValueError, match="padding_mask"):
+        ours.generate({"token_ids": ids["token_ids"]})
+
+
+def test_prompts_padded_on_the_left_are_read(pair):
+    ours, _ = pair
+    right = batch(ours, TEXTS)
+    left = {key: np.zeros_like(value) for key, value in right.items()}
+    for row, n in enumerate(right["padding_mask"].sum(axis=1)):
+        for key in left:
+            left[key][row, LENGTH - n :] = right[key][row, :n]
+    want = ours.generate(right, stop_token_ids=None)
+    got = ours.generate(left, stop_token_ids=None)
+    np.testing.assert_array_equal(got["token_ids"], want["token_ids"])
+    left["padding_mask"][0, -2] = False
+    with pytest.raises(ValueError, match="padding_mask has a hole"):
+        ours.generate(left)
+
+
 def test_settings_of_keras_hubs_samplers_are_read():
     samplers = keras_hub.samplers
     read = Sampling.from_keras_hub

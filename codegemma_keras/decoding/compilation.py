@@ -1,4 +1,4 @@
-"""Compiled programs over a model's variables, on JAX and on TensorFlow.
+"""Compiling functions over a model's variables, on JAX and on TensorFlow.
 
 A program is a function of plain tensors. On JAX the variables go in as arguments (so
 that new weights need no new compilation); on TensorFlow they are captured.

@@ -1,0 +1,342 @@
+"""From the tokens of a row to text: where it ends, what may be streamed, what is returned.
+
+`Stops` and the functions below it are pure functions on text, asked again as the text
+grows. The stop that is complete first wins, character by character, so in whatever
+pieces the tokens come, a text ends at the same place.
+
+`write` drives a `Generation`; every way of asking for text goes through it, so a stream
+gives the same text as a call that waits.
+"""
+
+import dataclasses
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from codegemma_keras.decoding.generation import VISIT, Generation, Row
+from codegemma_keras.decoding.postprocessing import Tidying, overlap
+from codegemma_keras.tokenizer.tokenizer import IncrementalDecoder
+
+# Shorter lines, such as `)` or `}`, repeat everywhere and say nothing.
+LEAST_REPEATED_LINE = 3
+# Most tokens of further work after a stop that only the host sees.
+WATCHED_VISIT = 8
+# A watched visit lasts about so long, so that text streams as it comes.
+WATCHED_SECONDS = 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class Completion:
+    """A completion and how it ended.
+
+    Attributes:
+        text: the completion, cut before any control token and any stop.
+        stop_reason: `"stop_token"`, `"max_new_tokens"`, `"stop_string"`, `"line"`,
+            `"block"`, `"suffix"`, `"time"` or `"cancelled"`.
+        token_ids: the new tokens, before cutting at a stop in the text.
+        prompt_tokens: how many tokens the prompt took, bos included.
+        prefix, suffix: what of the caller's text fitted into the prompt.
+        log_probabilities: of `token_ids`, at temperature 1.
+        computed_tokens: how many of the prompt's tokens were computed for this request;
+            a session found the others in its cache.
+    """
+
+    text: str
+    stop_reason: str
+    token_ids: list[int]
+    prompt_tokens: int
+    prefix: str = ""
+    suffix: str = ""
+    log_probabilities: list[float] = dataclasses.field(default_factory=list)
+    computed_tokens: int = 0
+
+
+# Where text ends
+
+
+@dataclasses.dataclass(frozen=True)
+class Stops:
+    """Where the text of a completion ends, besides stop tokens.
+
+    Attributes:
+        strings: before any of these.
+        until: None; `"line"`: before the first line end; `"block"`: where the block of
+            the cursor ends, that is before the first line that is indented less than
+            the cursor's line. If the cursor's line opens a block (it ends in `:`, `{`,
+            `(` or `[`), that block counts: its lines are indented more, and a line that
+            closes the bracket still belongs to it.
+        prefix: the text before the cursor.
+        repeated_line: before a line that equals this one; see `repeated_line`.
+    """
+
+    strings: tuple[str, ...] = ()
+    until: str | None = None
+    prefix: str = ""
+    repeated_line: str = ""
+
+    def __bool__(self):
+        return bool(self.strings or self.until or self.repeated_line)
+
+    def end(self, text: str) -> tuple[int, str] | None:
+        """`(characters kept, reason)` of the stop that is complete first, or None.
+
+        Of several that are complete at the same character, the one that keeps least.
+        Reasons: `"stop_string"`, `"line"`, `"block"`, `"suffix"`.
+        """
+        stops = []  # (characters that complete it, characters kept, reason)
+        for string in self.strings:
+            found = text.find(string)
+            if found >= 0:
+                stops.append((found + len(string), found, "stop_string"))
+        line_end = text.find("\n")
+        if self.until == "line" and line_end >= 0:
+            stops.append((line_end + 1, _line_length(text, line_end), "line"))
+        if self.until == "block":
+            block = block_end(self.prefix, text)
+            if block is not None:
+                stops.append((*block, "block"))
+        if self.repeated_line:
+            for line in re.finditer(r"(?<=\n)[^\n]*(?=\n)", text):
+                if line[0].strip() == self.repeated_line:
+                    kept = _line_length(text, line.start() - 1)
+                    stops.append((line.end() + 1, kept, "suffix"))
+                    break
+        return min(stops)[1:] if stops else None
+
+    def safe(self, text: str) -> int:
+        """How many characters of `text`, in which nothing stops, may go out now."""
+        partly = (overlap(text, string[:-1]) for string in self.strings)
+        safe = len(text) - max(partly, default=0)
+        if (self.until or self.repeated_line) and text.endswith("\r"):
+            safe = min(safe, len(text) - 1)  # perhaps half a line end
+        if (self.until == "block" or self.repeated_line) and "\n" in text:
+            # An unfinished line may turn out not to belong; nor the blank ones before.
+            safe = min(safe, len(text[: text.rfind("\n")].rstrip()))
+        return safe
+
+
+def _line_length(text, line_end):
+    """Where the line that ends at the newline `line_end` ends without its line end."""
+    return line_end - text.endswith("\r", 0, line_end)
+
+
+def indentation(line: str) -> int:
+    """Columns of white space at the start; a tab counts to the next multiple of 8."""
+    line = line.expandtabs(8)
+    return len(line) - len(line.lstrip())
+
+
+def block_end(prefix: str, text: str) -> tuple[int, int] | None:
+    """Where in `text` the block of the cursor, which stands after `prefix`, ends.
+
+    Returns:
+        How many characters it takes to know, and how many of them belong to the block,
+        without the last line end; None if the block may go on.
+    """
+    first, *lines = text.split("\n")
+    first = first.removesuffix("\r") if lines else first
+    current = prefix[prefix.rfind("\n") + 1 :] + first
+    level = indentation(current)
+    if not current.strip() and lines:
+        level = len(current.expandtabs(8))
+    opens = current.rstrip().endswith((":", "{", "(", "["))
+    kept, start = len(first), text.find("\n")
+    for number, line in enumerate(lines):
+        start += 1
+        code = line.strip()
+        if code:
+            last = start + len(line.rstrip("\r"))
+            outside = indentation(line) < level + opens
+            if outside and opens and code[0] in "})]":
+                # The closing line: to its end, once that is known.
+                whole = number + 1 < len(lines)
+                return (start + len(line) + 1, last) if whole else None
+            if outside:
+                return start + line.index(code[0]) + 1, kept
+            kept = last
+        start += len(line)
+    return None
+
+
+def repeated_line(suffix: str) -> str:
+    """The first whole line of a suffix that says something, stripped; or "".
+
+    A completion that comes to this line has run into what is there already.
+    """
+    for line in suffix.split("\n")[1:]:
+        if len(line.strip()) >= LEAST_REPEATED_LINE:
+            return line.strip()
+    return ""
+
+
+# Text as it grows
+
+
+class GrowingText:
+    """The text of one row: whole characters, none that a stop may take back.
+
+    Args:
+        tokenizer: a `CodeGemmaTokenizer`.
+        stops: where the text ends.
+        tidying: how the text is fitted in between prefix and suffix; None: not at all.
+    """
+
+    def __init__(self, tokenizer, stops: Stops, tidying: Tidying | None = None):
+        self._decoder = IncrementalDecoder(tokenizer)
+        self._stops = stops
+        self._tidying = tidying
+        self._raw = ""
+        self._sent = 0
+        self._finished = False
+        self.stop_reason = None
+
+    @property
+    def text(self) -> str:
+        """All of it, as if no more tokens came."""
+        return self._tidying.whole(self._raw) if self._tidying else self._raw
+
+    def push(self, token_ids: Sequence[int]) -> str:
+        """What may go out after these further tokens."""
+        self._add(self._decoder.push(token_ids))
+        if self.stop_reason is not None:
+            return ""  # `finish` has the rest
+        safe = self._stops.safe(self._raw) if self._stops else len(self._raw)
+        if self._tidying is None:
+            return self._piece(self._raw[:safe])
+        return self._piece(self._tidying.certain(self._raw[:safe]))
+
+    def finish(self) -> str:
+        """What is left when no more tokens come."""
+        if self._finished:
+            return ""
+        self._finished = True
+        self._add(self._decoder.finish())
+        return self._piece(self.text)
+
+    def _add(self, new):
+        if self.stop_reason is not None:
+            return
+        self._raw += new
+        end = self._stops.end(self._raw) if self._stops else None
+        if end is not None:
+            kept, self.stop_reason = end
+            self._raw = self._raw[:kept]
+
+    def _piece(self, certain):
+        piece = certain[self._sent :]
+        self._sent = max(self._sent, len(certain))
+        return piece
+
+
+@dataclasses.dataclass(frozen=True)
+class Cancellation:
+    """What may end a request from outside.
+
+    Attributes:
+        deadline: `time.monotonic()` to end at, or None.
+        cancelled: asked between visits of the device; True ends the request.
+    """
+
+    deadline: float | None = None
+    cancelled: Callable[[], bool] | None = None
+
+    def __bool__(self):
+        return self.deadline is not None or self.cancelled is not None
+
+    def reason(self) -> str | None:
+        """Why to end now, or None."""
+        if self.cancelled is not None and self.cancelled():
+            return "cancelled"
+        if self.deadline is not None and time.monotonic() >= self.deadline:
+            return "time"
+        return None
+
+
+@dataclasses.dataclass(eq=False)
+class Answer:
+    """What comes of one request: its row in a generation, and the text of it.
+
+    Attributes:
+        row: in the `Generation`.
+        text: a `GrowingText`.
+        cancellation: what may end it from outside; alternatives share one.
+        watched: whether the host has reason to look soon: the text may stop before its
+            tokens do, it is cancelled from outside, or somebody reads it as it comes.
+        prefix, suffix: what of the caller's text is in the prompt.
+    """
+
+    row: Row
+    text: GrowingText
+    cancellation: Cancellation = Cancellation()
+    watched: bool = False
+    prefix: str = ""
+    suffix: str = ""
+    _seen: int = 0
+
+    def take_in(self) -> str:
+        """The text that has become certain since the last call."""
+        new = self.row.tokens[self._seen :]
+        self._seen += len(new)
+        if new and self.row.stop_reason == "stop_token":
+            new = new[:-1]  # not text
+        piece = self.text.push(new) if new else ""
+        if self.text.stop_reason is not None:
+            self.row.stop(self.text.stop_reason)
+        if not self.row.running:
+            piece += self.text.finish()
+        return piece
+
+    def completion(self) -> Completion:
+        result = self.row.result()
+        return Completion(
+            text=self.text.text,
+            stop_reason=self.text.stop_reason or result.stop_reason,
+            token_ids=result.token_ids,
+            prompt_tokens=len(self.row.prompt),
+            prefix=self.prefix,
+            suffix=self.suffix,
+            log_probabilities=result.log_probabilities,
+            computed_tokens=self.row.computed_tokens,
+        )
+
+
+def write(
+    generation: Generation, answers: Sequence[Answer]
+) -> Iterator[tuple[Answer, str]]:
+    """Drive a generation to its end; yield `(answer, text)` as text becomes certain.
+
+    Closing the generator leaves the generation where it is: no further work is done.
+    """
+    open_answers = list(answers)
+    while generation.running:
+        reasons: dict[Any, str | None] = {}
+        for answer in open_answers:
+            outside = answer.cancellation
+            if outside and id(outside) not in reasons:
+                reasons[id(outside)] = outside.reason()
+            if reasons.get(id(outside)):
+                answer.row.stop(reasons[id(outside)])
+        if generation.running:
+            generation.advance(_visit(generation, open_answers))
+        for answer in open_answers:
+            piece = answer.take_in()
+            if piece:
+                yield answer, piece
+        open_answers = [answer for answer in open_answers if answer.row.running]
+    for answer in open_answers:  # those that were to give no tokens at all
+        answer.take_in()
+
+
+def _visit(generation, answers):
+    """How many tokens to decode before the host looks again."""
+    if not any(answer.watched or answer.cancellation for answer in answers):
+        return VISIT
+    seconds = generation.seconds_per_step
+    if seconds is None:
+        return 1
+    visit = min(WATCHED_VISIT, int(WATCHED_SECONDS / seconds))
+    deadlines = [a.cancellation.deadline for a in answers if a.cancellation.deadline]
+    if deadlines:
+        visit = min(visit, int((min(deadlines) - time.monotonic()) / seconds))
+    return max(1, visit)

@@ -1,0 +1,231 @@
+"""Fitting a completion in between the text before the cursor and the text after it.
+
+A model often writes again what is there already. These rules, each a pure function on
+text, are those of good editor plug-ins:
+
+* what the cursor's line holds is not repeated (indentation doubled on a blank line);
+* the first line of the suffix is not written once more;
+* brackets and quotes that the suffix closes are not closed twice;
+* a line end is dropped where the suffix begins with one;
+* line ends are those of the file.
+
+They apply in this order. The command line and editors use them (`tidy=True`); `infill`
+and `complete` give the model's own text unless told so, since whoever measures a model
+wants that.
+"""
+
+import dataclasses
+import re
+
+CLOSING = {")": "(", "]": "[", "}": "{"}
+QUOTES = ('"""', "'''", '"', "'", "`")
+# Shorter pieces of text repeat everywhere.
+LEAST_REPEATED = 3
+# How much of the text before the cursor is searched for open brackets, in characters.
+SEARCHED = 20_000
+_MARKS = re.compile(r'"""|\'\'\'|["\'`()\[\]{}\n\\]|(?<!\S)#(?=\s)')
+
+
+@dataclasses.dataclass(frozen=True)
+class Tidying:
+    """All rules, for the text between a prefix and a suffix."""
+
+    prefix: str
+    suffix: str
+
+    def whole(self, text: str) -> str:
+        """A finished completion by all rules."""
+        text = without_line_start(self.prefix, text)
+        text = without_suffix_line(self.prefix, text, self.suffix)
+        text = without_closed_brackets(self.prefix, text, self.suffix)
+        text = without_line_end(text, self.suffix)
+        return with_line_ends(self.prefix + self.suffix, text)
+
+    def certain(self, text: str) -> str:
+        """What of an unfinished completion no later text can change, by the rules."""
+        if any(s.startswith(text) and s != text for s in _line_starts(self.prefix)):
+            return ""  # it may turn out to repeat the cursor's line
+        dropped = len(text) - len(without_line_start(self.prefix, text))
+        stripped = text.rstrip()
+        end = len(stripped)
+        rest, following = _suffix_lines(self.suffix)
+        for shown in (text, stripped):
+            for repeated in (rest, rest.strip()):
+                end = min(end, len(shown) - overlap(shown, repeated))
+        if following:  # the last line may turn out to be the suffix's
+            line = stripped.rfind("\n")
+            if line >= 0:
+                end = min(end, line)
+            elif following.startswith(stripped[dropped:].strip()):
+                return ""
+        # What ends in white space or closing marks may lose them.
+        certain = text[:end].rstrip(" \t\r\n)]}\"'`")[dropped:]
+        return with_line_ends(self.prefix + self.suffix, certain)
+
+
+def overlap(text, repeated):
+    """Length of the longest end of `text` that `repeated` begins with."""
+    sizes = range(min(len(repeated), len(text)), 0, -1)
+    return next((size for size in sizes if text.endswith(repeated[:size])), 0)
+
+
+def _line_starts(prefix):
+    """What a completion may repeat of the cursor's line: the line, or its code."""
+    line = prefix[prefix.rfind("\n") + 1 :]
+    return [start for start in (line, line.lstrip()) if start]
+
+
+def without_line_start(prefix: str, text: str) -> str:
+    r"""Without a repetition of what the cursor's line already holds.
+
+        prefix "...\n        "      text "        return x"     "return x"
+        prefix "...\n    retur"     text "    return x"         "n x"
+        prefix "...\n    return"    text "return x"             " x"
+
+    Indentation on a blank line stays where the line before opens a block that the
+    cursor's own indentation does not reach into.
+    """
+    line = prefix[prefix.rfind("\n") + 1 :]
+    code = line.strip()
+    if line and not code:
+        above = prefix[: len(prefix) - len(line)].rstrip()
+        above = above[above.rfind("\n") + 1 :]
+        outside = _columns(above) >= len(line.expandtabs(8))
+        if above.endswith((":", "{", "(", "[")) and outside:
+            return text
+        return text.removeprefix(line)
+    if len(code) < LEAST_REPEATED:
+        return text
+    if line[0].isspace() and text.startswith(line):
+        return text[len(line) :]
+    started = line.lstrip()
+    # Only where the two would run together into one word.
+    if text.startswith(started) and _is_word(started[-1]) and _is_word(started[0]):
+        return text[len(started) :]
+    return text
+
+
+def _columns(line):
+    line = line.expandtabs(8)
+    return len(line) - len(line.lstrip())
+
+
+def _is_word(character):
+    return character.isalnum() or character == "_"
+
+
+def without_suffix_line(prefix: str, text: str, suffix: str) -> str:
+    r"""Without the suffix's first line, if the completion ends with it.
+
+    text "sum(v) / len(v)"            suffix " / len(v)\n"        "sum(v)"
+    text "x = 1\n    return x"        suffix "\n    return x\n"   "x = 1"
+    """
+    rest, following = _suffix_lines(suffix)
+    if len(rest.strip()) >= LEAST_REPEATED:
+        if text.endswith(rest):
+            return text[: -len(rest)]
+        stripped = text.rstrip()
+        if stripped.endswith(rest.strip()):
+            kept = stripped[: -len(rest.strip())]
+            return kept.rstrip(" \t") if rest[0].isspace() else kept
+        return text
+    if len(following) < LEAST_REPEATED:
+        return text
+    stripped = text.rstrip()
+    start = stripped.rfind("\n") + 1
+    if stripped[start:].strip() != following:
+        return text
+    cursor_line = prefix[prefix.rfind("\n") + 1 :]
+    if start == 0 and cursor_line.strip():
+        return text  # the end of a line that the user began
+    return text[:start].rstrip()
+
+
+def _suffix_lines(suffix):
+    """The rest of the cursor's line; if that says little, the next one, stripped, too."""
+    rest, *lines = suffix.split("\n")
+    rest = rest.removesuffix("\r")
+    following = next((line.strip() for line in lines if line.strip()), "")
+    says_little = len(rest.strip()) < LEAST_REPEATED
+    return rest, following if says_little else ""
+
+
+def without_closed_brackets(prefix: str, text: str, suffix: str) -> str:
+    r"""Without brackets and quotes at its end that the suffix closes once more.
+
+    prefix "f("       text "x, y)"    suffix ")\n"      "x, y"
+    prefix 'print("'  text 'hi")'     suffix '")\n'     'hi'
+    prefix "f("       text "g(x)"     suffix ")\n"      "g(x)"
+    """
+    closing = re.match(r"[)\]}\"'`]*", suffix.lstrip())[0]
+    stripped = text.rstrip()
+    if not closing or not stripped or stripped[-1] not in closing:
+        return text
+    before = prefix[-SEARCHED:]
+    if _closes(_open(before + text), closing):
+        return text
+    for size in range(len(closing), 0, -1):
+        kept = stripped[:-size]
+        if stripped.endswith(closing[:size]) and _closes(_open(before + kept), closing):
+            return kept.rstrip() if suffix[0].isspace() else kept
+    return text
+
+
+def _open(code):
+    """The brackets and quotes that are open at the end of `code`, the last one last.
+
+    A rough reading that serves most languages: quotes end with their line, except the
+    threefold ones; `#` before white space begins a comment.
+    """
+    stack, at = [], 0
+    while mark := _MARKS.search(code, at):
+        at, text = mark.end(), mark[0]
+        inside = stack[-1] if stack and stack[-1] in QUOTES else None
+        if text == "\\":
+            at += 1
+        elif text == "\n":
+            if inside in ('"', "'"):
+                stack.pop()  # an apostrophe, or a string that nobody closed
+        elif inside is not None:
+            if text == inside:
+                stack.pop()
+            elif text == inside * 3:
+                stack.pop()
+                at -= 2
+        elif text == "#":
+            line_end = code.find("\n", at)
+            at = len(code) if line_end < 0 else line_end
+        elif text in CLOSING:
+            if stack and stack[-1] == CLOSING[text]:
+                stack.pop()
+            else:
+                stack.append(text)  # closes nothing: so it is seen
+        else:
+            stack.append(text)
+    return stack
+
+
+def _closes(stack, closing):
+    """Whether `closing` closes what was opened last."""
+    marks = re.findall(r'"""|\'\'\'|.', closing)
+    wanted = [CLOSING.get(mark, mark) for mark in marks]
+    return stack[len(stack) - len(wanted) :][::-1] == wanted
+
+
+def without_line_end(text: str, suffix: str) -> str:
+    r"""Without line ends at its end, if the suffix begins with one.
+
+    text "return x\n\n"    suffix "\n\ndef f():"    "return x"
+    """
+    if not suffix.startswith(("\n", "\r\n")):
+        return text
+    stripped = text.rstrip()
+    return stripped if "\n" in text[len(stripped) :] else text
+
+
+def with_line_ends(file: str, text: str) -> str:
+    """With the line ends that most lines of the file have; as it is if it has none."""
+    windows, all_ends = file.count("\r\n"), file.count("\n")
+    if not all_ends:
+        return text
+    return re.sub(r"\r?\n", "\r\n" if 2 * windows > all_ends else "\n", text)

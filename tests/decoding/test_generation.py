@@ -1,0 +1,165 @@
+"""A batch under way: rows of any age and length, and rows that join and leave."""
+
+import random
+
+import numpy as np
+import pytest
+
+from codegemma_keras import CodeGemmaCausalLM
+from codegemma_keras.decoding import Engine, Row, Sampling
+from tests.tiny_models import our_backbone
+
+V = 53
+STOPS = (3, 4)
+SAMPLED = Sampling(temperature=0.8, top_k=20, top_p=0.95, min_p=0.01)
+rng = np.random.default_rng(11)
+PROMPTS = [rng.integers(5, V, n).tolist() for n in (1, 8, 9, 33, 61, 130)]
+SAMPLINGS = (Sampling(), SAMPLED, Sampling(1.3), Sampling(0.7, top_p=0.8))
+
+
+@pytest.fixture(scope="module")
+def engine():
+    return CodeGemmaCausalLM(our_backbone()).engine
+
+
+def new_rows(seed, count=12):
+    """Rows of every kind: lengths, limits, stop ids, samplings, seeds."""
+    choice = random.Random(seed)
+    return [
+        Row(
+            choice.choice(PROMPTS[:5]),
+            choice.choice((0, 1, 5, 20, 40)),
+            choice.choice(((), STOPS)),
+            choice.choice(SAMPLINGS),
+            choice.randrange(2**32),
+        )
+        for _ in range(count)
+    ]
+
+
+def outcome(row):
+    result = row.result()
+    return result.token_ids, result.stop_reason, result.stop_token
+
+
+@pytest.mark.parametrize("speculate", [False, True])
+def test_rows_that_join_get_the_tokens_they_get_alone(engine, speculate):
+    """Continuous batching: joins at random visits, some leave early, some are kept."""
+    choice = random.Random(5)
+    rows = new_rows(seed=1)
+    waiting, generation = list(rows), engine.generation(speculate)
+    left_early = rows[3]
+    left_early.limit = 40
+    while waiting or generation.running:
+        if waiting and choice.random() < 0.5:
+            count = choice.choice((1, 1, 2))
+            generation.join(waiting[:count])
+            waiting = waiting[count:]
+        generation.advance(choice.choice((1, 3, 8)))
+        if len(left_early.tokens) > 3:
+            left_early.stop("cancelled")
+    for row in rows:
+        [alone] = engine.generate(
+            [row.prompt], row.limit, row.stop_token_ids, row.sampling, [row.seed]
+        )
+        if row is left_early and row.stop_reason == "cancelled":
+            assert alone.token_ids[: len(row.tokens)] == row.tokens
+            continue
+        assert outcome(row) == (alone.token_ids, alone.stop_reason, alone.stop_token)
+        np.testing.assert_allclose(
+            row.result().log_probabilities, alone.log_probabilities, atol=1e-4
+        )
+
+
+def test_a_running_row_goes_on_while_a_long_prompt_joins(engine):
+    first, long = Row(PROMPTS[1], 40), Row(PROMPTS[5], 3)
+    generation = engine.generation()
+    generation.join([first])
+    while len(first.tokens) < 3:
+        generation.advance(1)
+    generation.join([long])
+    before, visits = len(first.tokens), 0
+    while not long.tokens:
+        generation.advance(2)
+        visits += 1
+    # Chunks of prefill and visits of decoding take turns.
+    assert visits > 1
+    assert len(first.tokens) >= before + 2 * (visits // 2)
+
+
+def test_a_kept_row_serves_the_next_one_that_begins_alike(engine):
+    """What a server keeps of a row that leaves a batch of several."""
+    from codegemma_keras.decoding.cache import CachedPrefix
+
+    kept = Row(PROMPTS[3], 6, cached=CachedPrefix())
+    other = Row(PROMPTS[2], 30, seed=4, sampling=SAMPLED)
+    generation = engine.generation()
+    generation.join([kept, other])
+    while kept.running:
+        generation.advance(2)
+    prefix = generation.keep(kept)
+    assert prefix.token_ids == tuple(PROMPTS[3] + kept.tokens[:-1])
+    follower = Row([*prefix.token_ids, 7, 8], 5, cached=prefix)
+    generation.join([follower])
+    while generation.running:
+        generation.advance(4)
+    assert follower.computed_tokens <= 8
+    [alone] = engine.generate([follower.prompt], 5)
+    assert follower.tokens == alone.token_ids
+    [alone] = engine.generate([PROMPTS[2]], 30, (), SAMPLED, [4])
+    assert other.tokens == alone.token_ids
+
+
+def test_a_batch_that_could_outgrow_the_limit_is_refused_when_it_joins():
+    engine = CodeGemmaCausalLM(our_backbone(num_layers=1)).engine
+    engine.cache_limit_bytes = 2 * 64 * 128  # two rows of 64 tokens, 128 bytes each
+    generation = engine.generation()
+    rows = [Row([5, 6], 50), Row([7], 60), Row([8], 2)]
+    generation.join(rows[:2])
+    generation.advance()
+    with pytest.raises(ValueError, match="4 rows of 64 tokens"):
+        generation.join(rows[2:])
+    while generation.running:
+        generation.advance()
+    assert [len(row.tokens) for row in rows] == [50, 60, 0]
+
+
+def test_equal_prompts_are_prefilled_once(engine):
+    generation, rows = engine.start(
+        [PROMPTS[4]] * 3, 4, seeds=[1, 2, 3], sampling=SAMPLED
+    )
+    while not rows[0].tokens:
+        generation.advance(1)
+    assert generation.prefilled == len(PROMPTS[4])
+    assert [row.computed_tokens for row in rows] == [len(PROMPTS[4])] * 3
+
+
+def test_rows_that_ended_are_dropped_once_warm():
+    model = CodeGemmaCausalLM(our_backbone(num_layers=1))
+    limits = [22, 2]
+    cold = Engine(model).generate(PROMPTS[:2], limits)
+    engine = Engine(model)
+    engine.warm_up(32, (2,))
+    generation, rows = engine.start(PROMPTS[:2], limits)
+    widths = []
+    while generation.running:
+        generation.advance(4)
+        widths.append(len(generation._places))
+    assert widths[0] == 2
+    assert widths[-1] == 1
+    assert [row.result().token_ids for row in rows] == [r.token_ids for r in cold]
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), SAMPLED], ids=["greedy", "sampled"])
+def test_ragged_rows_are_as_one_by_one(engine, sampling):
+    limits = [40, 3, 0, 17, 1, 33]
+    seeds = [5, 6, 7, 8, 2**32 - 1, 5]
+    together = engine.generate(PROMPTS, limits, STOPS, sampling, seeds)
+    for prompt, limit, seed, row in zip(PROMPTS, limits, seeds, together, strict=True):
+        [alone] = engine.generate([prompt], limit, STOPS, sampling, [seed])
+        assert row.token_ids == alone.token_ids
+        assert row.stop_reason == alone.stop_reason
+        assert row.stop_token == alone.stop_token
+        np.testing.assert_allclose(
+            row.log_probabilities, alone.log_probabilities, atol=1e-4
+        )

@@ -1,0 +1,110 @@
+"""Each rule that fits a completion in between prefix and suffix."""
+
+import pytest
+
+from codegemma_keras.decoding import postprocessing as rules
+from codegemma_keras.decoding.postprocessing import Tidying
+
+
+@pytest.mark.parametrize(
+    ("prefix", "text", "want"),
+    [
+        # The cursor after eight spaces on an empty line.
+        ("def f():\n    for x in y:\n        ", "        x += 1", "x += 1"),
+        ("x = 1\n    ", "    y = 2\n    z = 3", "y = 2\n    z = 3"),
+        ("\t", "\treturn", "return"),
+        ("def f():\n    ", "    return 1", "return 1"),
+        # The line above opens a block that the cursor is not in yet.
+        ("if a:\n    if b:\n    ", "    return 1", "    return 1"),
+        # Fewer columns than the cursor's: nothing is repeated.
+        ("        ", "    x", "    x"),
+        # The line begun, said again with and without its indentation.
+        ("x\n    retur", "    return x", "n x"),
+        ("x\n    return", "return x", " x"),
+        ("import num", "import numpy", "py"),
+        # Calls may nest, and short code may repeat.
+        ("x = foo(", "foo(1))", "foo(1))"),
+        ("f(f(", "f(f(1))", "f(f(1))"),
+        ("a", "aa", "aa"),
+        ("", "    x", "    x"),
+    ],
+)
+def test_the_cursors_line_is_not_repeated(prefix, text, want):
+    assert rules.without_line_start(prefix, text) == want
+
+
+@pytest.mark.parametrize(
+    ("prefix", "text", "suffix", "want"),
+    [
+        ("return ", "sum(v) / len(v)", " / len(v)\n", "sum(v)"),
+        ("return ", "sum(v) / len(v)\n", " / len(v)\n", "sum(v)"),
+        ("    ", "x = 1\n    return x", "\n    return x\n", "x = 1"),
+        ("    ", "x = 1\n    return x\n", "\n\n    return x\n", "x = 1"),
+        ("    ", "return x", "\n    return x\n", ""),
+        ("    retur", "n x", "\n    return x\n", "n x"),
+        ("", "y = 1\nreturn x", "return x\n", "y = 1\n"),
+        ("    ", "x\r\n    return x\r\n", "\r\n    return x\r\n", "x"),
+        ("f(", "a)", ")\n", "a)"),  # too short to say anything
+        ("", "return x + 1", "\nreturn x\n", "return x + 1"),
+        ("", "x", "", "x"),
+    ],
+)
+def test_the_suffixs_first_line_is_not_doubled(prefix, text, suffix, want):
+    assert rules.without_suffix_line(prefix, text, suffix) == want
+
+
+@pytest.mark.parametrize(
+    ("prefix", "text", "suffix", "want"),
+    [
+        ("f(", "x, y)", ")\n", "x, y"),
+        ("f(", "g(x)", ")\n", "g(x)"),
+        ("f(g(", "x))", ")\n", "x)"),
+        ("f(g(", "x))", "))\n", "x"),
+        ('print("', 'hi")', '")\n', "hi"),
+        ("d = {", '"a": [1]}', "}\n", '"a": [1]'),
+        ("d = {\n    ", '"a": 1,\n}', "\n}\n", '"a": 1,'),
+        ('"""Doc', 's."""', '"""\n', "s."),
+        ("# don't\nf(", "x)", ")\n", "x"),
+        ("x = ')'\nf(", "x)", ")", "x"),
+        ("f(", "x)", "\n", "x)"),  # the suffix closes nothing
+        ("", "f(x)", ")", "f(x"),
+        ("f(", "x", ")", "x"),
+    ],
+)
+def test_brackets_that_the_suffix_closes_are_closed_once(prefix, text, suffix, want):
+    assert rules.without_closed_brackets(prefix, text, suffix) == want
+
+
+@pytest.mark.parametrize(
+    ("text", "suffix", "want"),
+    [
+        ("return x\n", "\ndef f():", "return x"),
+        ("return x\n\n    ", "\n\n", "return x"),
+        ("return x\r\n", "\r\nx", "return x"),
+        ("return x\n", "def f():", "return x\n"),
+        ("return x  ", "\n", "return x  "),
+        ("return x\n", "", "return x\n"),
+        ("\n", "\n", ""),
+    ],
+)
+def test_a_line_end_before_one_is_dropped(text, suffix, want):
+    assert rules.without_line_end(text, suffix) == want
+
+
+def test_line_ends_are_those_of_the_file():
+    assert rules.with_line_ends("a\r\nb\r\n", "x\ny\r\n") == "x\r\ny\r\n"
+    assert rules.with_line_ends("a\nb\n", "x\r\ny\n") == "x\ny\n"
+    assert rules.with_line_ends("a", "x\r\ny\n") == "x\r\ny\n"
+
+
+def test_all_rules_together():
+    tidy = Tidying("def f(v):\r\n    return g(", ")\r\n\r\nprint(f(1))\r\n")
+    assert tidy.whole("    return g(v,\n        1)\nprint(f(1))") == "v,\r\n        1"
+    whole = Tidying("def f():\n        ", "\n    return x\n")
+    assert whole.whole("        x = 1\n    return x\n") == "x = 1"
+
+
+def test_text_that_repeats_nothing_stays():
+    code = "    total += value\n        if total > 9:\n            break"
+    tidy = Tidying("def f():\n    for v in x:\n    ", "\n    return total\n")
+    assert tidy.whole(code) == code
