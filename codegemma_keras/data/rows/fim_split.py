@@ -52,6 +52,8 @@ class FimSettings:
             does not stop after a line.
         block_share: of those, from a line to the end of its block.
         short_share: of those, any characters, mostly few.
+        path_share: share of all pieces that are rendered with their path. A file without a
+            name is what an editor's new buffer is.
         shortest_piece: pieces of a file have a random number of tokens, from this share
             of the room in a row up to all of it. 1 makes them as long as they fit. Shorter
             pieces give more middles for the same tokens, and less context.
@@ -65,6 +67,7 @@ class FimSettings:
     line_share: float = 0.0
     block_share: float = 0.0
     short_share: float = 0.0
+    path_share: float = 1.0
     shortest_piece: float = 1.0
     spm_order: str = "suffix_first"
     seed: int = 0
@@ -148,6 +151,8 @@ def example(
     is_fim = rng.random() < settings.rate
     mode = "spm" if rng.random() < settings.spm_share else "psm"
     draw = rng.random()
+    if settings.path_share < 1 and rng.random() >= settings.path_share:
+        path = None
     if not is_fim:
         return Example(fim.render_plain(text, path), "plain")
     span = "character"

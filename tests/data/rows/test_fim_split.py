@@ -117,6 +117,17 @@ def test_line_share():
     assert abs(share - 0.75) < 4 * (0.75 * 0.25 / len(lines)) ** 0.5 + 0.03
 
 
+def test_path_share():
+    plan = FimSettings(rate=1, path_share=0.25)
+    paths = collections.Counter()
+    for number in range(400):
+        document = Document("x = 1\ny = 2\n", f"{number}.py")
+        found = fim.parse([*example(document, plan).parts, fim.END])
+        assert found.path in (document.path, None)
+        paths[found.path is None] += 1
+    assert abs(paths[False] - 100) < 4 * (400 * 0.25 * 0.75) ** 0.5
+
+
 def test_without_lines_nothing_changes():
     """The share of lines is carved out of the characters', with the same draws."""
     text = "".join(f"x{i} = f({i})\n" for i in range(60))
