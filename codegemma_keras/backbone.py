@@ -1,21 +1,14 @@
-"""The model: CodeGemma's network (Gemma 1), in reading order.
-
-RMSNorm, rotary attention (multi-query or multi-head), GeGLU, the block, the stack.
+"""The model: CodeGemma's network (Gemma 1), from token ids to hidden states and logits.
 
 One forward, `CodeGemmaBackbone.forward`, serves the graph call, prefill, decode and
-scoring; only the presence of a cache tells them apart. Layer, attribute and variable
-names equal those of `keras_hub.models.GemmaBackbone`, so that its `.weights.h5` files
-load as they are: that is why the inner layers are called Gemma here.
-
-Left out, because Gemma 1 has none of it: biases, logit soft caps, sliding windows,
-post-norms.
+scoring; only the presence of a cache tells them apart. It embeds, makes the mask and the
+rotary angles, and calls the blocks of blocks.py, where the mathematics is.
 
 Shape letters: B batch, T query tokens, S key tokens, D width, F ffn width, V
-vocabulary, L layers, N query heads, K key/value heads, G = N / K, H head size.
+vocabulary, L layers, N query heads, K key/value heads, H head size.
 """
 
 import contextlib
-import functools
 import warnings
 
 import keras
@@ -23,286 +16,19 @@ from keras import ops
 from keras_hub.models import Backbone
 from keras_hub.src.utils.python_utils import classproperty
 
+from codegemma_keras import adapters as adapter_state
 from codegemma_keras import presets
+from codegemma_keras.blocks import GemmaDecoderBlock, RMSNormalization
 from codegemma_keras.formats.keras_hub import save_backbone
 from codegemma_keras.formats.transformers import save_transformers
+from codegemma_keras.layers import ReversibleEmbedding, remat, traced_once
 from codegemma_keras.ops import (
-    apply_rotary,
     attention_mask,
-    pick,
     place,
-    remat,
     rotary_angles,
-    saturate,
     slots_of,
-    traced_once,
-    write_cache,
+    variable_axes,
 )
-
-
-@keras.saving.register_keras_serializable(package="codegemma_keras")
-class RMSNormalization(keras.layers.Layer):
-    """`x / rms(x) * (1 + scale)` over the last axis, computed in float32."""
-
-    def __init__(self, epsilon=1e-6, **kwargs):
-        super().__init__(**kwargs)
-        self.epsilon = epsilon
-
-    def build(self, input_shape):
-        # autocast=False: under a mixed policy the scale must not pass through bfloat16.
-        self.scale = self.add_weight(
-            name="scale",
-            shape=(input_shape[-1],),
-            initializer="zeros",
-            autocast=False,
-        )
-        self.built = True
-
-    def call(self, x):
-        x = ops.cast(x, "float32")
-        mean_square = ops.mean(ops.square(x), axis=-1, keepdims=True)
-        normed = x * ops.rsqrt(mean_square + self.epsilon)
-        normed = normed * (1.0 + ops.cast(self.scale, "float32"))
-        return ops.cast(normed, self.compute_dtype)
-
-    def compute_output_shape(self, input_shape):
-        return input_shape
-
-    def get_config(self):
-        return {**super().get_config(), "epsilon": self.epsilon}
-
-
-def adapted(layer, x, training=None, apply=None):
-    """`layer(x)`, with what its LoRA adapter adds if it has one (see lora.py).
-
-    Args:
-        apply: computes `layer(x)` in another way; default: the layer itself.
-    """
-    # Keras's quantized layers return float32 at any dtype, for their float32 scales.
-    y = ops.cast((apply or layer)(x), layer.compute_dtype)
-    adapter = getattr(layer, "adapter", None)
-    return y if adapter is None else adapter(y, x, training=training)
-
-
-@keras.saving.register_keras_serializable(package="codegemma_keras")
-class CachedGemmaAttention(keras.layers.Layer):
-    """Attention with rotary positions; K = 1 is multi-query, K = N multi-head."""
-
-    def __init__(self, num_query_heads, num_key_value_heads, head_dim, **kwargs):
-        # autocast=False: Keras would round the float32 rotary angles on the way in.
-        super().__init__(autocast=False, **kwargs)
-        self.num_query_heads = num_query_heads
-        self.num_key_value_heads = num_key_value_heads
-        self.head_dim = head_dim
-        self.remat = False  # set by `CodeGemmaBackbone.remat`
-
-    def build(self, input_shape):
-        width = input_shape[-1]
-        self.query_dense = self._dense("btd,ndh->btnh", self.num_query_heads, "query")
-        self.key_dense = self._dense("bsd,kdh->bskh", self.num_key_value_heads, "key")
-        self.value_dense = self._dense(
-            "bsd,kdh->bskh", self.num_key_value_heads, "value"
-        )
-        # N and H as `a` and `c`: JAX contracts in the order of the alphabet, and in any
-        # order but memory's it would copy the kernel at every decoded token.
-        self.output_dense = keras.layers.EinsumDense(
-            "btac,acd->btd",
-            output_shape=(None, width),
-            dtype=self.dtype_policy,
-            name="attention_output",
-        )
-        for dense in (self.query_dense, self.key_dense, self.value_dense):
-            dense.build(input_shape)
-        self.output_dense.build((None, None, self.num_query_heads, self.head_dim))
-        self.built = True
-
-    def _dense(self, equation, heads, name):
-        return keras.layers.EinsumDense(
-            equation,
-            output_shape=(None, heads, self.head_dim),
-            dtype=self.dtype_policy,
-            name=name,
-        )
-
-    def call(
-        self,
-        x,
-        rotary,
-        mask,
-        cache=None,
-        cache_index=None,
-        training=None,
-        only=None,
-    ):
-        """Attend.
-
-        Args:
-            x: `[B, T, D]`.
-            rotary: `(cos, sin)`, each float32 `[B or 1, T, 1, H / 2]`.
-            mask: bool `[B or 1, T, S]`, True where a query may look.
-            cache: None, or `(keys, values)`, each `[B, S, K, H]`.
-            cache_index: slot of the first of the T tokens, scalar or `[B]`.
-            training: whether dropout of adapters applies.
-            only: None, or int `[B]`: the one of the T tokens that attends; of the
-                others only keys and values are wanted.
-
-        Returns:
-            `[B, T, D]` (with `only`, T is 1), and the new `(keys, values)` when a cache
-            was given.
-        """
-        asking, asking_rotary = x, rotary
-        if only is not None:
-            asking, mask = pick(x, only), pick(mask, only)
-            asking_rotary = [pick(part, only) for part in rotary]
-        one = asking.shape[1] == 1 and self.query_dense.quantization_mode is None
-        query = adapted(
-            self.query_dense, asking, training, self._query_of_one if one else None
-        )
-        query = apply_rotary(query, *asking_rotary)
-        key = apply_rotary(adapted(self.key_dense, x, training), *rotary)
-        value = adapted(self.value_dense, x, training)  # [B, T, K, H]
-        if cache is not None:
-            key = write_cache(cache[0], key, cache_index)  # [B, S, K, H]
-            value = write_cache(cache[1], value, cache_index)
-            cache = (key, value)
-        attend = functools.partial(self._attend, mask=mask)
-        if self.remat:
-            attend = keras.remat(attend)
-        query = place(query, "rows", None, "model", None)
-        attended = attend(query, key, value)  # [B, T, N, H]
-        output = adapted(self.output_dense, attended, training)
-        return output if cache is None else (output, cache)
-
-    def _query_of_one(self, x):
-        """`query_dense(x)` of one token a row.
-
-        The kernel is `[N, D, H]`. With N as a batch it is read as it stands; else XLA
-        would make a copy `[D, N, H]` at every decoded token.
-        """
-        kernel = ops.cast(self.query_dense.kernel, x.dtype)
-        shape = (ops.shape(x)[0], 1, self.num_query_heads, x.shape[-1])
-        x = ops.broadcast_to(x[:, :, None, :], shape)
-        return ops.einsum("btnd,ndh->btnh", x, kernel)
-
-    def _attend(self, query, key, value, mask):
-        groups = self.num_query_heads // self.num_key_value_heads
-        query = query * ops.cast(self.head_dim**-0.5, query.dtype)
-        batch, length = ops.shape(query)[0], ops.shape(query)[1]
-        query = ops.reshape(
-            query, (batch, length, self.num_key_value_heads, groups, self.head_dim)
-        )
-        key, value = ops.cast(key, query.dtype), ops.cast(value, query.dtype)
-        # In this order of axes nothing is transposed where K is 1.
-        scores = ops.einsum("btkgh,bskh->bktgs", query, key)
-        # Softmax in float32. A row that may look at nothing (padding before the first
-        # token) becomes uniform: finite, and nobody reads it.
-        scores = ops.cast(scores, "float32")
-        scores = ops.where(mask[:, None, :, None, :], scores, -1e30)
-        weights = ops.cast(ops.softmax(scores, axis=-1), query.dtype)
-        attended = ops.einsum("bktgs,bskh->btkgh", weights, value)
-        return ops.reshape(
-            attended, (batch, length, self.num_query_heads, self.head_dim)
-        )
-
-    def compute_output_shape(self, input_shape, *args, **kwargs):
-        return input_shape
-
-
-@keras.saving.register_keras_serializable(package="codegemma_keras")
-class GemmaDecoderBlock(keras.layers.Layer):
-    """Pre-norm attention and GeGLU feed-forward, each added to the residual."""
-
-    def __init__(
-        self,
-        hidden_dim,
-        intermediate_dim,
-        head_dim,
-        num_query_heads,
-        num_key_value_heads,
-        layer_norm_epsilon=1e-6,
-        dropout=0.0,
-        **kwargs,
-    ):
-        super().__init__(autocast=False, **kwargs)  # as in the attention layer
-        policy = self.dtype_policy
-        ffn_dim = intermediate_dim // 2  # presets store 2F
-        self.pre_attention_norm = RMSNormalization(
-            layer_norm_epsilon, dtype=policy, name="pre_attention_norm"
-        )
-        self.attention = CachedGemmaAttention(
-            num_query_heads,
-            num_key_value_heads,
-            head_dim,
-            dtype=policy,
-            name="attention",
-        )
-        self.pre_ffw_norm = RMSNormalization(
-            layer_norm_epsilon, dtype=policy, name="pre_ffw_norm"
-        )
-        self.gating_ffw = keras.layers.EinsumDense(
-            "btd,df->btf", (None, ffn_dim), dtype=policy, name="ffw_gating"
-        )
-        self.gating_ffw_2 = keras.layers.EinsumDense(
-            "btd,df->btf", (None, ffn_dim), dtype=policy, name="ffw_gating_2"
-        )
-        self.ffw_linear = keras.layers.EinsumDense(
-            "btf,fd->btd", (None, hidden_dim), dtype=policy, name="ffw_linear"
-        )
-        self.dropout = dropout
-        if dropout:
-            self.attention_dropout = keras.layers.Dropout(dropout, dtype=policy)
-            self.feedforward_dropout = keras.layers.Dropout(dropout, dtype=policy)
-
-    def build(self, input_shape):
-        self.pre_attention_norm.build(input_shape)
-        self.attention.build(input_shape)
-        self.pre_ffw_norm.build(input_shape)
-        self.gating_ffw.build(input_shape)
-        self.gating_ffw_2.build(input_shape)
-        self.ffw_linear.build(self.gating_ffw.compute_output_shape(input_shape))
-        self.built = True
-
-    def call(
-        self,
-        x,
-        rotary,
-        mask,
-        cache=None,
-        cache_index=None,
-        training=None,
-        only=None,
-    ):
-        """One block; arguments and returns as `CachedGemmaAttention.call`."""
-        attended = self.attention(
-            self.pre_attention_norm(x),
-            rotary,
-            mask,
-            cache,
-            cache_index,
-            training=training,
-            only=only,
-        )
-        if only is not None:
-            x = pick(x, only)
-        if cache is not None:
-            attended, cache = attended
-        if self.dropout:
-            attended = self.attention_dropout(attended, training=training)
-        x = place(saturate(x + attended), "rows", None, None)
-
-        normed = self.pre_ffw_norm(x)
-        gate = adapted(self.gating_ffw, normed, training)
-        gate = keras.activations.gelu(gate, approximate=True)
-        hidden = adapted(self.gating_ffw_2, normed, training)
-        hidden = place(saturate(gate * hidden), "rows", None, "model")  # [B, T, F]
-        hidden = adapted(self.ffw_linear, hidden, training)
-        if self.dropout:
-            hidden = self.feedforward_dropout(hidden, training=training)
-        x = place(saturate(x + hidden), "rows", None, None)
-        return x if cache is None else (x, cache)
-
-    def compute_output_shape(self, input_shape, *args, **kwargs):
-        return input_shape
 
 
 @keras.saving.register_keras_serializable(package="codegemma_keras")
@@ -324,6 +50,10 @@ class CodeGemmaBackbone(Backbone):
             Transformers): wavelengths rise from 2 pi towards 2 pi times this, in
             tokens.
         dropout: float. Rate on both residual branches, in training only.
+        float_activations: bool. Of a network in int8: multiply float activations by
+            what the integers stand for, as `lora.quantize_base` does.
+        adapters: dict or None, as `get_config` gives it: the adapters of `lora`, whose
+            values are to be loaded.
         dtype: string or `keras.DTypePolicy`. `"float32"`, `"bfloat16"`, `"float16"` and
             the mixed policies. Norms, rotary angles and softmax are float32 always.
 
@@ -369,14 +99,15 @@ class CodeGemmaBackbone(Backbone):
         layer_norm_epsilon=1e-6,
         rope_max_wavelength=10_000.0,
         dropout=0.0,
+        float_activations=False,
+        adapters=None,
         dtype=None,
         **kwargs,
     ):
         _check_sizes(num_query_heads, num_key_value_heads, intermediate_dim, head_dim)
-        self.token_embedding = keras.layers.ReversibleEmbedding(
+        self.token_embedding = ReversibleEmbedding(
             vocabulary_size,
             hidden_dim,
-            tie_weights=True,
             embeddings_initializer=keras.initializers.VarianceScaling(
                 scale=1.0, mode="fan_in", distribution="untruncated_normal"
             ),
@@ -411,6 +142,7 @@ class CodeGemmaBackbone(Backbone):
         self.rope_max_wavelength = rope_max_wavelength
         self.dropout = dropout
         self.remat = "none"
+        self.version = 0
 
         inputs = {
             name: keras.Input(shape=(None,), dtype="int32", name=name)
@@ -418,6 +150,15 @@ class CodeGemmaBackbone(Backbone):
         }
         outputs = self.forward(**inputs)
         super().__init__(inputs=inputs, outputs=outputs, dtype=dtype, **kwargs)
+
+        self.float_activations = False
+        if float_activations:
+            adapter_state.keep_activations_float(self)
+        self.transformers_name = None  # of the same model there, where it is known
+        self.adapters = {}  # name -> adapters.Adapter
+        self.active_adapter = None
+        if adapters:
+            adapter_state.restore(self, adapters)
 
     def call(self, inputs, training=None, mask=None):
         # Not the recorded graph but the code itself: so the two optional inputs need
@@ -479,20 +220,20 @@ class CodeGemmaBackbone(Backbone):
         x = self.embed(token_ids, after_layer)
         new_cache, cached_block = [], traced_once(self.transformer_layers)
         for i, block in enumerate(self.transformer_layers):
-            if cache is None and self.remat == "block" and training:
+            if cache is not None:
+                asked = only if i == self.num_layers - 1 else None
+                x, pair = cached_block(
+                    block, x, rotary, mask, cache[i], cache_index, asked
+                )
+                new_cache.append(pair)
+            elif self.remat == "block" and training:
                 # Only x is an argument: TensorFlow wants a gradient for each.
                 def step(x, block=block):
                     return block(x, rotary, mask, training=training)
 
                 x = remat(step, block)(x)
-            elif cache is None:
-                x = block(x, rotary, mask, training=training)
             else:
-                asked = only if i == self.num_layers - 1 else None
-                x, pair = cached_block(
-                    block, x, rotary, mask, cache[i], cache_index, None, asked
-                )
-                new_cache.append(pair)
+                x = block(x, rotary, mask, training=training)
             if after_layer is not None:
                 x = after_layer(x, i)
         x = self.layer_norm(x)
@@ -538,13 +279,42 @@ class CodeGemmaBackbone(Backbone):
             for _ in range(self.num_layers)
         ]
 
+    def changed(self):
+        """Note that adapters, quantization or matrices were changed in place.
+
+        `version` counts the changes. A program compiled from an older version computes
+        something else, and keys and values of one do not belong to this network.
+        """
+        self.version += 1
+
     def quantize(self, *args, **kwargs):
         """As `keras.Model.quantize`, for example `quantize("int8")`."""
         with quiet_quantization():
             super().quantize(*args, **kwargs)
+        self.changed()
+
+    def without_adapters(self):
+        """The same network over the same values, as files of whole models hold it.
+
+        Merged adapters are in the matrices.
+
+        Raises:
+            ValueError: an adapter is active and would be left out.
+        """
+        return adapter_state.without_adapters(self)
+
+    def enable_lora(self, *args, **kwargs):
+        """As KerasHub's; `codegemma_keras.lora` does more and is read by PEFT."""
+        if self.adapters:
+            raise ValueError(
+                f"The model has the adapters {list(self.adapters)} of lora.add; Keras's "
+                "own cannot stand beside them. Remove one kind: lora.remove(lm, name)."
+            )
+        super().enable_lora(*args, **kwargs)
+        self.changed()
 
     def get_config(self):
-        return {
+        config = {
             **super().get_config(),
             "vocabulary_size": self.vocabulary_size,
             "num_layers": self.num_layers,
@@ -557,11 +327,51 @@ class CodeGemmaBackbone(Backbone):
             "rope_max_wavelength": self.rope_max_wavelength,
             "dropout": self.dropout,
         }
+        # Only where they say something: KerasHub has no such arguments.
+        if self.float_activations:
+            config["float_activations"] = True
+        if self.adapters:
+            config["adapters"] = adapter_state.config_of(self)
+        return config
 
     @classproperty
     def presets(cls):
         """Presets that `from_preset` knows by name, as in KerasHub."""
         return presets.listing()
+
+    @staticmethod
+    def get_layout_map(
+        device_mesh,
+        model_parallel_dim_name="model",
+        data_parallel_dim_name="batch",
+        num_key_value_heads=1,
+    ):
+        """As `keras_hub.models.GemmaBackbone.get_layout_map`; `sharding.use` does more.
+
+        Args:
+            device_mesh: a `keras.distribution.DeviceMesh` with both axes.
+            model_parallel_dim_name, data_parallel_dim_name: names of its axes.
+            num_key_value_heads: K of the network. Where the model axis does not divide
+                it, as the 1 of the 2B, keys and values are stored split along D.
+
+        Returns:
+            A `keras.distribution.LayoutMap` of every matrix, adapters included.
+
+        Raises:
+            ValueError: the mesh has no such axis.
+        """
+        sizes = dict(zip(device_mesh.axis_names, device_mesh.shape, strict=True))
+        for name in (model_parallel_dim_name, data_parallel_dim_name):
+            if name not in sizes:
+                raise ValueError(f"The mesh has the axes {list(sizes)}, not {name!r}.")
+        layout_map = keras.distribution.LayoutMap(device_mesh)
+        split_heads = num_key_value_heads % sizes[model_parallel_dim_name] == 0
+        axes = variable_axes(
+            model_parallel_dim_name, data_parallel_dim_name, split_heads
+        )
+        for path, axis in axes.items():
+            layout_map[path] = axis
+        return layout_map
 
     @classmethod
     def from_preset(cls, preset, load_weights=True, dtype=None, **kwargs):

@@ -14,7 +14,7 @@ import keras_hub
 from keras import ops
 from keras_hub.src.utils.python_utils import classproperty
 
-from codegemma_keras import losses, presets
+from codegemma_keras import losses, optimizers, presets
 from codegemma_keras.backbone import CodeGemmaBackbone, quiet_quantization
 from codegemma_keras.decoding import (
     Completion,
@@ -74,6 +74,7 @@ class CodeGemmaCausalLM(keras_hub.models.CausalLM):
         self.backbone = backbone
         self.preprocessor = preprocessor
         self._engine = None
+        self._version = backbone.version
         self._token_metrics = None
         inputs = backbone.input
         super().__init__(
@@ -103,8 +104,10 @@ class CodeGemmaCausalLM(keras_hub.models.CausalLM):
         jit_compile="auto",
         **kwargs,
     ):
-        """As `keras_hub.models.CausalLM.compile`, but for four defaults.
+        """As `keras_hub.models.CausalLM.compile`, but for these defaults.
 
+        The optimizer of weights in bfloat16 is `optimizers.Float32Adam`; with float16
+        activations, the loss is scaled (`keras.optimizers.LossScaleOptimizer`).
         The sampler is greedy. `loss="auto"` is `losses.NextTokenLoss()`: the mean over
         the sample weights, computed without logits; give an instance to set its
         options. With it, `weighted_metrics="auto"` is accuracy and perplexity from the
@@ -114,6 +117,8 @@ class CodeGemmaCausalLM(keras_hub.models.CausalLM):
         """
         if jit_compile == "auto" and keras.backend.backend() == "tensorflow":
             jit_compile = "auto" if not compilation.on_cpu() else False
+        if isinstance(optimizer, str) and optimizer == "auto":
+            optimizer = optimizers.default(self.trainable_variables)
         if isinstance(loss, str) and loss == "auto":
             loss = losses.NextTokenLoss()
         automatic = isinstance(weighted_metrics, str) and weighted_metrics == "auto"
@@ -130,6 +135,22 @@ class CodeGemmaCausalLM(keras_hub.models.CausalLM):
             jit_compile=jit_compile,
             **kwargs,
         )
+        # Keras scales the loss of mixed_float16 only; an adapter on a float16 base
+        # needs it as much.
+        scale = kwargs.get("auto_scale_loss", True)
+        scaled = isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
+        if scale and not scaled and self.backbone.compute_dtype == "float16":
+            self.optimizer = keras.optimizers.LossScaleOptimizer(self.optimizer)
+
+    def get_compile_config(self):
+        config = super().get_compile_config()
+        if config and self._token_metrics and self._token_metrics.shown:
+            config["weighted_metrics"] = "auto"
+        return config
+
+    def compile_from_config(self, config):
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
 
     @classproperty
     def presets(cls):
@@ -171,6 +192,7 @@ class CodeGemmaCausalLM(keras_hub.models.CausalLM):
         """As `keras.Model.quantize`, for example `quantize("int8")` or `("int4")`."""
         with quiet_quantization():
             super().quantize(*args, **kwargs)
+        self.backbone.changed()
 
     def fit(
         self,
@@ -226,6 +248,31 @@ class CodeGemmaCausalLM(keras_hub.models.CausalLM):
         data = ([x] if isinstance(x, str) else x), y, sample_weight
         batches = Batches(self, data, batch_size)
         return keras.Model.evaluate(self, batches, **kwargs)
+
+    # Keras keeps compiled steps, which hold the adapter that was active then.
+
+    def make_train_function(self, force=False):
+        optimizers.check(self.optimizer, self.trainable_variables)
+        return super().make_train_function(force or self._network_changed())
+
+    def make_test_function(self, force=False):
+        return super().make_test_function(force or self._network_changed())
+
+    def make_predict_function(self, force=False):
+        return super().make_predict_function(force or self._network_changed())
+
+    def make_generate_function(self):
+        self._network_changed()
+        return super().make_generate_function()
+
+    def _network_changed(self):
+        """Forget every compiled step if the network is not the one they are of."""
+        if self._version == self.backbone.version:
+            return False
+        self._version = self.backbone.version
+        self.train_function = self.test_function = self.predict_function = None
+        self.generate_function = None
+        return True
 
     # Training without logits: Keras's hooks; the work is done in `losses`.
 

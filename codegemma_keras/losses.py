@@ -56,6 +56,7 @@ def linear_cross_entropy(
     chunk_tokens=None,
     with_gradients=True,
     train_embedding=True,
+    rows=None,
 ):
     """Cross-entropy of `hidden @ embedding.T` against `targets`, in chunks.
 
@@ -74,6 +75,9 @@ def linear_cross_entropy(
         with_gradients: False in evaluation, where they would be thrown away.
         train_embedding: False if the embedding is frozen: its gradient, a third of the
             work, is then not computed.
+        rows: None, or `(ids [R], values [R, D])`: rows that train though the embedding
+            is frozen. `values` must be what `embedding` holds there; their gradient is
+            that of these rows.
 
     Returns:
         float32 `[3]`: the weighted sums of loss (with the z term), of plain
@@ -84,8 +88,10 @@ def linear_cross_entropy(
     weights = ops.stop_gradient(ops.cast(weights, "float32"))
     targets = ops.cast(targets, "int32")
 
-    def forward(hidden, embedding):
-        sums, to_hidden, to_embedding = _all_chunks(
+    ids, values = rows or (None, ops.zeros((0, hidden.shape[-1]), embedding.dtype))
+
+    def forward(hidden, embedding, values):
+        sums, to_hidden, to_embedding, to_rows = _all_chunks(
             hidden,
             embedding,
             targets,
@@ -94,12 +100,17 @@ def linear_cross_entropy(
             chunk_tokens,
             with_gradients,
             with_gradients and train_embedding,
+            ids if with_gradients else None,
         )
 
         def backward(upstream):
             factor = upstream[0]  # the other sums are reports
             grads = []
-            for grad, value in ((to_hidden, hidden), (to_embedding, embedding)):
+            for grad, value in (
+                (to_hidden, hidden),
+                (to_embedding, embedding),
+                (to_rows, values),
+            ):
                 if grad is None:
                     grads.append(ops.zeros_like(value))
                 else:
@@ -110,7 +121,7 @@ def linear_cross_entropy(
 
         return sums, backward
 
-    return ops.custom_gradient(forward)(hidden, embedding)
+    return ops.custom_gradient(forward)(hidden, embedding, values)
 
 
 def _all_chunks(
@@ -122,8 +133,9 @@ def _all_chunks(
     chunk_tokens,
     hidden_gradient,
     embedding_gradient,
+    row_ids,
 ):
-    """`(sums [3], d loss / d hidden, d loss / d embedding)`; gradients float32 or None.
+    """`sums [3]`, and the gradients to hidden, embedding, rows: float32 or None.
 
     On a mesh each device computes its part of the vocabulary for all tokens of a chunk.
     Then only hidden states, their gradients and a few sums cross the links. Split along
@@ -137,7 +149,7 @@ def _all_chunks(
     rows, chunks = ops.shape(hidden_)[0], ops.shape(hidden_)[1]
 
     def body(i, state):
-        sums, to_hidden, to_embedding = state
+        sums, to_hidden, to_embedding, to_rows = state
         h = place(_nth(hidden_, i), None, None, None)  # [B, C, D]
         chunk, grad_logits = _one_chunk(
             h, embedding, _nth(targets_, i), _nth(weights_, i), z_loss
@@ -151,7 +163,10 @@ def _all_chunks(
             if embedding_gradient:
                 grad = _gradient_einsum("bcv,bcd->vd", low, h)
                 to_embedding = to_embedding + place(grad, "all", None)
-        return sums, to_hidden, to_embedding
+            if row_ids is not None:
+                low = ops.take(low, row_ids, axis=-1)
+                to_rows = to_rows + _gradient_einsum("bcr,bcd->rd", low, h)
+        return sums, to_hidden, to_embedding, to_rows
 
     state = (
         ops.zeros((3,), "float32"),
@@ -159,8 +174,9 @@ def _all_chunks(
         place(ops.zeros(embedding.shape, "float32"), "all", None)
         if embedding_gradient
         else ops.zeros((), "float32"),
+        ops.zeros(() if row_ids is None else (len(row_ids), width), "float32"),
     )
-    sums, to_hidden, to_embedding = _loop(chunks, body, state)
+    sums, to_hidden, to_embedding, to_rows = _loop(chunks, body, state)
     if hidden_gradient:
         to_hidden = ops.reshape(to_hidden, (ops.shape(hidden)[0], -1, width))
         to_hidden = to_hidden[:, :length]
@@ -168,6 +184,7 @@ def _all_chunks(
         sums,
         to_hidden if hidden_gradient else None,
         to_embedding if embedding_gradient else None,
+        to_rows if row_ids is not None else None,
     )
 
 
@@ -271,17 +288,6 @@ def mean_loss(sums, weights):
     return ops.divide_no_nan(sums[0], ops.sum(ops.cast(weights, "float32")))
 
 
-def head_embedding(layer):
-    """The matrix `[V, D]` of a `ReversibleEmbedding` at its compute dtype.
-
-    A quantized one is dequantized: as a straight product it has a gradient, which the
-    integer product of `layer(..., reverse=True)` has not.
-    """
-    if layer.quantization_mode in ("int8", "int4"):
-        return layer(ops.arange(layer.input_dim, dtype="int32"))
-    return ops.cast(ops.convert_to_tensor(layer.embeddings), layer.compute_dtype)
-
-
 @keras.saving.register_keras_serializable(package="codegemma_keras")
 class NextTokenLoss(keras.losses.Loss):
     """Cross-entropy of the next token, by default averaged over the sample weights.
@@ -383,13 +389,14 @@ def model_loss(lm, y, hidden, sample_weight=None, training=True):
         sample_weight = ops.ones_like(y, dtype="float32")
     sums = linear_cross_entropy(
         hidden,
-        head_embedding(layer),
+        layer.table(),
         y,
         sample_weight,
         z_loss=lm.loss.z_loss,
         chunk_tokens=lm.loss.chunk_tokens,
         with_gradients=training,
-        train_embedding=bool(layer.trainable_variables),
+        train_embedding=layer.trains_table,
+        rows=layer.adapter and (layer.adapter.ids, layer.adapter.values.value),
     )
     lm._token_metrics.update(ops.stop_gradient(sums), sample_weight)
     if lm.loss.reduction == "sum_over_batch_size":

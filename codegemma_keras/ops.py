@@ -11,8 +11,6 @@ import keras
 import numpy as np
 from keras import ops
 
-BATCH_AXES = ("data", "fsdp")  # of a mesh: which of them split the rows
-
 
 def rotary_turns(head_dim: int, max_wavelength: float) -> tuple[np.ndarray, np.ndarray]:
     """Rotary frequencies in turns per token, each as a sum of two float32.
@@ -71,7 +69,7 @@ def apply_rotary(x, cos, sin):
 
 def slots_of(token_ids):
     """Slots 0..T-1 as int32 `[1, T]`; works on symbolic tensors of unknown length."""
-    first_row = ops.take(token_ids, [0], axis=0)
+    first_row = ops.take(token_ids, np.zeros(1, "int32"), axis=0)
     return ops.cumsum(ops.ones_like(first_row, dtype="int32"), axis=1) - 1
 
 
@@ -101,6 +99,35 @@ def attention_mask(query_slots, key_slots, padding_mask=None, segment_ids=None):
     return allowed
 
 
+def attend(query, key, value, mask):
+    """Softmax attention of grouped heads: `softmax(query @ key / sqrt(H)) @ value`.
+
+    Query head n reads key/value head n // G. The softmax is in float32. A row that may
+    look at nothing (padding before the first token) becomes uniform: finite, and nobody
+    reads it.
+
+    Args:
+        query: `[B, T, N, H]`.
+        key, value: `[B, S, K, H]`; K divides N, and G is N / K.
+        mask: bool `[B or 1, T, S]`, True where a query may look.
+
+    Returns:
+        `[B, T, N, H]`.
+    """
+    batch, length = ops.shape(query)[:2]
+    heads, size = query.shape[2:]
+    groups = heads // key.shape[2]
+    query = query * ops.cast(size**-0.5, query.dtype)
+    query = ops.reshape(query, (batch, length, key.shape[2], groups, size))
+    key, value = ops.cast(key, query.dtype), ops.cast(value, query.dtype)
+    # In this order of axes nothing is transposed where K is 1.
+    scores = ops.cast(ops.einsum("btkgh,bskh->bktgs", query, key), "float32")
+    scores = ops.where(mask[:, None, :, None, :], scores, -1e30)
+    weights = ops.cast(ops.softmax(scores, axis=-1), query.dtype)
+    attended = ops.einsum("bktgs,bskh->btkgh", weights, value)
+    return ops.reshape(attended, (batch, length, heads, size))
+
+
 def write_cache(cache, update, index):
     """Write `update` into `cache` from slot `index` on.
 
@@ -115,11 +142,13 @@ def write_cache(cache, update, index):
         The new cache; inside a compiled program the old one's memory is reused.
     """
     update = ops.cast(update, cache.dtype)
-    if len(ops.shape(index)) == 0:
-        return ops.slice_update(cache, [0, index, 0, 0], update)
+    index = ops.convert_to_tensor(index, dtype="int32")
+    if len(index.shape) == 0:
+        zero = ops.zeros_like(index)  # of one dtype, also where JAX counts in 64 bits
+        return ops.slice_update(cache, [zero, index, zero, zero], update)
     rows, length = ops.shape(update)[0], ops.shape(update)[1]
     row = ops.broadcast_to(ops.arange(rows, dtype="int32")[:, None], (rows, length))
-    slot = ops.cast(index, "int32")[:, None] + ops.arange(length, dtype="int32")
+    slot = index[:, None] + ops.arange(length, dtype="int32")
     indices = ops.stack([row, slot], axis=-1)  # [B, T, 2]
     return ops.scatter_update(
         cache,
@@ -165,8 +194,8 @@ def place(x, *dimensions):
 
     Args:
         x: tensor of a traced step.
-        *dimensions: for each, None (whole), `"rows"` (over the axes that split the
-            batch), `"model"`, or `"all"` (over every device).
+        *dimensions: for each, None (whole), `"rows"` (over the axis that splits the
+            batch), `"model"` (over the other axes), or `"all"` (over every device).
     """
     current = keras.distribution.distribution()
     if keras.backend.backend() != "jax" or current is None:
@@ -177,10 +206,13 @@ def place(x, *dimensions):
     if mesh is None or not isinstance(x, jax.core.Tracer):
         return x
     sizes = dict(zip(mesh.axis_names, mesh.shape, strict=True))
-    kinds = {"rows": BATCH_AXES, "model": ("model",), "all": tuple(sizes), None: ()}
+    rows = current.batch_dim_name
+    others = tuple(name for name in sizes if name != rows)
+    kinds = {"rows": (rows,) if rows else (), "model": others, None: ()}
+    kinds["all"] = tuple(sizes)
     axes = []
     for size, dimension in zip(x.shape, dimensions, strict=True):
-        names = tuple(name for name in kinds[dimension] if name in sizes)
+        names = kinds[dimension]
         whole = not names or size % math.prod(sizes[name] for name in names)
         axes.append(None if whole else names)
     spec = jax.sharding.PartitionSpec(*axes)
@@ -188,71 +220,26 @@ def place(x, *dimensions):
     return jax.lax.with_sharding_constraint(x, there)
 
 
-def remat(function, layer):
-    """`function(x)`, computed again in the backward pass instead of kept.
-
-    Dropout in it drops the same values both times: seeds are drawn here, outside. Drawn
-    inside, they would be others when TensorFlow computes again (wrong gradients), and
-    on JAX the generator's new state could not leave the computation.
+def variable_axes(model, fsdp, split_heads) -> dict[str, tuple[str | None, ...]]:
+    """Pattern of a variable's path -> the mesh axis of each of its dimensions.
 
     Args:
-        function: of one tensor; calls `layer` once.
-        layer: a Keras layer; the seeds are those of its dropout layers.
+        model: name of the axis that splits query heads, feed-forward width and
+            vocabulary; or None.
+        fsdp: name of the axis that splits the other dimension; or None.
+        split_heads: whether `model` divides the key/value heads. If not, each device
+            needs all of them for its query heads, and stored they are split along D.
     """
-    found = (
-        getattr(inner, "seed_generator", None) for inner in layer._flatten_layers()
-    )
-    generators = [generator for generator in found if generator is not None]
-    seeds = [generator.next() for generator in generators]
-
-    def again(x):
-        for generator, seed in zip(generators, seeds, strict=True):
-            generator.next = lambda ordered=True, seed=seed: seed
-        try:
-            return function(x)
-        finally:
-            for generator in generators:
-                del generator.next  # the class's own again
-
-    return keras.remat(again)
-
-
-def traced_once(layers):
-    """`call(layer, *args)` of any of `layers`, traced once for all that are alike.
-
-    Tracing a Keras layer takes milliseconds, and a network has dozens of the same kind:
-    before this, most of the time to a first token from kept programs was tracing. On
-    JAX, within a trace, layers whose variables have the same shapes and dtypes share
-    one function of these; the compiler inlines it, and the program is the same.
-    Elsewhere, and where adapters may differ, each layer is called as it is.
-    """
-
-    def call(layer, *args):
-        return layer(*args)
-
-    if keras.config.backend() != "jax":
-        return call
-    import jax
-
-    kinds = {tuple((v.shape, v.dtype) for v in layer.variables) for layer in layers}
-    adapted = any(
-        getattr(inner, "adapter", None) is not None
-        for layer in layers
-        for inner in layer._flatten_layers()
-    )
-    if len(kinds) > 1 or adapted:
-        return call
-    first = layers[0]
-
-    @jax.jit
-    def shared(values, *args):
-        mapping = list(zip(first.variables, values, strict=True))
-        with keras.StatelessScope(state_mapping=mapping):
-            return first(*args)
-
-    def call_shared(layer, x, *args):
-        if not isinstance(x, jax.core.Tracer):  # eager: nothing is traced to be kept
-            return layer(x, *args)
-        return shared([v.value for v in layer.variables], x, *args)
-
-    return call_shared
+    key_value = (model, fsdp, None) if model and split_heads else None
+    key_value = key_value or (None, fsdp or model, None)
+    attention = r".*decoder_block_\d+/attention"
+    return {
+        r".*token_embedding/embeddings": (model, fsdp),  # [V, D]
+        rf"{attention}/query/kernel": (model, fsdp, None),  # [N, D, H]
+        rf"{attention}/(key|value)/kernel": key_value,  # [K, D, H]
+        rf"{attention}/attention_output/kernel": (model, None, fsdp),  # [N, H, D]
+        r".*decoder_block_\d+/ffw_gating(_2)?/kernel": (fsdp, model),  # [D, F]
+        r".*decoder_block_\d+/ffw_linear/kernel": (model, fsdp),  # [F, D]
+        r".*/adapter_[\w-]+_a": (None, fsdp or model),  # [rank, in]
+        r".*/adapter_[\w-]+_b": (fsdp or model, None),  # [out, rank]
+    }

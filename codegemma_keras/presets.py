@@ -192,7 +192,18 @@ class Preset:
         except ValueError as error:
             raise ValueError(f"The network of {self.name}: {error}") from None
         weights.fill(backbone, found.stream(backbone))
+        backbone.transformers_name = self._transformers_name
         return backbone
+
+    @property
+    def _transformers_name(self):
+        """Name or folder of the same model in Transformers' format, where it is known."""
+        name = self.name
+        if self._entry is not None:
+            name = self._entry.transformers
+        elif not isinstance(self._folder, transformers.Folder):
+            return None
+        return name and name.removeprefix(hub.HUGGING_FACE)
 
     def tokenizer(self, cls, **kwargs):
         """Build `cls` (`CodeGemmaTokenizer`); `kwargs` replace the saved config."""

@@ -39,7 +39,7 @@ import keras
 from codegemma_keras import ops, presets
 
 AXES = ("data", "fsdp", "model")
-BATCH_AXES = ops.BATCH_AXES
+BATCH_AXES = ("data", "fsdp")  # which of them split the rows
 
 
 def parse_mesh(mesh: str) -> dict[str, int]:
@@ -115,38 +115,12 @@ def distribution(mesh, *, num_query_heads, num_key_value_heads, devices=None):
         device_mesh = _device_mesh(mesh, sizes, devices)
         batch = "data"
     layout_map = keras.distribution.LayoutMap(device_mesh)
-    for path, axes in layouts(sizes, num_key_value_heads).items():
+    model = "model" if "model" in sizes else None
+    fsdp = "fsdp" if "fsdp" in sizes else None
+    split_heads = num_key_value_heads % parts == 0
+    for path, axes in ops.variable_axes(model, fsdp, split_heads).items():
         layout_map[path] = axes
     return _Parallel(layout_map=layout_map, batch_dim_name=batch)
-
-
-def layouts(sizes, num_key_value_heads) -> dict[str, tuple[str | None, ...]]:
-    """Pattern of a variable's path -> the axis of each of its dimensions.
-
-    Args:
-        sizes: as of `parse_mesh`.
-        num_key_value_heads: int. K.
-    """
-    fsdp = "fsdp" if "fsdp" in sizes else None
-    model = "model" if "model" in sizes else None
-    if model and num_key_value_heads % sizes["model"] == 0:
-        key_value = (model, fsdp, None)
-    else:
-        # Too few heads to go round, as the one of multi-query attention. Each device
-        # needs all of them for its query heads; stored they are split along D.
-        key_value = (None, fsdp or model, None)
-    attention = r".*decoder_block_\d+/attention"
-    return {
-        r".*token_embedding/embeddings": (model, fsdp),  # [V, D]
-        rf"{attention}/query/kernel": (model, fsdp, None),  # [N, D, H]
-        rf"{attention}/(key|value)/kernel": key_value,  # [K, D, H]
-        rf"{attention}/attention_output/kernel": (model, None, fsdp),  # [N, H, D]
-        r".*decoder_block_\d+/ffw_gating(_2)?/kernel": (fsdp, model),  # [D, F]
-        r".*decoder_block_\d+/ffw_linear/kernel": (model, fsdp),  # [F, D]
-        # Of adapters (lora.py) the paths do not name the layer.
-        r".*adapter/[\w-]+_a": (None, fsdp or model),  # [rank, in]
-        r".*adapter/[\w-]+_b": (fsdp or model, None),  # [out, rank]
-    }
 
 
 class _Parallel(keras.distribution.ModelParallel):

@@ -1,15 +1,19 @@
 """Adapters beside PEFT, both ways; merged equal to applied; on quantized models too."""
 
+import copy
 import json
+import pickle
 
 import keras
+import keras_hub
 import numpy as np
 import peft
 import pytest
 import safetensors.numpy
 import torch
 
-from codegemma_keras import CodeGemmaCausalLM, lora
+from codegemma_keras import CodeGemmaBackbone, CodeGemmaCausalLM, adapters, lora
+from codegemma_keras.formats import peft as peft_format
 from codegemma_keras.formats.transformers import save_transformers
 from tests.tiny_models import (
     INPUTS,
@@ -30,10 +34,10 @@ pytestmark = pytest.mark.filterwarnings(
 def randomise(backbone, name, seed=1):
     """Give adapter `name` values: B starts at zero, which would hide everything."""
     generator = np.random.default_rng(seed)
-    for _, layer, _ in lora._sites(backbone):
-        adapters = getattr(layer, "adapter", None)
-        for variable in adapters.pairs.get(name, ()) if adapters else ():
-            variable.assign(generator.normal(0, 0.2, variable.shape))
+    for layer in adapters.layers(backbone):
+        if name in layer.adapters:
+            for variable in layer.adapters[name].variables:
+                variable.assign(generator.normal(0, 0.2, variable.shape))
 
 
 @pytest.fixture
@@ -111,6 +115,11 @@ def test_peft_loads_what_we_save(adapted, tmp_path):
             "rank_pattern": {"layers.1.self_attn.q_proj": 2},
             "alpha_pattern": {"v_proj": 9},
         },
+        {
+            "target_modules": ["q_proj", "v_proj", "down_proj"],
+            "alpha_pattern": {"q_proj|v_proj": 100},
+            "trainable_token_indices": [5, 11, int(TOKEN_IDS[0, 0])],
+        },
     ],
 )
 def test_we_load_what_peft_saves(options, tmp_path):
@@ -130,7 +139,7 @@ def test_we_load_what_peft_saves(options, tmp_path):
     # And back: bit for bit what PEFT wrote.
     lora.save(backbone, tmp_path / "again")
     first, second = (
-        safetensors.numpy.load_file(tmp_path / folder / lora.WEIGHTS_FILE)
+        safetensors.numpy.load_file(tmp_path / folder / peft_format.WEIGHTS_FILE)
         for folder in ("adapter", "again")
     )
     assert first.keys() == second.keys()
@@ -150,7 +159,7 @@ def fit(lm, steps=6):
 
 @pytest.mark.parametrize("mode", [None, "int8", "int4"])
 def test_trains_the_adapter_only_and_survives_saving(mode, tmp_path):
-    lm = CodeGemmaCausalLM(our_backbone())
+    lm = CodeGemmaCausalLM(our_backbone(num_layers=1))  # Keras quantizes slowly
     if mode:
         lora.quantize_base(lm, mode)
     lora.add(lm, rank=4, dropout=0.1 if mode is None else 0.0)
@@ -162,7 +171,7 @@ def test_trains_the_adapter_only_and_survives_saving(mode, tmp_path):
             np.testing.assert_array_equal(variable.numpy(), base[variable.path])
     trained = logits(lm.backbone)
     lora.save(lm, tmp_path)
-    fresh = CodeGemmaCausalLM(our_backbone())
+    fresh = CodeGemmaCausalLM(our_backbone(num_layers=1))
     if mode:
         lora.quantize_base(fresh, mode)
     lora.load(fresh, tmp_path)
@@ -187,22 +196,34 @@ def test_dropout_is_for_training_only():
     ("change", "message"),
     [
         (lambda c, t: t.update({"base_model.model.model.layers.9.x": t.pop(min(t))}),
-         "no such linear layer"),
+         "lora_A.weight|layers.9.x"),
         (lambda c, t: t.update({min(t): t[min(t)][:, :-1].copy()}), "another model"),
         (lambda c, t: t.pop(min(t)), "half a pair"),
         (lambda c, t: t.clear(), "without matrices"),
         (lambda c, t: c.update(use_dora=True), "use_dora"),
+        (lambda c, t: c.update(init_lora_weights="pissa"), "'pissa'"),
+        (lambda c, t: c.update(init_lora_weights="olora"), "'olora'"),
+        (lambda c, t: c.update(alora_invocation_tokens=[5]), "alora_invocation_tokens"),
+        (lambda c, t: c.update(modules_to_save=["embed_tokens"]), "modules_to_save"),
+        (lambda c, t: c.update(some_new_option=3), "some_new_option=3"),
+        (lambda c, t: c.update(trainable_token_indices={"lm_head": [5]}), "lm_head"),
+        (lambda c, t: c.update(trainable_token_indices=[5]), "1 trainable_token_ind"),
+        (lambda c, t: t.update({"base_model.model.lm_head.lora_A.weight": t[min(t)]}),
+         "rows alone"),
+        (lambda c, t: t.update(
+            {"base_model.model.model.embed_tokens.lora_embedding_A": t[min(t)]}),
+         "rows alone"),
         (lambda c, t: c.update(peft_type="IA3"), "IA3"),
         (lambda c, t: c.update(bias="all"), "biases"),
     ],
 )  # fmt: skip
 def test_adapters_for_another_model_are_refused(adapted, tmp_path, change, message):
     lora.save(adapted, tmp_path)
-    config = json.loads((tmp_path / lora.CONFIG_FILE).read_text())
-    tensors = safetensors.numpy.load_file(tmp_path / lora.WEIGHTS_FILE)
+    config = json.loads((tmp_path / peft_format.CONFIG_FILE).read_text())
+    tensors = safetensors.numpy.load_file(tmp_path / peft_format.WEIGHTS_FILE)
     change(config, tensors)
-    (tmp_path / lora.CONFIG_FILE).write_text(json.dumps(config))
-    safetensors.numpy.save_file(tensors, tmp_path / lora.WEIGHTS_FILE)
+    (tmp_path / peft_format.CONFIG_FILE).write_text(json.dumps(config))
+    safetensors.numpy.save_file(tensors, tmp_path / peft_format.WEIGHTS_FILE)
     backbone = our_backbone()
     with pytest.raises(ValueError, match=message):
         lora.load(backbone, tmp_path)
@@ -231,3 +252,167 @@ def test_saving_the_model_does_not_lose_an_active_adapter(tmp_path):
             save(str(tmp_path / "out"))
     lora.merge(model)
     model.backbone.export_to_transformers(str(tmp_path / "merged"))
+
+
+def with_rows(name="style", dropout=0.0):
+    """A model with a random adapter that has rows of the embedding as well."""
+    lm = CodeGemmaCausalLM(our_backbone(num_layers=1))
+    rows = [5, int(TOKEN_IDS[0, 0])]
+    lora.add(lm, name, rank=2, dropout=dropout, token_rows=rows)
+    randomise(lm.backbone, name)
+    return lm
+
+
+def test_rows_of_the_embedding_are_the_row_and_the_logit():
+    """As if the table itself had them: the reference is another model."""
+    lm = with_rows()
+    applied = logits(lm.backbone)
+    other = our_backbone(num_layers=1)
+    lora.add(other, "style", rank=2)
+    randomise(other, "style", seed=1)
+    table = other.token_embedding.embeddings.numpy()
+    theirs = lm.backbone.token_embedding.adapters["style"]
+    table[theirs.ids] = theirs.values.numpy()
+    other.token_embedding.embeddings.assign(table)
+    for ours, layer in zip(
+        adapters.layers(other)[1:], adapters.layers(lm.backbone)[1:], strict=True
+    ):
+        for a, b in zip(ours.adapter.variables, layer.adapter.variables, strict=True):
+            a.assign(b.value)
+    np.testing.assert_allclose(applied, logits(other), atol=1e-5)
+    before = lm.backbone.token_embedding.embeddings.numpy()
+    lora.merge(lm)
+    np.testing.assert_allclose(logits(lm.backbone), applied, atol=1e-5)
+    lora.select(lm, None)
+    lora.select(lm, "style")  # out of the matrices first: not twice
+    np.testing.assert_allclose(logits(lm.backbone), applied, atol=1e-5)
+    after = lm.backbone.token_embedding.embeddings.numpy()
+    np.testing.assert_array_equal(after, before)
+
+
+def test_peft_reads_our_rows(tmp_path):
+    backbone = our_backbone()
+    lora.add(backbone, rank=2, token_rows=[5, int(TOKEN_IDS[0, 0])])
+    randomise(backbone, "default")
+    lora.save(backbone, tmp_path / "adapter")
+    model = transformers_model(tmp_path / "base")
+    model = peft.PeftModel.from_pretrained(model, tmp_path / "adapter")
+    theirs = transformers_logits(model)
+    assert relative_difference(logits(backbone), theirs) < 1e-4
+    config = json.loads((tmp_path / "adapter" / peft_format.CONFIG_FILE).read_text())
+    assert config["base_model_name_or_path"] is not None
+
+
+def test_a_token_with_twins_is_learned_through_its_row():
+    """Without its row, log p of a token with n twins stays below -log(n + 1)."""
+    twins = np.arange(30, 50)
+
+    def trained(token_rows):
+        backbone = our_backbone(num_layers=1)
+        table = backbone.token_embedding.embeddings.numpy()
+        table[twins] = table[30] + 1e-4 * np.arange(20)[:, None]
+        backbone.token_embedding.embeddings.assign(table)
+        found = lora.rows_with_twins(backbone, [3, 31, 4, 31])
+        assert found == {31: 19}
+        lm = CodeGemmaCausalLM(backbone)
+        lora.add(lm, rank=4, token_rows=token_rows)
+        lm.compile(optimizer=keras.optimizers.Adam(0.05))
+        y = np.full_like(TOKEN_IDS, 31)
+        for _ in range(40):
+            logs = lm.train_on_batch(INPUTS, y, return_dict=True)
+        changed = backbone.token_embedding.embeddings.numpy() != table
+        assert not changed.any()  # the table itself is frozen
+        return float(logs["loss"])
+
+    assert trained([]) > np.log(20) - 0.05
+    assert trained([31]) < 0.1
+
+
+@pytest.mark.parametrize("way", ["keras", "weights", "deepcopy", "pickle"])
+def test_files_and_copies_keep_the_adapter(way, tmp_path):
+    lm = with_rows(dropout=0.1)
+    expected = logits(lm.backbone)
+    if way == "keras":
+        lm.save(tmp_path / "m.keras")
+        again = keras.saving.load_model(tmp_path / "m.keras")
+    elif way == "weights":
+        lm.save_weights(tmp_path / "m.weights.h5")
+        again = with_rows(dropout=0.1)
+        lora.select(again, None)
+        for variable in again.weights:
+            variable.assign(variable.value * 0)
+        again.load_weights(tmp_path / "m.weights.h5")
+        lora.select(again, "style")
+    else:
+        again = (
+            copy.deepcopy(lm) if way == "deepcopy" else pickle.loads(pickle.dumps(lm))
+        )
+    np.testing.assert_array_equal(logits(again.backbone), expected)
+    assert lora.names(again) == ["style"]
+    assert len(again.trainable_variables) == len(lm.trainable_variables)
+    lora.select(lm, None)
+    lora.select(again, None)
+    np.testing.assert_array_equal(logits(again.backbone), logits(lm.backbone))
+
+
+def test_a_merged_model_is_saved_as_a_whole_one(tmp_path):
+    """It opens here and in KerasHub; so does a model whose adapter is not active."""
+    lm = with_rows()
+    applied = logits(lm.backbone)
+    lora.select(lm, None)
+    base = logits(lm.backbone)
+    lm.save_to_preset(tmp_path / "base")
+    lora.select(lm, "style")
+    lora.merge(lm)
+    lm.save_to_preset(tmp_path / "merged")
+    for folder, expected in (("base", base), ("merged", applied)):
+        for cls in (CodeGemmaBackbone, keras_hub.models.GemmaBackbone):
+            loaded = cls.from_preset(str(tmp_path / folder))
+            assert relative_difference(logits(loaded), expected) < 1e-5
+    assert np.abs(base - applied).max() > 0.01
+
+
+@pytest.mark.parametrize("mode", ["int8", "int4"])
+def test_a_quantized_base_computes_the_same_after_saving(mode, tmp_path):
+    backbone = our_backbone(num_layers=1)
+    lora.quantize_base(backbone, mode)
+    backbone.save_to_preset(tmp_path)
+    loaded = CodeGemmaBackbone.from_preset(tmp_path)
+    np.testing.assert_array_equal(logits(loaded), logits(backbone))
+    lora.add(backbone, rank=2)  # an adapter trained on integers goes onto floats
+    lora.save(backbone, tmp_path / "adapter")
+    lora.load(our_backbone(num_layers=1), tmp_path / "adapter")
+
+
+def test_an_adapter_of_other_weights_is_refused(adapted, tmp_path):
+    lora.save(adapted, tmp_path)
+    lora.load(our_backbone(dtype="bfloat16"), tmp_path)  # the same weights, rounded
+    other = our_backbone()
+    for variable in other.weights:
+        noise = np.random.default_rng(0).normal(0, 0.01, variable.shape)
+        variable.assign(variable.numpy() + noise)
+    with pytest.raises(ValueError, match=r"other weights .* check_base=False"):
+        lora.load(other, tmp_path)
+    lora.load(other, tmp_path, check_base=False)
+
+
+def test_a_change_of_adapter_reaches_programs_that_are_compiled():
+    lm = with_rows()
+    y = np.roll(TOKEN_IDS, -1, 1)
+    lm.compile()
+    engine, first = lm.engine, lm.test_on_batch(INPUTS, y)
+    lora.select(lm.backbone, None)  # of the backbone: the model itself is not told
+    assert lm.engine is not engine
+    assert abs(float(lm.test_on_batch(INPUTS, y)[0]) - float(first[0])) > 1e-3
+    version = lm.backbone.version
+    lora.merge(lm, "style")
+    assert lm.backbone.version > version
+
+
+def test_other_adapters_of_keras_cannot_stand_beside():
+    backbone = our_backbone(num_layers=1)
+    backbone.enable_lora(2)
+    with pytest.raises(ValueError, match="enable_lora"):
+        lora.add(backbone)
+    with pytest.raises(ValueError, match=r"lora\.remove"):
+        with_rows().backbone.enable_lora(2)

@@ -116,7 +116,8 @@ def backbone_config(config: dict, file: str) -> dict:
             "from."
         )
     floats = {"layer_norm_epsilon": {}, "rope_max_wavelength": {}, "dropout": {}}
-    known = {*_SIZES, *floats, "name", "trainable", "dtype"}
+    flags = ("trainable", "float_activations")
+    known = {*_SIZES, *floats, *flags, "name", "dtype"}
     if unknown := sorted(config.keys() - known):
         raise ValueError(
             f"{file} has the options {_shown(unknown)}, which CodeGemma's network does "
@@ -137,8 +138,9 @@ def backbone_config(config: dict, file: str) -> dict:
     if config.get("name") is not None:
         if "/" in instance(config["name"], str, f"name in {file}"):
             raise ValueError(f"name in {file} holds a '/', which Keras does not allow.")
-    if "trainable" in config:
-        instance(config["trainable"], bool, f"trainable in {file}")
+    for name in flags:
+        if name in config:
+            instance(config[name], bool, f"{name} in {file}")
     _check_network(config, file)
     return config
 

@@ -357,6 +357,7 @@ def save_task(task, folder, max_shard_size=10):
 
 
 def _write_backbone(backbone, folder, max_shard_size):
+    backbone = backbone.without_adapters()
     for name in (WEIGHTS, SHARDED_WEIGHTS, "model_[0-9]*.weights.h5"):
         for stale in glob.glob(os.path.join(glob.escape(str(folder)), name)):
             os.remove(stale)
@@ -414,6 +415,7 @@ def as_keras_hub(value):
     theirs = CLASSES.get(value.get("class_name"))
     if theirs is keras_hub.models.GemmaBackbone:
         config = value["config"]
+        config.pop("adapters", None)  # a preset is a whole model
         # KerasHub ignores what it does not know, so it would compute such a network
         # with its own constants: our class name makes it refuse the folder.
         if any(config[name] != constant for name, constant in _CONSTANTS.items()):

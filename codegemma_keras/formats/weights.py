@@ -348,11 +348,11 @@ def _some(names: list[str]) -> str:
 
 def refuse_active_adapter(backbone):
     """Raise if an adapter of `lora` is active: no format of a whole model holds it."""
-    for layer in backbone._flatten_layers(include_self=False):
-        name = getattr(getattr(layer, "adapter", None), "active", None)
-        if name is not None:
-            raise ValueError(
-                f"The adapter {name!r} is active and would be left out. Call "
-                "`lora.merge(model)` to save the model with it, or `lora.save` for the "
-                "adapter and `lora.select(model, None)` for the model without it."
-            )
+    name = getattr(backbone, "active_adapter", None)
+    if name is not None:
+        raise ValueError(
+            f"The adapter {name!r} is active and would be left out. Call "
+            "`lora.merge(model)` to save the model with it, or `lora.save` for the "
+            "adapter and `lora.select(model, None)` for the model without it. (A file "
+            "that keeps both is `model.save('name.keras')`.)"
+        )
