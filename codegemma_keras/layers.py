@@ -65,7 +65,7 @@ class _Adaptable:
     active_adapter = None
 
     @property
-    def adapter(self):
+    def current_adapter(self):
         """The active adapter, or None."""
         return self.adapters.get(self.active_adapter)
 
@@ -177,7 +177,7 @@ class Linear(_Adaptable, keras.layers.EinsumDense):
         return ops.einsum("btnd,ndh->btnh", x, kernel)
 
     def _with_adapter(self, y, x, training):
-        adapter = self.adapter
+        adapter = self.current_adapter
         if adapter is None:
             return y
         shape = ops.shape(y)
@@ -283,7 +283,7 @@ class ReversibleEmbedding(_Adaptable, keras.layers.ReversibleEmbedding):
         return self._with_rows(y, inputs, reverse)
 
     def _with_rows(self, y, inputs, reverse):
-        rows = self.adapter
+        rows = self.current_adapter
         if rows is None:
             return y
         values = ops.cast(rows.values, y.dtype)  # [R, D]
@@ -295,6 +295,12 @@ class ReversibleEmbedding(_Adaptable, keras.layers.ReversibleEmbedding):
         place = ops.take(place, inputs, axis=0)
         theirs = ops.take(values, ops.maximum(place, 0), axis=0)  # [..., D]
         return ops.where(place[..., None] >= 0, theirs, y)
+
+    @property
+    def trained_rows(self):
+        """None, or `(ids, values)` of the rows that the active adapter has."""
+        rows = self.current_adapter
+        return None if rows is None else (rows.ids, rows.values.value)
 
     @property
     def trains_table(self):
@@ -311,7 +317,7 @@ class ReversibleEmbedding(_Adaptable, keras.layers.ReversibleEmbedding):
         if self.quantization_mode in ("int8", "int4"):
             return self(ops.arange(self.input_dim, dtype="int32"))
         table = ops.cast(ops.convert_to_tensor(self.embeddings), self.compute_dtype)
-        if (rows := self.adapter) is None:
+        if (rows := self.current_adapter) is None:
             return table
         values = ops.cast(rows.values, table.dtype)
         return ops.scatter_update(table, rows.ids[:, None], values)

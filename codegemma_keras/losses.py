@@ -396,7 +396,7 @@ def model_loss(lm, y, hidden, sample_weight=None, training=True):
         chunk_tokens=lm.loss.chunk_tokens,
         with_gradients=training,
         train_embedding=layer.trains_table,
-        rows=layer.adapter and (layer.adapter.ids, layer.adapter.values.value),
+        rows=layer.trained_rows,
     )
     lm._token_metrics.update(ops.stop_gradient(sums), sample_weight)
     if lm.loss.reduction == "sum_over_batch_size":

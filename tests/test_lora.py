@@ -277,7 +277,9 @@ def test_rows_of_the_embedding_are_the_row_and_the_logit():
     for ours, layer in zip(
         adapters.layers(other)[1:], adapters.layers(lm.backbone)[1:], strict=True
     ):
-        for a, b in zip(ours.adapter.variables, layer.adapter.variables, strict=True):
+        for a, b in zip(
+            ours.current_adapter.variables, layer.current_adapter.variables, strict=True
+        ):
             a.assign(b.value)
     np.testing.assert_allclose(applied, logits(other), atol=1e-5)
     before = lm.backbone.token_embedding.embeddings.numpy()
