@@ -12,6 +12,7 @@ first, and how many tests stand directly beside their subject.
 
 import argparse
 import ast
+import functools
 import importlib.machinery
 import pathlib
 import sys
@@ -83,6 +84,16 @@ def expected_edges(root, files):
     return edges
 
 
+@functools.cache
+def projects(root):
+    folders = {
+        path.parent
+        for name in ("pyproject.toml", "setup.py")
+        for path in root.rglob(name)
+    }
+    return [str(f / part) for f in sorted(folders) for part in ("", "src")]
+
+
 def search_path(root, file):
     """`(path, package)`: where imports of a file are looked up, and its package."""
     folder, package = file.parent, []
@@ -95,6 +106,8 @@ def search_path(root, file):
             break
         if (above / "pyproject.toml").exists() or (above / "setup.py").exists():
             search += [str(above), str(above / "src")]
+    # Then the other projects of the repository, which are installed beside it.
+    search += projects(root)
     # A relative import in a folder that is no package resolves inside that folder.
     return list(dict.fromkeys(search)), package
 

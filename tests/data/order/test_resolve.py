@@ -167,7 +167,11 @@ def test_rust_crate_roots_macros_and_workspace():
             #[path = "odd.rs"]
             mod even;
             mod inline { mod deep; use super::net; }
+            #[cfg(unix)] #[path = "unix.rs"] mod imp;
+            #[cfg(windows)] #[path = "windows.rs"] mod imp;
             """,
+        "core/src/unix.rs": "use super::net;\n",
+        "core/src/windows.rs": "",
         "core/src/net.rs": "pub struct A;\n",
         "core/src/odd.rs": "use crate::net::A;\n",
         "core/src/inline/deep.rs": "use super::super::even;\n",
@@ -188,7 +192,10 @@ def test_rust_crate_roots_macros_and_workspace():
         "core/src/lib.rs -> core/src/inline/deep.rs",
         "core/src/lib.rs -> core/src/net.rs",
         "core/src/lib.rs -> core/src/odd.rs",
+        "core/src/lib.rs -> core/src/unix.rs",
+        "core/src/lib.rs -> core/src/windows.rs",
         "core/src/odd.rs -> core/src/net.rs",
+        "core/src/unix.rs -> core/src/net.rs",
         "core/tests/it.rs -> core/src/net.rs",
         "core/tests/it.rs -> core/tests/help/mod.rs",
     ]

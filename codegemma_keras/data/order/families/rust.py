@@ -145,9 +145,9 @@ class Resolver:
         self._packages = repository.build_files("Cargo.toml")
         self._modules_of = collections.defaultdict(list)  # file -> modules
         self._file_of = {}  # module -> file
-        roots = self._roots()
-        for root in roots:
-            self._grow(root, (root, ()), roots)
+        self._roots = self._find_roots()
+        for root in self._roots:
+            self._grow(root, (root, ()))
         for path in sorted(self._facts):
             if path not in self._modules_of:
                 self._place_by_folder(path)
@@ -155,7 +155,7 @@ class Resolver:
 
     # The trees of modules
 
-    def _roots(self):
+    def _find_roots(self):
         roots = {}
         for folder, said in self._packages.items():
             for path in (said.get("lib_path", ""), *said.get("targets", ())):
@@ -175,28 +175,29 @@ class Resolver:
                 or (name == "build.rs" and folder in self._packages)
             ):
                 roots[path] = True
-        return sorted(path for path in roots if path in self._facts)
+        return dict.fromkeys(sorted(roots.keys() & self._facts.keys()))
 
-    def _grow(self, file, module, roots):
+    def _grow(self, file, module):
         """Hang a file, and all that it declares, below a crate's root."""
         stack = [(file, module)]
         while stack:
             file, module = stack.pop()
-            if module in self._file_of or module in self._modules_of[file]:
+            if module in self._modules_of[file] or len(module[1]) > 64:
                 continue
-            self._file_of[module] = file
+            # Two files may be one module, each under a `cfg` of its own.
+            self._file_of.setdefault(module, file)
             self._modules_of[file].append(module)
             root, names = module
-            for entry in self._facts[file].imports:
+            for entry in reversed(self._facts[file].imports):
                 if entry.kind == "child":
-                    child = self._child_file(file, entry, file in roots)
+                    child = self._child_file(file, entry)
                     if child:
                         path = (*names, *entry.module.split("::"))
                         stack.append((child, (root, path)))
 
-    def _child_file(self, file, entry, is_root):
+    def _child_file(self, file, entry):
         folder, stem = split_name(file)
-        own = folder if is_root or stem == "mod" else join(folder, stem)
+        own = folder if file in self._roots or stem == "mod" else join(folder, stem)
         *inside, name = entry.module.split("::")
         if entry.names:
             base = join(own, *inside) if inside else folder
@@ -219,7 +220,9 @@ class Resolver:
                     self._modules_of[path].append((root, parts))
                     self._file_of.setdefault((root, parts), path)
                     return
-        self._grow(path, (path, ()), (path,) if stem in ("lib", "main") else ())
+        if stem in ("lib", "main"):
+            self._roots[path] = None
+        self._grow(path, (path, ()))
 
     def _find_libraries(self):
         """`{crate name in code: roots of libraries}`."""
@@ -251,7 +254,7 @@ class Resolver:
         root, here = module
         parts = [p.removeprefix("r#") for p in entry.module.split("::")]
         if entry.kind == "child":
-            return self._file_of.get((root, (*here, *parts)))
+            return self._child_file(facts.path, entry)
         if parts[0] == "":
             return self._in_library(facts, parts[1:])
         if parts[0] == "crate":
