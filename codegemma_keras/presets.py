@@ -1,4 +1,4 @@
-"""Presets: names, and folders in KerasHub's or Transformers' format, to objects.
+"""Presets: names, folders of KerasHub or Transformers, GGUF files, to objects.
 
 `Preset` opens one, once, and makes the backbone, the tokenizer, the preprocessor and the
 task: every `from_preset` is a line over it. A preset is any of
@@ -331,9 +331,9 @@ def _has_tokenizer(files) -> bool:
 
 
 def _resolve_dtype(saved, asked, name):
-    """The dtype to build at: see `load_backbone`.
+    """The dtype to build at: see `Preset.backbone`.
 
-    A quantized preset says so by a `DTypePolicyMap` (or one quantized policy).
+    A quantized preset says so by a `DTypePolicyMap`.
     """
     if asked is None:
         return saved if _is_quantized(saved) else None

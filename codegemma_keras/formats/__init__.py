@@ -1,6 +1,9 @@
 """Files of models, in every format: where they are, what they hold, how they stream.
 
-`hub` finds and fetches files; `keras_hub` and `transformers` read and write the two
-formats of model folders; `weights` is the one table of tensor names and the stream of
-tensors that all of them use. `codegemma_keras.presets` puts them together.
+`hub` finds and fetches files. `keras_hub`, `transformers` and `gguf` read whole models:
+each has a class with the same methods (`backbone_config`, `weights`, `tokenizer_config`,
+`preprocessor_config`, `context`, `token_ids`), which `codegemma_keras.presets` puts to
+use; the first two also write. `h5`, `safetensors` and `sentencepiece_model` know one
+kind of file each. `weights` is the one table of tensor names and the stream of tensors;
+`checks` is what every file goes through before it is believed.
 """

@@ -1,8 +1,8 @@
 """Text to token ids and back.
 
 `tokenizer` holds `CodeGemmaTokenizer`; `codec` is its part in plain Python, which loads
-no Keras; `sentencepiece_model` reads and rewrites vocabulary files; `training` makes
-small vocabularies.
+no Keras; `training` makes small vocabularies. `formats.sentencepiece_model` reads and
+rewrites their files.
 """
 
 import importlib
