@@ -10,7 +10,7 @@ Left out: quality classifiers. They are models, and the paper names none.
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from codegemma_keras.data.clean.licences import PERMISSIVE
+from codegemma_keras.data.clean.licences import PERMISSIVE, allows, tagged
 from codegemma_keras.data.document import Document, Report, text_bytes
 from codegemma_keras.data.languages import CODE, PROSE
 
@@ -133,7 +133,8 @@ def vendored_check(document: Document) -> str:
 
 
 def licence_check(document: Document, licences: Iterable[str]) -> str:
-    if document.licence in licences:
+    """Not to be had under `licences` alone; see `licences.allows`."""
+    if allows(frozenset(licences), document.licence):
         return ""
     return f"licence {document.licence or 'unknown'}"
 
@@ -155,6 +156,9 @@ def filter_documents(
     """
     licences = None if licences is None else frozenset(licences)
     for document in documents:
+        # What a file says of itself beats what its repository says.
+        if (own := tagged(document.text)) and own != document.licence:
+            document = document.replace(licence=own)
         reason = (
             language_check(document, languages)
             or (licences is not None and licence_check(document, licences))

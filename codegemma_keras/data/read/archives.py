@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from codegemma_keras.data.clean.licences import find_licence, says_licence
+from codegemma_keras.data.clean.licences import Licences, says_licence
 from codegemma_keras.data.document import Document, Report
 from codegemma_keras.data.read.admit import (
     MAX_FILE_BYTES,
@@ -94,7 +94,7 @@ def read_archive(
     except OSError as error:
         report.drop(STEP, "unreadable", f"{repo}:{path.name}", detail=str(error))
         return
-    common, licence = _survey(path, members, budget)
+    common, licences = _survey(path, members, budget)
     for member in _within(members(path), budget, report, f"{repo}:{path.name}"):
         name = member.name[len(common) :]
         full, size = f"{repo}:{name}", member.size
@@ -113,7 +113,7 @@ def read_archive(
             if data is None:
                 report.drop(STEP, "file too large", full, size)
                 continue
-            meta = {"source": repo}
+            licence, meta = licences.of(name), {"source": repo}
             yield from to_document(data, name, repo, licence, report, meta)
 
 
@@ -222,7 +222,7 @@ def _zip_members(path) -> Iterator[Member]:
 
 
 def _survey(path, members, budget):
-    """`(common, licence)`: the one folder that holds everything, and the licence."""
+    """`(common, licences)`: the one folder that holds everything, and the licences."""
     tops, texts, seen = set(), [], 0
     try:
         for member in members(path):
@@ -230,7 +230,7 @@ def _survey(path, members, budget):
                 continue
             if (seen := seen + member.size) > budget:
                 break
-            top, slash, inside = member.name.partition("/")
+            top, slash, _ = member.name.partition("/")
             tops.add(top + slash if slash else "")
             if (
                 member.fault
@@ -238,12 +238,10 @@ def _survey(path, members, budget):
                 or member.name.count("/") > 3
             ):
                 continue
-            for known in (member.name, inside):
-                if says_licence(known):
-                    text = member.read(_MAX_LICENCE) or b""
-                    texts.append((known, functools.partial(bytes, text)))
-                    break
+            if says_licence(member.name):
+                text = member.read(_MAX_LICENCE) or b""
+                texts.append((member.name, functools.partial(bytes, text)))
     except _DAMAGE:
         pass  # Counted when the files themselves are read.
     common = tops.pop() if len(tops) == 1 else ""
-    return common, find_licence(sorted(texts, key=lambda item: item[0]))
+    return common, Licences((name[len(common) :], text) for name, text in texts)

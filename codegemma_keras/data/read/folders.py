@@ -11,7 +11,7 @@ import posixpath
 import re
 from collections.abc import Iterator
 
-from codegemma_keras.data.clean.licences import find_licence
+from codegemma_keras.data.clean.licences import Licences
 from codegemma_keras.data.document import Document, Report, require
 from codegemma_keras.data.read.admit import (
     MAX_FILE_BYTES,
@@ -51,7 +51,7 @@ def read_folder(
     root = pathlib.Path(folder)
     repo = repo or root.resolve().name
     entries = list(walk(root, report, repo))
-    licence = find_licence(
+    licences = Licences(
         (path, lambda full=full: _read_start(full)) for path, full in entries
     )
     for path, full in entries:
@@ -68,6 +68,7 @@ def read_folder(
         except OSError as error:
             report.drop(STEP, "unreadable", name, detail=error.strerror or str(error))
             continue
+        licence = licences.of(path)
         yield from to_document(data, path, repo, licence, report, {"source": repo})
 
 

@@ -11,7 +11,7 @@ import pathlib
 import zlib
 from collections.abc import Iterable, Iterator
 
-from codegemma_keras.data.clean.licences import PERMISSIVE, recognise
+from codegemma_keras.data.clean.licences import PERMISSIVE, recognise, spdx
 from codegemma_keras.data.document import Document, Report
 from codegemma_keras.data.languages import LANGUAGES, family, language_of
 from codegemma_keras.data.read.admit import STEP, name_fault, to_document
@@ -168,14 +168,13 @@ def licence_named(value) -> str:
     Of several, all of which hold, the first that is not permissive.
 
     >>> licence_named(["mit"]), licence_named(["MIT", "GPL-3.0"])
-    ('MIT', 'GPL-3.0')
+    ('MIT', 'GPL-3.0-only')
     """
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace")
     if isinstance(value, str):
-        known = {licence.lower(): licence for licence in PERMISSIVE}
         name = value.strip()
-        return known.get(name.lower()) or recognise(name) or name
+        return spdx(name) or recognise(name) or name
     try:
         found = [licence_named(entry) for entry in value]
     except TypeError:

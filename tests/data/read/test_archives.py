@@ -5,13 +5,15 @@ import os
 import stat
 import tarfile
 import zipfile
+from importlib import metadata
 
 import pytest
 
 from codegemma_keras.data.document import Report
 from codegemma_keras.data.read import archives, sources
 
-MIT = "Permission is hereby granted, free of charge, to any person"
+# A licence is told by its whole text.
+MIT = next(f for f in metadata.files("attrs") if f.name == "LICENSE").read_text()
 
 
 def read(source, **options):

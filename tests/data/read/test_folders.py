@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+from importlib import metadata
 
 import pytest
 from dulwich import porcelain
@@ -9,7 +10,8 @@ from dulwich import porcelain
 from codegemma_keras.data.document import Report
 from codegemma_keras.data.read import sources
 
-MIT = "Permission is hereby granted, free of charge, to any person"
+# A licence is told by its whole text.
+MIT = next(f for f in metadata.files("attrs") if f.name == "LICENSE").read_text()
 
 
 def read(source, **options):

@@ -92,7 +92,12 @@ def test_a_file_that_cannot_be_read_or_is_cut_off(tmp_path):
         ({"language": "TypeScript", "path": "/src/a.tsx"}, "tsx", "", "src/a.tsx"),
         ({"language": "Shell", "path": "run"}, "shell", "", "run"),
         ({"language": "Vue", "path": "a.vue"}, "", "", "a.vue"),
-        ({"max_stars_repo_licenses": ["Apache-2.0", "GPL-3.0"]}, "", "GPL-3.0", None),
+        (
+            {"max_stars_repo_licenses": ["Apache-2.0", "GPL-3.0"]},
+            "",
+            "GPL-3.0-only",
+            None,
+        ),
         ({"license": "apache-2.0"}, "", "Apache-2.0", None),
         ({"license": "Apache License, Version 2.0"}, "", "Apache-2.0", None),
         ({"license": [], "path": "a.rs"}, "rust", "", "a.rs"),
