@@ -1,11 +1,12 @@
-"""HumanEval planted in real files four ways; and what is found in files without it.
+"""HumanEval planted in real files seven ways; and what is found in files without it.
 
     python benchmarks/data_decontaminate.py HumanEval.jsonl.gz [--clean FOLDER ...]
 
 Planted: each solution (its function, without the docstring, so that code alone has to
 do) in the middle of a file of the standard library: verbatim; reformatted by
 `ast.unparse` and re-wrapped; with comments on every line; with all parameters and
-variables renamed. False positives: every match in the standard library and the packages
+variables renamed; without type hints; without them and renamed; with a line that logs
+before every statement. False positives: every match in the standard library and the packages
 given, listed one by one.
 """
 
@@ -86,6 +87,63 @@ def renamed(code, rng):
     return ast.unparse(Rename(tree, rng).visit(tree))
 
 
+def unhinted(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.arg):
+            node.annotation = None
+        if isinstance(node, ast.FunctionDef):
+            node.returns = None
+        for field in ("body", "orelse"):
+            block = getattr(node, field, None)
+            if isinstance(block, list):
+                setattr(node, field, [_unannotated(n) for n in block])
+    return ast.fix_missing_locations(tree)
+
+
+def _unannotated(node):
+    if isinstance(node, ast.AnnAssign) and node.value:
+        return ast.Assign([node.target], node.value)
+    return node
+
+
+LOGS = (
+    'logger.info("step %d of %s", {0}, __name__)',
+    'print(f"step {0}", locals())',
+    "logging.getLogger(__name__).debug('at %s', ({0}, [1, 2]))",
+    'self.log.warning("step {0}")',
+    'sys.stderr.write("step {0}\\n")',
+    'warnings.warn("step {0}", stacklevel=2)',
+)
+
+
+class Log(ast.NodeTransformer):
+    """Puts a statement that logs before every statement of a function."""
+
+    def __init__(self, rng):
+        self.rng, self.number = rng, 0
+
+    def visit(self, node):
+        self.generic_visit(node)
+        inside = not isinstance(node, (ast.Module, ast.ClassDef))
+        for field in ("body", "orelse"):
+            block = getattr(node, field, None)
+            if inside and isinstance(block, list) and block:
+                setattr(node, field, [part for n in block for part in (self.line(), n)])
+        return node
+
+    def line(self):
+        self.number += 1
+        return ast.parse(self.rng.choice(LOGS).format(self.number)).body[0]
+
+
+def without_hints(code):
+    return ast.unparse(unhinted(without_docstring(ast.parse(code))))
+
+
+def logging(code, rng):
+    return ast.unparse(Log(rng).visit(without_docstring(ast.parse(code))))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("humaneval", type=pathlib.Path)
@@ -113,6 +171,9 @@ def main():
         ("reformatted", reformatted),
         ("commented", commented),
         ("renamed", lambda code: renamed(code, rng)),
+        ("hints removed", without_hints),
+        ("hints removed, renamed", lambda c: renamed(without_hints(c), rng)),
+        ("logging", lambda code: logging(code, rng)),
     ):
         missed[kind] = []
         for row in rows:

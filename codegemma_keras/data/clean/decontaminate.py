@@ -4,10 +4,9 @@ Three kinds of probe are made from each task, and a file is contaminated if it h
 enough of any one of them:
 
 * **words** of the problem's text, in any file, comments and docstrings included;
-* **code** of the solution, as n-grams of tokens that survive white space, comments,
-  docstrings, quotes, line breaks, trailing commas and *renamed identifiers*: a variable
-  is written as the distance to its last mention within the n-gram (Baker's parameterised
-  matching, 1993), so `x = x + y` and `a = a + b` are one, and `a = b + b` is another;
+* **code** of the solution, as n-grams of tokens that survive another layout, other
+  names, comments, docstrings, type hints and logging, see `ngrams`; or, of a function of
+  a few tokens (`return x + y`), as a whole and with its name, for many files hold the like;
 * **tests**, the same n-grams with literals, which is what makes them recognisable.
 
 n-grams that many files hold (`for i in range(len(`) prove nothing: a background corpus
@@ -17,52 +16,32 @@ Left out: semantic similarity, paraphrase, translation to another language; they
 model, and nobody agrees on a threshold.
 """
 
-import builtins
+import ast
 import collections
 import dataclasses
 import gzip
 import json
-import keyword
 import pathlib
 import re
-import zlib
 from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from codegemma_keras.data.clean.ngrams import Program, code_ngrams, word_ngrams
 from codegemma_keras.data.document import Document, Report
-from codegemma_keras.data.languages import LANGUAGES
 
 STEP = "decontaminate"
-WORDS = 10  # per n-gram of text
-TOKENS = 10  # per n-gram of code
 # Share of a probe's n-grams that a file must hold, and how many at least.
 MIN_SHARE = {"words": 0.5, "code": 0.6, "tests": 0.5}
 MIN_HITS = {"words": 3, "code": 1, "tests": 3}
-
-# Tokens whose codes are remembered, most of a corpus's mentions: 10 MB.
-MAX_REMEMBERED = 50_000
-# Longer strings are prose or data, whatever their quotes.
-LONG_STRING = 100
-_STRINGS = (
-    r"|[rRbBuUfF]{0,2}(?:'''[\s\S]*?'''|\"\"\"[\s\S]*?\"\"\")"
-    r"|[rRbBuUfF]{0,2}(?:'(?:[^'\\\n]|\\.)*'|\"(?:[^\"\\\n]|\\.)*\")"
-)
-_REST = _STRINGS + r"|[^\W\d]\w*|\d[\w.]*|[^\s\w]"
-_HASH_TOKEN = re.compile(r"\#[^\n]*" + _REST)
-_SLASH_TOKEN = re.compile(r"//[^\n]*|/\*[\s\S]*?\*/" + _REST)
-# Names that keep their identity; all others may be renamed.
-_FIXED = (
-    frozenset(keyword.kwlist)
-    | frozenset(dir(builtins))
-    | frozenset(
-        "self cls this new null true false undefined void int float double string bool let "
-        "const var function fn func public private static final return def".split()
-    )
-)
-# What reformatting adds or takes away.
-_DROPPED = frozenset("(),;\\{}")
-_WORD = re.compile(r"\w+")
+# Functions of fewer tokens are told as a whole, with their name.
+SHORT = 16
+# With a name of fewer letters they are told by text and tests alone: many files hold
+# `def add(x, y): return x + y`.
+MIN_NAME = 4
+# A probe of fewer n-grams of code needs a larger share of them.
+FEW_NGRAMS = 12
+SHARE_OF_FEW = 0.8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,132 +71,6 @@ class Task:
     tests: str = ""
 
 
-# n-grams
-
-
-def code_ngrams(
-    text: str, size: int = TOKENS, language: str = "python", inside: bool = False
-) -> np.ndarray:
-    """Hashes of the n-grams of a program's tokens, uint64, in order.
-
-    Comments and strings over several lines (docstrings) are left out. A program shorter
-    than `size` is one n-gram.
-
-    Args:
-        text: a program.
-        size: tokens per n-gram.
-        language: says what a comment is.
-        inside: read strings over several lines, too, as programs of their own.
-    """
-    entry = LANGUAGES.get(language)
-    pattern = _SLASH_TOKEN if entry and entry.comment == "//" else _HASH_TOKEN
-    tokens = pattern.findall(text)
-    found = _parameterised(*_codes(tokens), size)
-    if inside:
-        strings = [t for t in tokens if len(t) > 40 and t.endswith(_TRIPLE)]
-        inner = pattern.findall("\n".join(t.lstrip("rRbBuUfF")[3:-3] for t in strings))
-        found = np.concatenate((found, _parameterised(*_codes(inner), size)))
-    return found
-
-
-# A token as one number: its hash in the low 32 bits, and flags.
-_SKIP, _NAME, _DOT, _OPEN, _DEF = (1 << bit for bit in range(32, 37))
-_TRIPLE = ("'''", '"""')
-
-
-class _Codes(dict):
-    """Token -> number, remembered."""
-
-    def __missing__(self, token):
-        if token[0] == "#" or token[:2] in ("//", "/*") or token.endswith(_TRIPLE):
-            return _SKIP
-        if len(token) > LONG_STRING:
-            return _SKIP
-        code = zlib.crc32(_plain(token).encode("utf-8", "replace"))
-        if token in _DROPPED:
-            code |= _SKIP
-        code |= _OPEN * (token == "(") | _DOT * (token == ".") | _DEF * (token == "def")
-        if token not in _FIXED and (token[0].isalpha() or token[0] == "_"):
-            code |= _NAME * token.isidentifier()
-        if len(self) >= MAX_REMEMBERED:  # A corpus has no end of names.
-            self.clear()
-        self[token] = code
-        return code
-
-
-_CODES = _Codes()
-
-
-def _plain(token):
-    """Strings without quotes and escapes, `1.` and `1.0` as `1`."""
-    if token[-1] in "\"'" and len(token) > 1:
-        return "'" + token.lstrip("rRbBuUfF")[1:-1].replace("\\", "")
-    if token[0].isdigit() and "." in token:
-        return token.rstrip("0").rstrip(".")
-    return token
-
-
-def _codes(tokens):
-    """`(codes, names)`: a hash per token, and for renameable names their identity."""
-    flags = np.fromiter(map(_CODES.__getitem__, tokens), np.int64, len(tokens))
-    comment = flags == _SKIP
-    flags = flags[~comment]
-    before = np.concatenate(([0], flags[:-1]))
-    after = np.concatenate((flags[1:], [0]))
-    # Attributes and called functions keep their names; defined ones may be renamed.
-    called = (after & _OPEN > 0) & (before & _DEF == 0)
-    is_name = (flags & _NAME > 0) & (before & _DOT == 0) & ~called
-    code = flags & 0xFFFFFFFF
-    names = np.where(is_name, code + 1, 0).astype(np.uint64)
-    kept = flags & _SKIP == 0
-    return np.where(is_name, 0, code).astype(np.uint64)[kept], names[kept]
-
-
-def _parameterised(codes, names, size):
-    """Rolling hashes in which a name counts as the distance to its last mention."""
-    count = len(codes)
-    if not count:
-        return np.zeros(0, np.uint64)
-    # distance[i] = i - (last place of the same name), or 0.
-    distance = np.zeros(count, np.uint64)
-    order = np.argsort(names, kind="stable")
-    same = (names[order][1:] == names[order][:-1]) & (names[order][1:] > 0)
-    distance[order[1:][same]] = (order[1:] - order[:-1])[same]
-    size = min(size, count)
-    number = count - size + 1
-    mixed = np.full(number, 0x243F6A8885A308D3, np.uint64)
-    for k in range(size):
-        gap = distance[k : k + number]
-        # Beyond the n-gram's start a name is new.
-        token = codes[k : k + number] ^ (np.where(gap <= k, gap, 0) << np.uint64(40))
-        is_name = names[k : k + number] > 0
-        mixed = (mixed ^ token ^ np.where(is_name, 1 << 33, 0).astype(np.uint64)) * (
-            np.uint64(0x9E3779B97F4A7C15)
-        )
-        mixed ^= mixed >> np.uint64(31)
-    return mixed
-
-
-class _Words(dict):
-    def __missing__(self, word):
-        if len(self) >= MAX_REMEMBERED:
-            self.clear()
-        code = self[word] = zlib.crc32(word.encode("utf-8", "replace"))
-        return code
-
-
-_WORDS = _Words()
-
-
-def word_ngrams(text: str, size: int = WORDS) -> np.ndarray:
-    """Hashes of the n-grams of the words of a text, whatever stands between them."""
-    words = _WORD.findall(text.lower())
-    if len(words) < size:
-        return np.zeros(0, np.uint64)
-    codes = np.fromiter(map(_WORDS.__getitem__, words), np.uint64, len(words))
-    return _parameterised(codes, np.zeros(len(codes), np.uint64), size)
-
-
 # Probes
 
 
@@ -232,15 +85,15 @@ class Index:
 
     def __init__(self, tasks: Iterable[Task], background: Iterable[str] = ()):
         probes = []
+        self._sizes = set()
         for task in tasks:
-            for kind, text, ngrams in (
-                ("words", task.text, word_ngrams),
-                ("code", task.code, code_ngrams),
-                ("tests", task.tests, code_ngrams),
+            for kind, found in (
+                ("words", word_ngrams(task.text)),
+                ("code", self._code(task.code)),
+                ("tests", code_ngrams(task.tests)),
             ):
-                found = np.unique(ngrams(text)) if text.strip() else ()
                 if len(found):
-                    probes.append((task.name, kind, found))
+                    probes.append((task.name, kind, np.unique(found)))
         common = self._common(probes, background)
         self.probes = []
         self._owners = collections.defaultdict(list)
@@ -253,22 +106,39 @@ class Index:
             self.probes.append((name, kind, len(kept)))
         self._known = np.array(sorted(self._owners), np.uint64)
 
+    def _code(self, text):
+        program = Program(_functions(text))
+        if not 0 < len(program) < SHORT:
+            return program.ngrams()
+        name = re.search(r"\bdef (\w+)", text)
+        if name and len(name[1]) < MIN_NAME:
+            return ()
+        self._sizes.add(len(program))
+        return program.functions([len(program)])[:1]
+
     def _common(self, probes, background):
         known = np.unique(np.concatenate([p[2] for p in probes] or [[]])).astype(
             np.uint64
         )
         seen = collections.Counter()
         for text in background:
-            mine = np.unique(np.concatenate((code_ngrams(text), word_ngrams(text))))
+            mine = np.unique(
+                np.concatenate((self._hashes(text, "python"), word_ngrams(text)))
+            )
             seen.update(np.intersect1d(mine, known, assume_unique=True).tolist())
         return {ngram for ngram, number in seen.items() if number >= 2}
+
+    def _hashes(self, text, language):
+        program = Program(text, language, inside=True)
+        return np.concatenate(
+            (program.ngrams(), program.functions(sorted(self._sizes)))
+        )
 
     def matches(self, text: str, language: str = "python") -> list[Match]:
         """The tasks that a text holds, by name."""
         if not len(self._known):
             return []
-        code = code_ngrams(text, language=language, inside=True)
-        hashes = np.concatenate((code, word_ngrams(text)))
+        hashes = np.concatenate((self._hashes(text, language), word_ngrams(text)))
         place = np.searchsorted(self._known, hashes)
         place[place == len(self._known)] = 0
         hits = collections.Counter()
@@ -277,7 +147,9 @@ class Index:
         found = []
         for probe, number in hits.items():
             name, kind, size = self.probes[probe]
-            if number >= min(size, MIN_HITS[kind]) and number >= MIN_SHARE[kind] * size:
+            few = kind == "code" and size < FEW_NGRAMS
+            share = SHARE_OF_FEW if few else MIN_SHARE[kind]
+            if number >= min(size, MIN_HITS[kind]) and number >= share * size:
                 found.append(Match(name, kind, number, round(number / size, 3)))
         return sorted(found, key=lambda m: (m.task, m.kind))
 
@@ -344,6 +216,17 @@ def _task(row, number, file):
         f"{file}: line {number + 1} has the keys {sorted(row)}; known are those of "
         "HumanEval, HumanEval infilling, MBPP and GSM8K."
     )
+
+
+def _functions(code):
+    """The functions and classes of a program: its imports prove nothing."""
+    try:
+        nodes = ast.parse(code).body
+    except (SyntaxError, ValueError):
+        return code
+    kinds = ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef
+    found = [ast.get_source_segment(code, n) for n in nodes if isinstance(n, kinds)]
+    return "\n\n".join(found) or code
 
 
 def _docstrings(code):

@@ -1,5 +1,6 @@
 """Benchmarks planted in real files, however they are written."""
 
+import ast
 import re
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codegemma_keras.data.clean import decontaminate
+from codegemma_keras.data.clean import decontaminate, ngrams
 from codegemma_keras.data.document import Document, Report
 from tests.data.clean.real_files import real_files
 
@@ -84,10 +85,10 @@ def test_renaming_is_a_bijection(names):
     table = dict(zip("abcd", names, strict=True))
     text = "a = b + a * c - d + a"
     renamed = "".join(table.get(c, c) for c in text)
-    same = decontaminate.code_ngrams(text)
-    np.testing.assert_array_equal(decontaminate.code_ngrams(renamed), same)
+    same = ngrams.code_ngrams(text)
+    np.testing.assert_array_equal(ngrams.code_ngrams(renamed), same)
     merged = renamed.replace(names[1], names[0])
-    assert not np.array_equal(decontaminate.code_ngrams(merged), same)
+    assert not np.array_equal(ngrams.code_ngrams(merged), same)
 
 
 def test_common_ngrams_prove_nothing():
@@ -105,3 +106,104 @@ def test_benchmark_files(tmp_path):
     path.write_text('{"what": 1}\n')
     with pytest.raises(ValueError, match="line 1 has the keys"):
         decontaminate.read_tasks(path)
+
+
+# Hints, logging, and functions of a few tokens
+
+HINTED = """def scale(values: list[int], by: "Factor" = 2, *rest: Any) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for value in values:
+        found[value] = value * by
+    if found:
+        return found
+    return None
+"""
+PLAIN = """def scale(values, by=2, *rest):
+    found = {}
+    for value in values:
+        found[value] = value * by
+    if found:
+        return found
+    return None
+"""
+STATEMENTS = [
+    "print('at', value)",
+    "logger.info('%s', (value, [1, 2]))",
+    "logging.getLogger(__name__).debug(f'{value}')",
+    "self._log.warning(\n  'a',\n  b=(1),\n)",
+    "sys.stderr.write('x')",
+    "warnings.warn('x', stacklevel=2)",
+]
+
+
+def same(one, two):
+    return np.array_equal(ngrams.code_ngrams(one, 5), ngrams.code_ngrams(two, 5))
+
+
+def test_type_hints_do_not_count():
+    assert same(HINTED, PLAIN)
+    lambdas = "def f(a=lambda x: x, *, b: int = {1: 2}) -> {1: 2}[1]: return a"
+    assert same(lambdas, "def f(a=lambda x: x, *, b={1: 2}): return a")
+
+
+@pytest.mark.parametrize("statement", STATEMENTS)
+def test_logging_does_not_count(statement):
+    lines = []
+    for line in PLAIN.split("\n")[1:-1]:
+        indent = line[: len(line) - len(line.lstrip())]
+        lines += [indent + part for part in statement.split("\n")] + [line]
+    logged = "\n".join([PLAIN.split("\n")[0], *lines]) + "\n"
+    assert logged.count(statement.split("\n")[0]) == 6
+    assert same(logged, PLAIN)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "y = math.log(x)", "return np.log(x) + 1", "x = print(1) or 2", "a + log.info(x)",
+        "write(x)", "file.write(x)", "a = {1: print}", "else: x = 1", "f(print(x))",
+    ],
+)  # fmt: skip
+def test_code_that_looks_like_logging_counts(code):
+    assert not same(f"a\n{code}\nb = c", "a\nb = c")
+    assert same(f"a\n{code}\nb = c", f"a\n{code}  # note\n\nb = c\n")
+
+
+def test_real_files_lose_the_hints_that_their_trees_hold():
+    """The tokens are those of the file whose syntax tree was stripped."""
+
+    class Strip(ast.NodeTransformer):
+        def visit_arg(self, node):
+            node.annotation = None
+            return node
+
+        def visit_FunctionDef(self, node):
+            node.returns = None
+            return self.generic_visit(node)
+
+    count = 0
+    for text in real_files(30):
+        tree = ast.parse(text)
+        plain = ast.unparse(tree)
+        stripped = ast.unparse(Strip().visit(tree))
+        count += plain != stripped
+        assert same(plain, stripped)
+    assert count >= 3
+
+
+def test_a_short_function_is_told_by_its_name():
+    code = 'def total(x: int, y: int):\n    """Sum of x and y."""\n    return x + y\n'
+    index = decontaminate.Index([decontaminate.Task("Bench/1", code=code)])
+    assert index.matches("z = 1\n\ndef total(a, b):\n    return a + b\n")
+    assert index.matches("def total(x, y): return x + y\n" * 2)
+    assert not index.matches("def foo(a: int, b: int) -> int:\n    return a + b\n")
+    assert not index.matches("def total(a, b):\n    return a - b\n")
+    # A name that everybody gives says nothing.
+    task = decontaminate.Task("Bench/2", code=code.replace("total", "add"))
+    assert not decontaminate.Index([task]).matches(task.code)
+
+
+def test_brackets_that_never_close_take_linear_time():
+    for part in ("def f(", "print(", "log.info(", ").log("):
+        text = part * 10**4
+        assert len(ngrams.code_ngrams(text)) >= 0
