@@ -86,6 +86,7 @@ $(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
 .venv-beam/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv-beam
 	.venv-beam/bin/python -m pip install --quiet 'apache-beam>=2.77,<2.78' 'datasketch>=2,<3' \
-	  'detect-secrets>=1.5,<2' 'pathspec>=1,<2' 'tree-sitter>=0.25,<0.27' \
-	  'tree-sitter-python>=0.25,<0.26' numpy pytest
+	  'detect-secrets>=1.5,<2' 'pathspec>=1,<2' 'dulwich>=1,<2' 'tree-sitter>=0.25,<0.27' \
+	  'tree-sitter-python>=0.25,<0.26' 'array-record>=0.8,<0.9' 'tensorflow-datasets>=4.9.10,<5' \
+	  'sentencepiece>=0.2,<0.3' 'matplotlib>=3.10,<4' numpy pytest
 	@touch $@

@@ -111,9 +111,8 @@ def compare_unit(work, unit, codec, dropped, made):
     number = size = 0
     differ = []
     with open(work / "1-read" / unit / "documents.jsonl", "rb") as file:
-        index = stages.read_lines(work / "1-read" / unit / "index.jsonl")
-        for row, (line, entry) in enumerate(zip(file, index, strict=True)):
-            if str(row) in dropped or not entry["kept"]:
+        for row, line in enumerate(file):
+            if str(row) in dropped:
                 continue
             document = Document.from_json(line)
             data = document.text.encode()

@@ -64,6 +64,10 @@ class BuildOptions:
     workers: int = 1
     # Keep the intermediate files.
     keep_work: bool = False
+    # Build on Apache Beam instead (extra "beam"): on this machine or on a cluster.
+    runner: Literal["direct", "flink", "spark", "dataflow", "prism"] | None = None
+    # An option of Beam's own, as NAME=VALUE, such as flink_master=localhost:8081.
+    beam_option: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +97,23 @@ def build(args: BuildOptions) -> None:
     from codegemma_keras.data.pipeline import build as pipeline
 
     settings = settings_of(args)
+    if args.beam_option and args.runner is None:
+        raise ValueError("--beam-option needs --runner, such as --runner flink.")
+    if args.runner is not None:
+        from codegemma_keras.data.pipeline import runner
+
+        options = [f"--{option.lstrip('-')}" for option in args.beam_option]
+        runner.build_on(
+            args.runner,
+            args.sources,
+            args.out,
+            args.tokenizer,
+            settings,
+            options,
+            args.workers,
+        )
+        _print_summary(args.out)
+        return
     console = Console(stderr=True)
     columns = (
         "{task.description}",
@@ -119,9 +140,13 @@ def build(args: BuildOptions) -> None:
         )
     if not known:
         sys.stdout.write(f"{args.out} was already built. Nothing was done.\n\n")
-    text = (args.out / "report.md").read_text("utf-8")
+    _print_summary(args.out)
+
+
+def _print_summary(out):
+    text = (out / "report.md").read_text("utf-8")
     summary = text.partition("\n## ")[0].partition("\n")[2].strip()
-    sys.stdout.write(f"{summary}\n\n{args.out / 'report.html'}\n")
+    sys.stdout.write(f"{summary}\n\n{out / 'report.html'}\n")
 
 
 def settings_of(args: BuildOptions):

@@ -183,7 +183,7 @@ def _token_tasks(job):
 def _shard_tasks(job):
     job.plan = shards.plan_rows(job.tokens, job.keys, job.settings)
     if not job.plan.rows:
-        raise summary.nothing_left(_merged(job))
+        raise summary.nothing_left(_reports(job).values())
     return {
         job.shards / name: (
             shards.write_shard,
@@ -237,7 +237,7 @@ def _finish(job):
     _join((path / "rows.jsonl" for path in made.values()), results / "rows.jsonl")
     counts = [json.loads((p / "count.json").read_text()) for p in made.values()]
     _write_metadata(results, list(made), counts)
-    about = summary.about(job, _merged(job))
+    about = summary.about(job, _reports(job))
     summary.write(job, about)
     shutil.copyfile(job.folder.work / MANIFEST, results / BUILD)
     moved = {name: path / name for name, path in made.items()}
@@ -265,12 +265,10 @@ def _write_metadata(results, names, counts):
         path.unlink()
 
 
-def _merged(job) -> Report:
-    report = stages.read_report(job.dedup)
-    for key in job.keys:
-        report.merge(stages.read_report(job.read / key))
-        report.merge(stages.read_report(job.tokens / key))
-    return report
+def _reports(job) -> dict[str, Report]:
+    """What the stages counted of each source."""
+    folders = job.read, job.dedup, job.tokens
+    return {unit.name: stages.read_reports(*folders, unit.key) for unit in job.units}
 
 
 def _dropped(job):

@@ -20,7 +20,7 @@ COLOURS = {
     "test": "#8a63b8",
     "text": "#222222",
 }
-_WIDTH = 5.0  # inches
+_WIDTH = 3.0  # inches, of the drawing without its labels
 _ROW = 0.26  # inches of height for each bar or name
 _STYLE = {
     "svg.fonttype": "none",
@@ -150,14 +150,16 @@ def _nodes(found):
             collections.Counter(map(tuple, found[key])) for key in ("kept", "removed")
         )
         return paths, kept, removed, set(found["tests"]), "files"
-    depth = max(path.count("/") for path in paths)
-    while depth > 0 and len({_folder(path, depth) for path in paths}) > MAX_NODES:
-        depth -= 1
-    names = list(dict.fromkeys(_folder(path, depth) for path in paths))
-    if len(names) > MAX_NODES:  # Of a repository that is one flat folder of folders.
+    # The deepest folders that are few enough, but not just one that holds all.
+    deepest = max(path.count("/") for path in paths)
+    for depth in range(deepest, 0, -1):
         sizes = collections.Counter(_folder(path, depth) for path in paths)
-        large = {name for name, _ in sizes.most_common(MAX_NODES)}
-        names = [name for name in names if name in large]
+        above = len({_folder(path, depth - 1) for path in paths}) if depth > 1 else 0
+        if len(sizes) <= MAX_NODES or above < 3:
+            break
+    large = {name for name, _ in sizes.most_common(MAX_NODES)}
+    names = dict.fromkeys(_folder(path, depth) for path in paths)
+    names = [name for name in names if name in large]
     edges = []
     for key in ("kept", "removed"):
         pairs = ((_folder(a, depth), _folder(b, depth)) for a, b in found[key])
@@ -168,7 +170,7 @@ def _nodes(found):
 
 def _folder(path, depth):
     parts = posixpath.dirname(path).split("/")
-    return "/".join(parts[: max(1, depth)]) + "/" if parts != [""] else "./"
+    return "/".join(parts[:depth]) + "/" if parts != [""] else "./"
 
 
 def _short(text, limit, end=False):

@@ -245,6 +245,7 @@ h1,h2{font-weight:600}
 table{border-collapse:collapse;overflow-wrap:normal}
 td,th{padding:.2rem .9rem .2rem 0;text-align:left;vertical-align:top}
 tr+tr{border-top:1px solid #ddd}
+td:last-child{min-width:14rem}
 td.n{text-align:right;font-variant-numeric:tabular-nums}
 svg{max-width:100%;height:auto}
 .wrong{border-left:4px solid #c8553d;background:#fbeeea;padding:.5rem 1rem}

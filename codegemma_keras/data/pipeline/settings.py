@@ -64,4 +64,4 @@ class Settings:
 
 def is_build_file(path: str) -> bool:
     """Whether a file says what a repository's imports mean, such as go.mod."""
-    return hasattr(imports, "tells_order") and imports.tells_order(path, "")
+    return imports.tells_order(path, "")

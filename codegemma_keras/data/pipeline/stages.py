@@ -1,7 +1,8 @@
 """The stages of a build: functions that fill one folder each from those before.
 
-    1-read/UNIT/     documents.jsonl  index.jsonl  sketches.bin  report.json  dropped.jsonl
-    2-dedup/all/     verdicts.json                               report.json  dropped.jsonl
+    1-read/UNIT/     documents.jsonl  index.jsonl  sketches.bin  facts.jsonl (of the whole
+                     tree, also of what is dropped)              report.json  dropped.jsonl
+    2-dedup/all/     verdicts.json                              reports.json  dropped.jsonl
     3-tokens/UNIT/   tokens.bin  chunks.jsonl  graphs.jsonl      report.json  dropped.jsonl
     4-shards/SHARD/  see shards.py
 
@@ -42,24 +43,39 @@ def read_unit(folder: pathlib.Path, source: str, unit: str, settings: Settings):
     with (
         open(folder / "dropped.jsonl", "w", encoding="utf-8") as dropped,
         open(folder / "documents.jsonl", "wb") as texts,
+        open(folder / "facts.jsonl", "w", encoding="utf-8") as facts,
         open(folder / "index.jsonl", "w", encoding="utf-8") as rows,
         open(folder / "sketches.bin", "wb") as sketches,
     ):
         report = Report(lambda entry: _write_line(dropped, entry))
         for document, kept in read_and_clean(source, unit, settings, report, index):
-            line = document.to_json().encode("utf-8", "surrogatepass") + b"\n"
-            entry = {
-                "repo": document.repo,
-                "path": document.path,
-                "kept": kept,
-                "offset": texts.tell(),
-                "size": len(line),
-            }
-            texts.write(line)
+            found = graph_facts(document, kept, settings)
+            if found is not None:
+                _write_line(facts, {"repo": document.repo, "facts": found.to_json()})
             if kept:
-                entry |= _compared(document, settings, sketches)
-            _write_line(rows, entry)
+                line = document.to_json().encode("utf-8", "surrogatepass") + b"\n"
+                entry = {
+                    "repo": document.repo,
+                    "path": document.path,
+                    "offset": texts.tell(),
+                    "size": len(line),
+                    **_compared(document, settings, sketches),
+                }
+                texts.write(line)
+                _write_line(rows, entry)
     _write_report(folder, report)
+
+
+def graph_facts(document, kept, settings) -> imports.Facts | None:
+    """What the order of a repository needs to know of a document; None: nothing.
+
+    A document that is not kept still decides what the imports of others mean.
+    """
+    if not (kept or imports.tells_order(document.path, document.language)):
+        return None
+    return imports.read_facts(
+        document.text, document.path, document.language, settings.top_lines
+    )
 
 
 def _compared(document, settings, sketches):
@@ -150,11 +166,10 @@ def dedup_units(folder: pathlib.Path, read: pathlib.Path, units, settings: Setti
     with open(folder / "sketches.bin", "wb") as joined:
         for unit in units:
             for row, entry in enumerate(read_lines(read / unit / "index.jsonl")):
-                if entry["kept"]:
-                    entries.append(_Entry.of(unit, row, entry))
+                entries.append(_Entry.of(unit, row, entry))
             with open(read / unit / "sketches.bin", "rb") as part:
                 shutil.copyfileobj(part, joined)
-    report = Report()
+    reports = {unit: Report() for unit in units}
     verdicts = collections.defaultdict(dict)
     found = {}
     if entries:
@@ -172,13 +187,16 @@ def dedup_units(folder: pathlib.Path, read: pathlib.Path, units, settings: Setti
         del sketches
     (folder / "sketches.bin").unlink()
     with open(folder / "dropped.jsonl", "w", encoding="utf-8") as dropped:
-        report.sink = lambda entry: _write_line(dropped, entry)
+        for report in reports.values():
+            report.sink = lambda entry: _write_line(dropped, entry)
         for index in sorted(found):
             gone, kept = entries[index], entries[found[index].kept]
             verdicts[gone.unit][gone.row] = found[index].reason
-            dedup.report_drop(report, found[index], gone.name, kept.name, gone.bytes)
+            dedup.report_drop(
+                reports[gone.unit], found[index], gone.name, kept.name, gone.bytes
+            )
     write_json(folder / "verdicts.json", verdicts)
-    _write_report(folder, report)
+    write_json(folder / "reports.json", {u: r.to_json() for u, r in reports.items()})
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -238,24 +256,22 @@ def tokenize_unit(
         tokenizer: file of a SentencePiece model.
     """
     codec = _codec(tokenizer)
-    repositories = collections.defaultdict(dict)
-    kept = collections.defaultdict(set)
+    kept = collections.defaultdict(dict)
     for row, entry in enumerate(read_lines(read / "index.jsonl")):
-        repositories[entry["repo"]][entry["path"]] = entry
-        if entry["kept"] and str(row) not in duplicates:
-            kept[entry["repo"]].add(entry["path"])
+        if str(row) not in duplicates:
+            kept[entry["repo"]][entry["path"]] = entry
     with (
         open(read / "documents.jsonl", "rb") as texts,
+        open(read / "facts.jsonl", "rb") as facts,
         open(folder / "dropped.jsonl", "w", encoding="utf-8") as dropped,
         open(folder / "tokens.bin", "wb") as tokens,
         open(folder / "chunks.jsonl", "w", encoding="utf-8") as chunks,
         open(folder / "graphs.jsonl", "w", encoding="utf-8") as graphs,
     ):
         report = Report(lambda entry: _write_line(dropped, entry))
-        for repo in sorted(kept):
-            entries = repositories[repo]
-            tree = (_document(texts, entry) for entry in entries.values())
-            found = order_repository(tree, kept[repo], settings)
+        places = _places(facts)
+        for repo, entries in sorted(kept.items()):
+            found = order_repository(_facts_at(facts, places[repo]), entries)
             _write_line(graphs, _graph_json(repo, found))
             documents = (_document(texts, entries[path]) for path in found.paths)
             for chunk in chunk_documents(documents, codec, settings, report):
@@ -269,19 +285,28 @@ def _codec(path):
     return PlainCodec(pathlib.Path(path).read_bytes())
 
 
-def order_repository(documents, kept, settings) -> order.Order:
-    """The order of those documents of a repository that are kept.
+def _places(facts):
+    """`{repository: where the lines of its files start}`."""
+    places, start = collections.defaultdict(list), 0
+    for line in facts:
+        places[json.loads(line)["repo"]].append(start)
+        start += len(line)
+    return places
+
+
+def _facts_at(facts, places):
+    for place in places:
+        facts.seek(place)
+        yield imports.Facts.from_json(json.loads(facts.readline())["facts"])
+
+
+def order_repository(facts, kept) -> order.Order:
+    """The order of those files of a repository that are kept.
 
     Args:
-        documents: all of the repository; those that are dropped since still decide
-            what imports mean.
+        facts: of all its files; those that are dropped still decide what imports mean.
         kept: paths.
-        settings: of the build.
     """
-    facts = [
-        imports.read_facts(d.text, d.path, d.language, settings.top_lines)
-        for d in documents
-    ]
     found = order.order_files(facts)
 
     def both_kept(edges):
@@ -361,6 +386,13 @@ def read_lines(path) -> Iterator[dict]:
     with open(path, encoding="utf-8") as file:
         for line in file:
             yield json.loads(line)
+
+
+def read_reports(read, dedup, tokens, unit) -> Report:
+    """What all stages counted of one unit; arguments are the stages' folders."""
+    found = json.loads((dedup / "reports.json").read_text())[unit]
+    report = Report.from_json(found)
+    return report.merge(read_report(read / unit)).merge(read_report(tokens / unit))
 
 
 def read_report(folder) -> Report:

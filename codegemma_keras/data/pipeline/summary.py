@@ -1,7 +1,7 @@
 """What a build says of itself at its end: counts in all and by source, and its reports."""
 
+import functools
 import itertools
-import json
 
 from codegemma_keras import fim
 from codegemma_keras.data.document import Report
@@ -14,13 +14,14 @@ PAIRS_SHOWN = 40
 _ROWS_TRIED = 50
 
 
-def about(job, merged: Report) -> dict:
+def about(job, by_source: dict[str, Report]) -> dict:
     """What `data.json` holds, but for the sizes of files.
 
     Args:
         job: a build whose stages are done.
-        merged: the report of all its stages.
+        by_source: what they counted of each source.
     """
+    merged = functools.reduce(Report.merge, by_source.values(), Report())
     plan, settings = job.plan, job.settings
     used = int(plan.lengths.sum())
     merged.count("rows", "rows", len(plan.rows), size=used)
@@ -35,21 +36,9 @@ def about(job, merged: Report) -> dict:
         ),
         "settings": manifest["settings"],
         "sources": [unit.name for unit in job.units],
-        "by_source": _by_source(job),
+        "by_source": {name: r.to_json() for name, r in by_source.items()},
         "report": merged.to_json(),
     }
-
-
-def _by_source(job):
-    verdicts = json.loads((job.dedup / "verdicts.json").read_text())
-    found = {}
-    for unit in job.units:
-        mine = stages.read_report(job.read / unit.key)
-        mine.merge(stages.read_report(job.tokens / unit.key))
-        for reason in verdicts.get(unit.key, {}).values():
-            mine.count("dedup", reason)
-        found[unit.name] = mine.to_json()
-    return found
 
 
 def write(job, about: dict):
@@ -89,8 +78,9 @@ def _sample(job):
     return first
 
 
-def nothing_left(merged: Report) -> ValueError:
-    """The error of a build that has nothing to train on."""
+def nothing_left(reports) -> ValueError:
+    """The error of a build that has nothing to train on, from the reports of its sources."""
+    merged = functools.reduce(Report.merge, reports, Report())
     counts = sorted(merged.counts.items(), key=lambda item: -item[1][0])
     dropped = [
         (reason, n)
