@@ -100,10 +100,10 @@ def build(args: BuildOptions) -> None:
     if args.beam_option and args.runner is None:
         raise ValueError("--beam-option needs --runner, such as --runner flink.")
     if args.runner is not None:
-        from codegemma_keras.data.pipeline import runner
+        from codegemma_keras.data.pipeline import beam_runner
 
         options = [f"--{option.lstrip('-')}" for option in args.beam_option]
-        runner.build_on(
+        beam_runner.build_on(
             args.runner,
             args.sources,
             args.out,

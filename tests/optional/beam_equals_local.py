@@ -21,7 +21,7 @@ from codegemma_keras import fim
 from codegemma_keras.batches import plan_rows
 from codegemma_keras.data.clean import dedup
 from codegemma_keras.data.document import Report
-from codegemma_keras.data.pipeline import beam, runner, stages
+from codegemma_keras.data.pipeline import beam, beam_runner, stages
 from codegemma_keras.data.pipeline.build import build
 from codegemma_keras.data.pipeline.settings import Settings
 from codegemma_keras.data.read import sources
@@ -129,7 +129,7 @@ def test_a_runner_with_several_processes_builds_the_same_folder(tmp_path):
     )
     build(sources, tmp_path / "local", "code_gemma_tiny_py", settings)
     options = ["--direct_num_workers=2", "--direct_running_mode=multi_processing"]
-    runner.build_on(
+    beam_runner.build_on(
         "direct", sources, tmp_path / "beam", "code_gemma_tiny_py", settings, options
     )
 
@@ -155,6 +155,6 @@ def test_a_runner_with_several_processes_builds_the_same_folder(tmp_path):
     assert one["report"] == other["report"]
     assert one["by_source"] == other["by_source"]
     with pytest.raises(ValueError, match="new or empty"):
-        runner.build_on(
+        beam_runner.build_on(
             "direct", sources, tmp_path / "beam", "code_gemma_tiny_py", settings
         )

@@ -5,7 +5,7 @@
 The functions are those of the local build; Beam moves the data. Pairs that may be near
 duplicates are found by grouping on LSH bands and verified by their shingles, and one is
 kept of each by the local rule, so a Beam run gives the rows of `pipeline.build`
-(tests/optional/beam_equals_local.py compares them). `runner` builds a folder of shards.
+(tests/optional/beam_equals_local.py compares them). `beam_runner` builds a folder of shards.
 
 What does not scale without end, by design: the pairs of near duplicates, and the lengths,
 repositories and paths of all segments are each decided or listed on one worker; a
