@@ -25,7 +25,7 @@ from codegemma_keras.data import Report
 from codegemma_keras.data.read import installed as corpus
 from codegemma_keras.evals import likelihood
 from codegemma_keras.recipes import sft
-from codegemma_keras.sandbox import execution
+from codegemma_keras import sandbox
 from codegemma_keras.tasks import instruct, small_functions
 
 NAME, BASE = "code_gemma_tiny_instruct_py", "code_gemma_tiny_py"
@@ -100,7 +100,7 @@ def real_tasks():
 
 def run(programs):
     """Execute, in the strongest sandbox that is here."""
-    return execution.run_all(programs, execution.Limits(seconds=20.0))
+    return sandbox.run_all(programs, sandbox.Limits(seconds=20.0))
 
 
 def evaluate(preset, test, test_real, documents):

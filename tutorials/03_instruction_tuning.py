@@ -80,16 +80,16 @@ print("──\n" + found[3].answer)
 # stops and says what to do.
 
 # %%
-from codegemma_keras.sandbox import execution
+from codegemma_keras import sandbox
 
-limits = execution.Limits(seconds=run_seconds)
+limits = sandbox.Limits(seconds=run_seconds)
 
 
 def run_all(programs):
-    return execution.run_all(programs, limits, least=isolation)
+    return sandbox.run_all(programs, limits, least=isolation)
 
 
-print("programs run in:", execution.isolation())
+print("programs run in:", sandbox.isolation())
 real = instruct.keep(found, run_all, report)
 for (step, reason), (number, _) in sorted(report.counts.items()):
     if step == "execution":

