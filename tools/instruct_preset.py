@@ -20,12 +20,11 @@ import platform
 import keras
 from embedded_preset import describe, draw, embed, held_out_sample
 
-from codegemma_keras import CodeGemmaCausalLM, chat
+from codegemma_keras import CodeGemmaCausalLM, chat, sandbox
 from codegemma_keras.data import Report
 from codegemma_keras.data.read import installed as corpus
 from codegemma_keras.evals import likelihood
 from codegemma_keras.recipes import sft
-from codegemma_keras import sandbox
 from codegemma_keras.tasks import instruct, small_functions
 
 NAME, BASE = "code_gemma_tiny_instruct_py", "code_gemma_tiny_py"

@@ -167,8 +167,8 @@ plt.show()
 # model is what it was, but B gets a gradient at once. Scaling by `alpha / rank` keeps the
 # size of the addition about the same when you try another rank.
 #
-# A block of the package asks each linear layer for its `adapter`, and calls it with the
-# layer's output and input. So this class is all we need:
+# So we need a layer that takes the output and the input of a linear layer and returns the
+# output with the addition, and a way to have it called after each linear layer:
 
 
 # %%
@@ -188,6 +188,15 @@ class LowRank(keras.layers.Layer):
         return y + self.scale * ops.reshape(low, ops.shape(y))
 
 
+def with_addition(call, addition):
+    """`call` of a linear layer, followed by an addition to its output."""
+
+    def both(x, training=None):
+        return addition(call(x, training=training), x)
+
+    return both
+
+
 def linear_layers(model):
     """The four linear layers of each block whose input is `[B, T, D]`."""
     for block in model.backbone.transformer_layers:
@@ -205,7 +214,8 @@ def add_low_rank(model, rank, alpha):
     for seed, layer in enumerate(linear_layers(model)):
         layer._tracker.unlock()  # Keras locks a layer once it is built
         out_size = int(np.prod(layer.kernel.shape)) // width
-        layer.adapter = LowRank(width, out_size, rank, alpha / rank, seed)
+        layer.addition = LowRank(width, out_size, rank, alpha / rank, seed)
+        layer.call = with_addition(layer.call, layer.addition)
         layer._tracker.lock()
 
 
@@ -260,9 +270,8 @@ tuned = numbers(lm(probe))
 merged = CodeGemmaCausalLM.from_preset(preset, dtype="float32")
 pairs = list(zip(linear_layers(lm), linear_layers(merged), strict=True))
 for source, target in pairs:
-    change = (
-        source.adapter.scale * numbers(source.adapter.a) @ numbers(source.adapter.b)
-    )
+    added = source.addition
+    change = added.scale * numbers(added.a) @ numbers(added.b)
     kernel = numbers(target.kernel)
     if kernel.ndim == 3:  # [N, D, H]
         n, d, h = kernel.shape
@@ -294,9 +303,9 @@ theirs = CodeGemmaCausalLM.from_preset(preset, dtype="float32")
 targets = ("q_proj", "v_proj", "gate_proj", "up_proj")
 lora.add(theirs, "lumen", rank=rank, alpha=alpha, targets=targets)
 for source, target in zip(linear_layers(lm), linear_layers(theirs), strict=True):
-    a, b = target.adapter.pairs["lumen"]
-    a.assign(numbers(source.adapter.a).T)
-    b.assign(numbers(source.adapter.b).T)
+    pair = target.adapters["lumen"]
+    pair.a.assign(numbers(source.addition.a).T)
+    pair.b.assign(numbers(source.addition.b).T)
 package_error = distance(theirs(probe))
 lora.save(theirs, "lumen-adapter", "lumen")
 size = sum(file.stat().st_size for file in pathlib.Path("lumen-adapter").iterdir())

@@ -4,7 +4,8 @@
 
 The question is what the author wrote about the function, the answer the function itself,
 and the doctests say whether an answer is right, be it the author's or a model's:
-`program` puts an answer and the examples together, for `sandbox` to run. Nothing is executed here, and a pair is only as good as its examples, so `keep`
+`program` puts an answer and the examples together, for `sandbox` to run. Nothing is
+executed here, and a pair is only as good as its examples, so `keep`
 wants the runner's verdict on every one.
 
 Left out: questions written by a model (OSS-Instruct asks a large one), methods of

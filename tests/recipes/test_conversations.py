@@ -116,23 +116,23 @@ LINES = "\n".join(json.dumps(example, ensure_ascii=False) for example in EXAMPLE
 ARRAY = json.dumps(EXAMPLES, indent=2, ensure_ascii=False)
 
 
-@pytest.mark.parametrize(
-    ("name", "data"),
-    [
-        ("a.jsonl", LINES.encode()),
-        ("a.jsonl", LINES.replace("\n", "\r\n\r\n").encode()),
-        ("a.jsonl", LINES.encode("utf-8-sig")),
-        ("a.json", ARRAY.encode()),
-        ("a.json", ARRAY.encode("utf-16")),
-        ("a.json", LINES.encode("utf-16-le")),
-        ("a.csv", as_csv(",").encode()),
-        ("a.tsv", as_csv("\t").encode("utf-8-sig")),
-        ("a.parquet", as_parquet()),
-        ("a.jsonl.gz", gzip.compress(LINES.encode())),
-        ("a.csv.gz", gzip.compress(as_csv(",").encode())),
-        ("no suffix", gzip.compress(ARRAY.encode())),
-    ],
-)
+FILES = {
+    "lines": ("a.jsonl", LINES.encode()),
+    "lines of Windows": ("a.jsonl", LINES.replace("\n", "\r\n\r\n").encode()),
+    "lines with a mark": ("a.jsonl", LINES.encode("utf-8-sig")),
+    "array": ("a.json", ARRAY.encode()),
+    "array in UTF-16": ("a.json", ARRAY.encode("utf-16")),
+    "lines in UTF-16": ("a.json", LINES.encode("utf-16-le")),
+    "csv": ("a.csv", as_csv(",").encode()),
+    "tsv with a mark": ("a.tsv", as_csv("\t").encode("utf-8-sig")),
+    "parquet": ("a.parquet", as_parquet()),
+    "lines in gzip": ("a.jsonl.gz", gzip.compress(LINES.encode())),
+    "csv in gzip": ("a.csv.gz", gzip.compress(as_csv(",").encode())),
+    "gzip without a suffix": ("no suffix", gzip.compress(ARRAY.encode())),
+}
+
+
+@pytest.mark.parametrize(("name", "data"), FILES.values(), ids=FILES)
 def test_files(tmp_path, name, data):
     (tmp_path / name).write_bytes(data)
     found = [conversation.turns for conversation in read(tmp_path / name)]
