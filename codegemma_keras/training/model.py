@@ -54,7 +54,8 @@ def load(config, name) -> CodeGemmaCausalLM:
     keras.utils.set_random_seed(config.seed)
     lm = CodeGemmaCausalLM.from_preset(config.preset, dtype=config.dtype)
     quantize(lm, config)
-    add_adapter(lm, config, name)
+    controls = lm.tokenizer.codec.control_ids.values()
+    add_adapter(lm, config, name, lora.rows_with_twins(lm, controls))
     return lm
 
 
@@ -64,13 +65,16 @@ def quantize(lm, config):
         lora.quantize_base(lm, config.quantize)
 
 
-def add_adapter(lm, config, name):
+def add_adapter(lm, config, name, token_rows=()):
     """Add the adapter that trains, new or loaded, if the settings say so.
 
     Args:
         lm: the model or its backbone.
         config: `TrainingConfig`, with nothing left to derive.
         name: of the adapter.
+        token_rows: token ids whose rows of the embedding a new adapter trains as well.
+            `load` gives the control tokens that the base cannot tell from others:
+            without rows of their own, the end of a turn would never be learned.
     """
     if config.adapter:
         lora.load(lm, pathlib.Path(config.adapter).expanduser(), name)
@@ -82,6 +86,7 @@ def add_adapter(lm, config, name):
             alpha=config.lora_alpha,
             dropout=config.lora_dropout,
             targets=config.lora_targets,
+            token_rows=tuple(token_rows),
             seed=config.seed,
         )
 

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 
-from codegemma_keras import CodeGemmaCausalLM, lora
+from codegemma_keras import CodeGemmaCausalLM, chat, lora
 from codegemma_keras.batches import pack
 from codegemma_keras.recipes import conversations, sft
 from codegemma_keras.training import loop, order
@@ -239,3 +239,33 @@ def test_a_mistake_is_one_line_and_an_interrupt_exits_130(folder):
     assert "The same command goes on from there." in rest
     assert "Traceback" not in rest
     assert Checkpoints(folder / "stopped" / "checkpoints").steps()
+
+
+def test_the_end_of_a_turn_is_learned_where_its_row_has_twins(tmp_path):
+    """With a frozen head, log p of a token with n twins cannot pass ln(1 / (n + 1))."""
+    lm = our_task()
+    end = lm.tokenizer.codec.control_ids[chat.END_OF_TURN]
+    table = keras.ops.convert_to_numpy(lm.backbone.token_embedding.embeddings).copy()
+    twins = np.setdiff1d(np.arange(108, 208), [end])
+    table[twins] = table[end]
+    lm.backbone.token_embedding.embeddings.assign(table)
+    lm.save_to_preset(str(tmp_path / "preset"))
+    with (tmp_path / "chats.jsonl").open("w") as file:
+        for word in WORDS[:4]:
+            file.write(json.dumps({"prompt": f"{word}?", "answer": word}) + "\n")
+    settings = config(
+        tmp_path, "run", epochs=60, held_out=0.0, evaluate_every=0, lora_dropout=0.0
+    )
+    sft.train(settings)
+
+    tuned = CodeGemmaCausalLM.from_preset(str(tmp_path / "preset"))
+    lora.load(tuned, tmp_path / "run" / "adapter")
+    turns = [
+        {"role": "user", "content": f"{WORDS[0]}?"},
+        {"role": "model", "content": WORDS[0]},
+    ]
+    parts = [part for part, _ in chat.render(turns)]
+    ids = [tuned.tokenizer.start_token_id, *tuned.tokenizer.encode(parts)]
+    [scores] = tuned.log_probabilities([ids])
+    last = max(i for i, token in enumerate(ids) if token == end)
+    assert scores[last] > np.log(1 / (len(twins) + 1)) + 2
