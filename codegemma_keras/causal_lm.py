@@ -144,13 +144,19 @@ class CodeGemmaCausalLM(keras_hub.models.CausalLM):
 
     def get_compile_config(self):
         config = super().get_compile_config()
-        if config and self._token_metrics and self._token_metrics.shown:
+        if not config:
+            return config
+        if self._token_metrics and self._token_metrics.shown:
             config["weighted_metrics"] = "auto"
-        return config
+        return {**config, "optimizer_built": bool(self.optimizer.built)}
 
     def compile_from_config(self, config):
+        config = dict(config)
+        # Keras expects of a file the variables that the optimizer has here.
+        built = config.pop("optimizer_built", True)
         self.compile(**keras.saving.deserialize_keras_object(config))
-        self.optimizer.build(self.trainable_variables)
+        if built:
+            self.optimizer.build(self.trainable_variables)
 
     @classproperty
     def presets(cls):

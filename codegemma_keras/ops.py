@@ -69,7 +69,8 @@ def apply_rotary(x, cos, sin):
 
 def slots_of(token_ids):
     """Slots 0..T-1 as int32 `[1, T]`; works on symbolic tensors of unknown length."""
-    first_row = ops.take(token_ids, np.zeros(1, "int32"), axis=0)
+    # Keras would make a float of an index that is no tensor yet.
+    first_row = ops.take(token_ids, ops.zeros((1,), dtype="int32"), axis=0)
     return ops.cumsum(ops.ones_like(first_row, dtype="int32"), axis=1) - 1
 
 

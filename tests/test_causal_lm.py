@@ -174,8 +174,9 @@ def test_the_embedded_instruct_model_answers():
 @pytest.mark.parametrize("kind", ["int8", "int4"])
 def test_a_quantized_model_completes_and_says_nothing(kind):
     """Warnings are errors here: Keras would warn of every norm and embedding."""
-    sizes = {"num_layers": 1, "vocabulary_size": 1000, "hidden_dim": 16}
     whole = tiny_models.our_task()
+    vocabulary = whole.tokenizer.vocabulary_size()
+    sizes = {"num_layers": 1, "vocabulary_size": vocabulary, "hidden_dim": 16}
     lm = CodeGemmaCausalLM(tiny_models.our_backbone(**sizes), whole.preprocessor)
     lm.quantize(kind)
     cold = lm.generate("abc", max_new_tokens=6, stop_token_ids=None, strip_prompt=True)

@@ -187,6 +187,10 @@ def _rate(value, what):
     checks.number(value, what, 0.0, 1.0)
 
 
+def _weight(value, what):
+    checks.number(value, what, 0.0, 1e6)
+
+
 def _length(value, what):
     checks.integer(value, what, 1, checks.LONGEST_CONTEXT)
 
@@ -216,6 +220,7 @@ _PREPROCESSOR_OPTIONS = {
     "spm_rate": _rate,
     "span_lengths": _name,
     "middle_only": _flag,
+    "middle_weight": _weight,
     "seed": _seed,
 }
 # Written by KerasHub, and nothing to build an object from.

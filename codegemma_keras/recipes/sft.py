@@ -122,7 +122,9 @@ def token_row(conversation, tokenizer, length):
             new_weights += [answer.weight * is_answer] * len(part_ids)
         # The newline after the last turn is not needed to learn from it.
         if len(ids) + len(new) > length + 2:
-            return (ids, weights, True) if any(weights) else ([], [], True)
+            if not any(weights):
+                return [], [], True
+            return ids[: length + 1], weights[: length + 1], True
         ids, weights = ids + new, weights + new_weights
     if not any(weights):
         return [], [], False

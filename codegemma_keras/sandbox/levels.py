@@ -114,11 +114,11 @@ def command(level: str, child, memory_files_mb: int = 16) -> list[str]:
         *("--unshare-user", "--uid", "65534", "--gid", "65534", "--disable-userns"),
         *("--cap-drop", "ALL"),
         *("--size", "1048576", "--tmpfs", "/"),
-        *binds,
         *("--proc", "/proc"),
         *("--dev", "/dev"),
         *("--size", size, "--tmpfs", "/dev/shm"),
         *("--size", size, "--tmpfs", "/tmp"),
+        *binds,  # after /tmp, where an environment may lie
         *("--remount-ro", "/dev"),
         *("--remount-ro", "/"),
         *("--chdir", "/tmp"),

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shlex
 import subprocess
 import sys
 
@@ -191,7 +192,7 @@ def test_a_full_disk_is_one_line():
 
 
 def test_a_closed_output_is_one_line():
-    script = f"{sys.executable} -m codegemma_keras.cli --version >&-"
+    script = f"{shlex.quote(sys.executable)} -m codegemma_keras.cli --version >&-"
     done = subprocess.run(
         ["sh", "-c", script],
         env={**os.environ, "PYTHONPATH": ROOT},

@@ -128,8 +128,8 @@ def test_bytes_by_kind(found):
     weights = v * d + layers * block + d
     full = found["full"]
     assert full["weights"] == full["gradients"] == 4 * weights
-    # Two slots a weight, the step and the learning rate.
-    assert full["optimizer"] == 8 * weights + 4 + 4
+    # Two slots a weight, and the step.
+    assert full["optimizer"] == 8 * weights + 4
     adapters = found["lora"]["gradients"]
     # rank 4: q, o: 128 in + out each; k, v: 80; ffn: 192 each
     assert adapters == 4 * 4 * layers * (2 * 128 + 2 * 80 + 3 * 192)

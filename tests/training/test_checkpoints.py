@@ -136,13 +136,13 @@ def test_weights_that_are_no_numbers_are_not_saved(tmp_path):
 def test_folders_of_others_stay(tmp_path):
     """Removed is what an interrupted save left, by its exact name and contents."""
     for name in (
-        "new-data/rows.txt",
-        "new-00000007/mine.txt",
-        "new-00000008/position.json",
+        "step-data.tmp-1/rows.txt",
+        "step-00000007.tmp-1/mine.txt",
+        "step-00000008.tmp-1/position.json",
     ):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).write_text("x")
     (tmp_path / "step-00000003-kept").mkdir()
     assert Checkpoints(tmp_path).steps() == []
     names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == ["new-00000007", "new-data", "step-00000003-kept"]
+    assert names == ["step-00000003-kept", "step-00000007.tmp-1", "step-data.tmp-1"]

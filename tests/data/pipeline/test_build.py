@@ -11,7 +11,6 @@ import sys
 
 import pytest
 
-from codegemma_keras import presets
 from codegemma_keras.cli import main
 from codegemma_keras.data.clean import dedup
 from codegemma_keras.data.pipeline import build as pipeline
@@ -19,6 +18,7 @@ from codegemma_keras.data.pipeline import question
 from codegemma_keras.data.pipeline.folder import BuildFolder
 from codegemma_keras.data.pipeline.settings import Settings
 from codegemma_keras.data.rows import examples, storage
+from codegemma_keras.formats import keras_hub
 from codegemma_keras.tokenizer.codec import PlainCodec
 from codegemma_keras.tokenizer.tokenizer import CodeGemmaTokenizer
 from tests.small_vocabulary import small_vocabulary
@@ -188,10 +188,10 @@ def test_a_build_loads_no_framework(repos, tmp_path):
 
 
 def test_tokenizers_of_every_kind(repos, tmp_path):
-    assert question.VOCABULARY == presets.VOCABULARY
+    assert question.VOCABULARY == keras_hub.VOCABULARY
     embedded = CodeGemmaTokenizer.from_preset("code_gemma_tiny_py")
     embedded.save_to_preset(tmp_path)
-    for kind in (embedded, tmp_path, str(tmp_path / presets.VOCABULARY)):
+    for kind in (embedded, tmp_path, str(tmp_path / keras_hub.VOCABULARY)):
         assert question.read_proto(kind) == embedded.proto
     with pytest.raises(ValueError, match="Unknown preset 'no_such_preset'"):
         question.read_proto("no_such_preset")
