@@ -175,7 +175,8 @@ class Checkpoints:
         """Name -> variable of all that is saved."""
         groups = {"model": lm.trainable_variables}
         if self._optimizer:
-            lm.optimizer.build(lm.trainable_variables)
+            if not lm.optimizer.built:  # Keras would add variables a second time
+                lm.optimizer.build(lm.trainable_variables)
             groups["optimizer"] = _optimizer_state(lm.optimizer)
             groups["state"] = _states(lm)
         # Keras numbers the optimizers and seeds of a process ("adam_w_1"), so their
