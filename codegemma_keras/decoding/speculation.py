@@ -191,19 +191,22 @@ def lookup_draft(history, positions, width, longest=3):
     index = ops.arange(size, dtype="int32")[None, :]  # [1, S]
     agree = ops.ones_like(history, dtype="bool")
     score = ops.zeros_like(history)
+    # No Python numbers in Keras's operations: at some float types they make floats.
+    zero = ops.zeros_like(positions)
     for back in range(longest):
-        newest = ops.take_along_axis(
-            history, ops.maximum(positions - back, 0)[:, None], axis=1
-        )
+        place = ops.maximum(positions - back, zero)
+        newest = ops.take_along_axis(history, place[:, None], axis=1)
         # history shifted right by `back`; what comes in at the left agrees with nothing
         shifted = ops.pad(
             history[:, : size - back], [[0, 0], [back, 0]], constant_values=-1
         )
         agree = ops.logical_and(agree, shifted == newest)
         score = score + ops.cast(agree, "int32")
-    best = ops.where(index < positions[:, None], score * size + index, -1)
+    best = ops.where(
+        index < positions[:, None], score * size + index, zero[:, None] - 1
+    )
     best = ops.cast(ops.argmax(best, axis=1), "int32")  # [B]
-    period = ops.maximum(positions - best, 1)
+    period = ops.maximum(positions - best, zero + 1)
     ahead = ops.arange(width, dtype="int32")[None, :] % period[:, None]
     return ops.take_along_axis(history, best[:, None] + 1 + ahead, axis=1)
 
