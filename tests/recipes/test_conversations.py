@@ -126,9 +126,9 @@ FILES = {
     "csv": ("a.csv", as_csv(",").encode()),
     "tsv with a mark": ("a.tsv", as_csv("\t").encode("utf-8-sig")),
     "parquet": ("a.parquet", as_parquet()),
-    "lines in gzip": ("a.jsonl.gz", gzip.compress(LINES.encode())),
-    "csv in gzip": ("a.csv.gz", gzip.compress(as_csv(",").encode())),
-    "gzip without a suffix": ("no suffix", gzip.compress(ARRAY.encode())),
+    "lines in gzip": ("a.jsonl.gz", gzip.compress(LINES.encode(), mtime=0)),
+    "csv in gzip": ("a.csv.gz", gzip.compress(as_csv(",").encode(), mtime=0)),
+    "gzip without a suffix": ("no suffix", gzip.compress(ARRAY.encode(), mtime=0)),
 }
 
 
@@ -155,7 +155,7 @@ def test_files(tmp_path, name, data):
         ("a.json", b'[\n{"text": "a"}\n', r"line 3: no JSON list"),
         ("a.jsonl", b'{"text": "a"}\n\xff\xfe\xfd', r"line 2: no UTF-8 text"),
         ("a.csv", b"prompt,answer\na,b\n1,2,3\n", r"a\.csv, line 3: 3 fields"),
-        ("a.jsonl.gz", gzip.compress(b"{}")[:-4], r"damaged gzip"),
+        ("a.jsonl.gz", gzip.compress(b"{}", mtime=0)[:-4], r"damaged gzip"),
         ("a.parquet", b"PAR1 nothing", r"damaged Parquet"),
         ("a.jsonl", b'{"messages": "hi"}', r"'messages' must be a list"),
         ("a.jsonl", b'{"messages": [{"role": "boss"}]}', r"messages\[0\] has the role"),
