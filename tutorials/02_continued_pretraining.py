@@ -152,7 +152,7 @@ import json
 import matplotlib.pyplot as plt
 import networkx as nx
 
-graph_file = next(pathlib.Path("dataset/work/3-tokens").rglob("graphs.jsonl"))
+graph_file = next(pathlib.Path("dataset/.codegemma-build").rglob("graphs.jsonl"))
 order = json.loads(graph_file.read_text().splitlines()[0])
 place = {path: number for number, path in enumerate(order["paths"])}
 graph = nx.DiGraph()
