@@ -9,6 +9,7 @@ package. The role and the limits are its arguments; the program comes from stand
 """
 
 import builtins
+import contextlib
 import json
 import resource
 import sys
@@ -124,8 +125,13 @@ def run():
 def answer_calls(calls, answers):
     """Define a program's functions, then answer calls until there are no more."""
     calls, answers = open(calls), open(answers, "w")  # noqa: SIM115
+    printed = sys.stdout
 
     def answer(message):
+        # What it printed must be there before the answer: the verdict may follow at
+        # once, and then this interpreter is ended in the midst of its work.
+        with contextlib.suppress(Exception):
+            printed.flush()
         print(json.dumps(message), file=answers, flush=True)
 
     def told(error):
