@@ -53,6 +53,7 @@ COMMANDS = {
     "complete": Command(
         "fill in code at a position of a file", "cli.complete:complete"
     ),
+    "serve": Command("complete code for editors, over HTTP", "cli.serve:serve"),
     "data build": Command("make training rows of repositories", "cli.data:build"),
     "data show": Command("look at the rows of a build", "cli.data:show"),
     "pretrain": Command(

@@ -310,15 +310,9 @@ def write(
     """
     open_answers = list(answers)
     while generation.running:
-        reasons: dict[Any, str | None] = {}
-        for answer in open_answers:
-            outside = answer.cancellation
-            if outside and id(outside) not in reasons:
-                reasons[id(outside)] = outside.reason()
-            if reasons.get(id(outside)):
-                answer.row.stop(reasons[id(outside)])
+        end_from_outside(open_answers)
         if generation.running:
-            generation.advance(_visit(generation, open_answers))
+            generation.advance(visit_length(generation, open_answers))
         for answer in open_answers:
             piece = answer.take_in()
             if piece:
@@ -328,7 +322,18 @@ def write(
         answer.take_in()
 
 
-def _visit(generation, answers):
+def end_from_outside(answers: Sequence[Answer]) -> None:
+    """Stop the rows that were cancelled or whose time is over."""
+    reasons: dict[Any, str | None] = {}
+    for answer in answers:
+        outside = answer.cancellation
+        if outside and id(outside) not in reasons:
+            reasons[id(outside)] = outside.reason()
+        if reasons.get(id(outside)):
+            answer.row.stop(reasons[id(outside)])
+
+
+def visit_length(generation: Generation, answers: Sequence[Answer]) -> int:
     """How many tokens to decode before the host looks again."""
     if not any(answer.watched or answer.cancellation for answer in answers):
         return VISIT

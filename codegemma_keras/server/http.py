@@ -1,0 +1,261 @@
+"""One request from bytes to bytes: read, understood, prepared, waited for, written.
+
+A client that goes is noticed at once, whether it reads a stream or waits for the whole:
+its job ends at the next visit of the device.
+"""
+
+import asyncio
+import functools
+from collections.abc import Callable
+
+import anyio
+import anyio.to_thread
+import pydantic
+import pydantic_core
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from codegemma_keras.server.ask import ApiError, Body
+from codegemma_keras.server.replies import to_json
+from codegemma_keras.server.scheduler import Done, Failed, Job, Scheduler, Text
+
+# A body must have come within so many seconds.
+BODY_SECONDS = 10.0
+# Nobody reads it: the client has gone.
+CLIENT_GONE = 499
+
+
+class JsonResponse(Response):
+    """Compact JSON."""
+
+    media_type = "application/json"
+
+    def render(self, content):
+        return to_json(content)
+
+
+def error_body(path: str, status: int, message: str) -> dict:
+    """An error as the API at `path` writes it."""
+    if path.startswith("/api/"):  # Ollama
+        return {"error": message}
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    if status == 503:
+        kind = "unavailable_error"
+    error = {"message": message, "type": kind, "param": None, "code": status}
+    return {"error": error}
+
+
+def error_response(path: str, error: ApiError) -> Response:
+    """An error as a response."""
+    headers = {}
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(error.retry_after)
+    body = error_body(path, error.status, str(error))
+    return JsonResponse(body, error.status, headers=headers)
+
+
+async def read_json(request: Request, limit: int) -> dict:
+    """The object in a request's body.
+
+    Raises:
+        ApiError: not JSON, too large, too slow.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        # A web page may send other types to any address without being asked first.
+        raise ApiError(
+            415, "Send JSON, with the header `Content-Type: application/json`."
+        )
+    body = bytearray()
+    try:
+        with anyio.fail_after(BODY_SECONDS):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > limit:
+                    raise ApiError(
+                        413, f"The body is larger than {limit} bytes, the limit."
+                    )
+    except TimeoutError:
+        raise ApiError(
+            408, f"The body did not come within {BODY_SECONDS:g} seconds."
+        ) from None
+    try:
+        value = pydantic_core.from_json(bytes(body), allow_inf_nan=False)
+    except ValueError as error:
+        raise ApiError(400, f"The body is not JSON: {error}.") from None
+    if not isinstance(value, dict):
+        raise ApiError(400, "The body must be a JSON object.")
+    return value
+
+
+def understood(body_type: type[Body], value: dict) -> Body:
+    """A body of an API.
+
+    Raises:
+        ApiError: a field that is missing or of another type.
+    """
+    try:
+        return body_type.model_validate(value)
+    except pydantic.ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        more = f" ({error.error_count()} faults)" if error.error_count() > 1 else ""
+        raise ApiError(400, f"{place}: {first['msg']}{more}.") from None
+
+
+class Completions:
+    """Endpoints that give text: all APIs' requests go through `answer`.
+
+    Args:
+        scheduler: a function that gives the `Scheduler`, or raises `BusyError`.
+        model: the name to give.
+        body_limit: of a request, in bytes.
+        finished: told of each job and its outcome, for logs and metrics.
+    """
+
+    def __init__(
+        self,
+        scheduler: Callable[[], Scheduler],
+        model: str,
+        body_limit: int,
+        finished: Callable,
+    ):
+        self._scheduler = scheduler
+        self._model = model
+        self._body_limit = body_limit
+        self._finished = finished
+
+    def endpoint(self, choose: Callable[[dict], type[Body]]):
+        """A route's function; `choose` says of which API an object is."""
+        return functools.partial(self.answer, choose)
+
+    async def answer(self, choose, request: Request) -> Response:
+        """One request.
+
+        Raises:
+            ApiError: it gets no text, and why.
+        """
+        value = await read_json(request, self._body_limit)
+        body = understood(choose(value), value)
+        self.check_model(body.model)
+        scheduler = self._scheduler()
+        events = asyncio.Queue()
+        try:
+            ask = body.ask()
+            job = Job(ask, _deliver(events), request.headers.get("x-editor-id") or None)
+            await anyio.to_thread.run_sync(scheduler.prepare, job)
+        except (ValueError, TypeError) as error:
+            raise ApiError(400, str(error)) from None
+        scheduler.submit(job)
+        reply = body.reply(self._model)
+        headers = {"X-Request-Id": reply.id, "Cache-Control": "no-store"}
+        if body.model_extra:
+            headers["X-Ignored-Fields"] = _header(body.model_extra)
+        answered = self._stream if ask.stream else self._whole
+        return await answered(request, job, events, reply, headers)
+
+    def check_model(self, name: str | None) -> None:
+        """Raise ApiError for a model that is not here; no name means the one there is."""
+        if name and name.removesuffix(":latest") != self._model:
+            raise ApiError(
+                404, f"There is no model {name!r} here, only {self._model!r}."
+            )
+
+    async def _stream(self, request, job, events, reply, headers):
+        path = request.url.path
+
+        async def chunks():
+            outcome = "cancelled"
+            try:
+                if first := reply.begin(job):
+                    yield first
+                async for event in _until_done(job, events):
+                    if isinstance(event, Text):
+                        yield reply.text(job, event.index, event.text)
+                    else:
+                        yield reply.done(job, event.index)
+                yield reply.end(job)
+                outcome = "ok"
+            except ApiError as error:
+                outcome = "superseded" if job.superseded else "error"
+                yield reply.failed(error_body(path, error.status, str(error)))
+            finally:
+                job.cancel()
+                self._finished(request, job, reply, outcome)
+
+        return StreamingResponse(chunks(), headers=headers, media_type=reply.media_type)
+
+    async def _whole(self, request, job, events, reply, headers):
+        outcome = "cancelled"
+        try:
+            if not await _done_before_disconnect(request, job, events):
+                return Response(status_code=CLIENT_GONE)
+            outcome = "ok"
+            return JsonResponse(reply.whole(job), headers=headers)
+        except ApiError:
+            outcome = "superseded" if job.superseded else "error"
+            raise
+        finally:
+            job.cancel()
+            self._finished(request, job, reply, outcome)
+
+
+def _deliver(events: asyncio.Queue):
+    """How the scheduler's thread tells the event loop."""
+    loop = asyncio.get_running_loop()
+
+    def deliver(event):
+        # When the server has stopped, the loop may be closed, and nobody waits.
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(events.put_nowait, event)
+
+    return deliver
+
+
+async def _until_done(job, events):
+    """The events of a job.
+
+    Raises:
+        ApiError: it failed, or a newer one took its place.
+    """
+    left = len(job.completions)
+    while left:
+        event = await events.get()
+        if isinstance(event, Failed):
+            if isinstance(event.error, ValueError):
+                raise ApiError(400, str(event.error))
+            raise ApiError(500, "The model failed; the server's log says why.")
+        if isinstance(event, Done):
+            left -= 1
+            if job.superseded:
+                raise ApiError(409, "A newer request of the same editor came.")
+        yield event
+
+
+async def _done_before_disconnect(request, job, events) -> bool:
+    """Wait for the job; False: the client has gone."""
+
+    async def wait():
+        async for _ in _until_done(job, events):
+            pass
+
+    async def gone():
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    waiting, leaving = asyncio.ensure_future(wait()), asyncio.ensure_future(gone())
+    try:
+        await asyncio.wait((waiting, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if waiting.done():
+            waiting.result()
+            return True
+        return False
+    finally:
+        for task in (waiting, leaving):
+            task.cancel()
+
+
+def _header(names) -> str:
+    """Names that a client made up, safe in a header."""
+    shown = [name for name in names if name.isascii() and name.isprintable()]
+    return ", ".join(shown)[:500]

@@ -1,0 +1,101 @@
+"""What `codegemma serve` can be told. Importing this loads neither Keras nor a server."""
+
+import dataclasses
+import ipaddress
+import pathlib
+from typing import Annotated, Literal
+
+import tyro
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Serve a model to editors and to clients of OpenAI, llama.cpp, Ollama and Tabby.
+
+    Stop with ^C: running requests are given a few seconds to end.
+    """
+
+    # Name, kaggle://..., hf://... or folder of the model.
+    preset: Annotated[str, tyro.conf.Positional] = "code_gemma_tiny_py"
+    # 8012 is where llama.vim and llama.vscode look; Ollama's clients look at 11434.
+    port: int = 8012
+    # The address to listen at. Any but a loopback address demands --key-file.
+    host: str = "127.0.0.1"
+    # A file that holds the key which every request must carry.
+    key_file: str | None = None
+    # Further names by which clients may call this machine (the Host header).
+    allow_host: tuple[str, ...] = ()
+    # Web pages that may ask, such as https://editor.example.org; "null" names pages
+    # from files.
+    allow_origin: tuple[str, ...] = ()
+    # The name of the model in answers. Default: the last part of the preset's name.
+    model_name: str | None = None
+    # Of the weights in memory; "auto" is as they are stored.
+    dtype: str = "auto"
+    # Tokens of prompt and answer together. Default: as the preset says.
+    context: int | None = None
+    # How the prompt at a cursor is put in order: "line" and "spm" find nearly all of it
+    # in the cache while one types, "psm" is that of `infill`.
+    layout: Literal["line", "psm", "spm"] = "line"
+    # Requests that run at once, in one batch. Each needs a cache of up to --context.
+    rows: int = 8
+    # Requests that may wait for a place; those above are told to come back later.
+    max_waiting: int = 64
+    # Memory for prompts that may be asked again, in MiB.
+    cache_mib: int = 512
+    # A request ends after so many seconds with what there is.
+    max_seconds: float = 60.0
+    # The largest body of a request, in KiB.
+    max_body_kib: int = 4096
+    # Connections at once.
+    max_connections: int = 1024
+    # Compile every program before the first request, so that none has to wait for it.
+    warm_up: bool = True
+    # Write prompts and answers to the log.
+    log_prompts: bool = False
+
+    def __post_init__(self):
+        least = {"rows": 1, "max_waiting": 1, "cache_mib": 0, "max_body_kib": 1}
+        least |= {"port": 0, "max_connections": 1, "max_seconds": 0.001}
+        for name, value in least.items():
+            if not getattr(self, name) >= value:
+                option = name.replace("_", "-")
+                raise ValueError(
+                    f"--{option} {getattr(self, name)} must be at least {value}"
+                )
+        if self.port > 65_535:
+            raise ValueError(f"--port {self.port} must be at most 65535")
+        if not self.loopback and self.key_file is None:
+            raise ValueError(
+                f"--host {self.host} can be reached from other machines, so requests "
+                "must carry a key: give --key-file FILE with a long random line in it"
+            )
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can reach the server."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def name(self) -> str:
+        """The model's name in answers."""
+        return self.model_name or self.preset.rstrip("/").rpartition("/")[2]
+
+    def key(self) -> bytes | None:
+        """The key that requests must carry, or None.
+
+        Raises:
+            ValueError: a file without a key.
+            OSError: no such file.
+        """
+        if self.key_file is None:
+            return None
+        key = pathlib.Path(self.key_file).read_bytes().strip()
+        if not key or b"\n" in key:
+            raise ValueError(f"{self.key_file} must hold one line, the key")
+        return key
