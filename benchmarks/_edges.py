@@ -237,11 +237,15 @@ def cpp_edges(files, read, paths):
 
 
 def rust_edges(files, read, paths):
-    """The module tree from Cargo.toml: `mod` and `use`, also inside of macros."""
-    code = {
-        path: re.sub(r"//[^\n]*|/\*.*?\*/", "", t, flags=re.S)
-        for path, t in files.items()
-    }
+    """The module tree from Cargo.toml: `mod` and `use`, also inside of macros.
+
+    Files that no crate reaches have no edges, as cargo never reads them.
+    """
+    code, macros = {}, {}
+    for path, text in sorted(files.items()):
+        text = _RUST_COMMENT.sub(lambda match: match[1] or " ", text)
+        code[path], found = _rust_without_macros(text)
+        macros |= found
     crates, libraries, edition, renamed = [], {}, {}, {}
     for path in sorted(paths):
         if posixpath.basename(path) != "Cargo.toml":
@@ -269,31 +273,40 @@ def rust_edges(files, read, paths):
         top = re.escape(f"{folder}/" if folder else "")
         roots += [p for p in files if re.fullmatch(top + auto, p)]
         crates += [(root, folder) for root in dict.fromkeys(roots) if root in files]
-    tree, modules = {}, []
+    tree, modules = {}, {}
     edges = set()
 
     def grow(root, folder, path, names, own, depth=0):
-        if (root, names) in tree or depth > 40:
+        if (root, folder, path, names) in modules or depth > 40:
             return
-        tree[root, names] = path
-        modules.append((root, folder, path, names))
-        for block, name, attribute in _rust_modules(code[path]):
+        # Two files may be one module, each under a `cfg` of its own.
+        tree.setdefault((root, names), path)
+        modules[root, folder, path, names] = True
+        for block, name, attribute in _rust_modules(code[path], macros):
             inner = posixpath.join(own, *block)
-            if attribute:
+            usual = [f"{inner}/{name}.rs", f"{inner}/{name}/mod.rs"]
+            tries = [[path.lstrip("/") for path in usual]]
+            if name == "*":  # automod, with a folder from that of Cargo.toml
+                above = posixpath.join(folder, attribute)
+                inside = re.compile(
+                    re.escape(above) + r"/(?!mod\b|lib\b|main\b)\w+\.rs"
+                )
+                tries = [[p] for p in files if inside.fullmatch(p) and p != path]
+            elif attribute:
                 base = inner if block else posixpath.dirname(path)
-                tries = [posixpath.normpath(posixpath.join(base, attribute))]
-            else:
-                tries = [
-                    f"{inner}/{name}.rs".lstrip("/"),
-                    f"{inner}/{name}/mod.rs".lstrip("/"),
-                ]
-            for child in tries:
-                if child in files:
+                files_named = re.findall(r'path\s*=\s*"([^"]+)"', attribute)
+                named = [posixpath.normpath(f"{base}/{f}") for f in files_named]
+                tries = [[p] for p in named] + (
+                    tries if "cfg_attr" in attribute else []
+                )
+            for known in tries:
+                child = next((p for p in known if p in files), None)
+                if child:
                     edges.add((path, child))
                     is_mod = child.endswith("/mod.rs")
                     below = posixpath.dirname(child) if is_mod else child[:-3]
-                    grow(root, folder, child, (*names, *block, name), below, depth + 1)
-                    break
+                    last = posixpath.basename(child)[:-3] if name == "*" else name
+                    grow(root, folder, child, (*names, *block, last), below, depth + 1)
 
     for root, folder in crates:
         grow(root, folder, root, (), posixpath.dirname(root))
@@ -326,9 +339,14 @@ def rust_edges(files, read, paths):
     return {(a, b) for a, b in edges if a != b}
 
 
+_RUST_COMMENT = re.compile(
+    r'(b?r(#*)".*?"\2|b?"(?:\\.|[^"\\])*"|\'(?:\\.|[^\\\'])\')|//[^\n]*|/\*.*?\*/', re.S
+)
 _RUST_TOKEN = re.compile(
-    r'#\s*\[\s*path\s*=\s*"(?P<path>[^"]+)"\s*\]|#!?\[[^\]]*\]'
+    r'(?P<path>#\s*\[[^\]]*\bpath\s*=\s*"[^"]+"[^\]]*\])|#!?\[[^\]]*\]'
     r"|\bmod\s+(?:r#)?(?P<mod>\w+)\s*(?P<end>[;{])"
+    r'|automod::dir!\s*\(\s*"(?P<dir>[^"]+)"'
+    r"|\b(?P<call>\w+)!(?=\s*[({\[])"
     r'|(?P<use>\buse\s[^;"]*;)|\bextern\s+crate\s+(?P<crate>\w+)'
     r"|(?P<open>\{)|(?P<close>\})"
     r'|b?r(?P<hash>#*)".*?"(?P=hash)|b?"(?:\\.|[^"\\])*"|\'(?:\\.|[^\\\'])\'',
@@ -336,8 +354,27 @@ _RUST_TOKEN = re.compile(
 )
 
 
+def _rust_without_macros(code):
+    """`(code without definitions of macros and quoted code, {macro: what it holds, if modules})`."""
+    macros, kept, place = {}, [], 0
+    opening = r"\bmacro_rules!\s*(\w+)\s*\{|\b(?:quote|quote_spanned|parse_quote)!\s*\{"
+    while found := re.compile(opening).search(code, place):
+        kept.append(code[place : found.start()])
+        depth = 1
+        for match in _RUST_TOKEN.finditer(code, found.end()):
+            opens = match["open"] or match["end"] == "{"
+            depth += bool(opens) - bool(match["close"])
+            if not depth:
+                break
+        place = match.end() if not depth else len(code)
+        body = code[found.end() : place - 1]
+        if found[1] and re.search(r"\bmod\s+\w+\s*;", body):
+            macros[found[1]] = body
+    return "".join([*kept, code[place:]]), macros
+
+
 def _rust_tokens(code):
-    """`(names of the inline modules around, match)`; macros are read as if not there."""
+    """`(names of the inline modules around, match)`; calls are read as if not there."""
     stack = []
     for match in _RUST_TOKEN.finditer(code):
         if match["open"]:
@@ -349,15 +386,20 @@ def _rust_tokens(code):
             stack.append(match["mod"])
 
 
-def _rust_modules(code):
-    attribute = None
+def _rust_modules(code, macros, depth=0):
+    attribute = ""
     for block, match in _rust_tokens(code):
         if match["path"]:
-            attribute = match["path"]
+            attribute += match["path"]
+        elif match["dir"]:
+            yield block, "*", match["dir"]
+        elif match["call"] in macros and depth < 5:
+            for inner, *rest in _rust_modules(macros[match["call"]], macros, depth + 1):
+                yield (*block, *inner), *rest
         elif match["mod"]:
             if match["end"] == ";":
                 yield block, match["mod"], attribute
-            attribute = None
+            attribute = ""
 
 
 def _rust_uses(code):

@@ -79,6 +79,7 @@ CASES = {
         (".kt", ".kts"),
         (".java", ".kt", ".kts"),
         [
+            {"debian:kotlinx-coroutines=1.0.1-2"},
             {"npm:react-native@0.88.1"},
             {"npm:expo-modules-core@58.0.7"},
             {"npm:@rnmapbox/maps@10.3.5"},
@@ -96,7 +97,12 @@ CASES = {
     "rust": (
         (".rs",),
         (".rs",),
-        [{"debian:ripgrep=13.0.0-4"}],
+        [
+            {"debian:ripgrep=13.0.0-4"},
+            {"debian:rust-clap=4.0.32-1"},
+            {"debian:rust-serde=1.0.152-2"},
+            {"debian:rust-tokio=1.24.2-1"},
+        ],
     ),
     "c, c++": (
         CPP,
@@ -111,6 +117,7 @@ CASES = {
         (".cs",),
         (".cs",),
         [
+            {"debian:newtonsoft-json=6.0.8+dfsg-1.1"},
             {"debian:keepass2=2.47+dfsg-2"},
             {"debian:dbus-sharp=0.8.1-2.1"},
             {"npm:react-native-windows@0.84.0"},

@@ -159,6 +159,51 @@ def test_csharp_mentions_and_global_usings():
     ]
 
 
+def test_rust_modules_that_macros_declare():
+    files = {
+        "Cargo.toml": '[package]\nname = "core"\nedition = "2021"\n',
+        "src/lib.rs": "#[macro_use]\nmod root;\nroot!();\nother!();\n",
+        "src/root.rs": """
+            macro_rules! root {
+                () => {
+                    #[cfg_attr(docsrs, path = "elsewhere/de.rs")]
+                    pub mod de;
+                    mod ser;
+                };
+            }
+            """,
+        "src/de.rs": "use crate::ser::A;\n",
+        "src/ser.rs": "pub struct A;\n",
+        "tests/suite/main.rs": 'automod::dir!("tests/suite");\n',
+        "tests/suite/one.rs": "use super::two::B;\nuse core::de;\n",
+        "tests/suite/two.rs": "pub struct B;\n",
+    }
+    assert edges_of(files) == [
+        "src/de.rs -> src/ser.rs",
+        "src/lib.rs -> src/de.rs",
+        "src/lib.rs -> src/root.rs",
+        "src/lib.rs -> src/ser.rs",
+        "tests/suite/main.rs -> tests/suite/one.rs",
+        "tests/suite/main.rs -> tests/suite/two.rs",
+        "tests/suite/one.rs -> src/de.rs",
+        "tests/suite/one.rs -> tests/suite/two.rs",
+    ]
+
+
+def test_rust_files_of_no_crate_import_nothing():
+    """Cargo never reads them: here, programs that a test compiles to see them fail."""
+    files = {
+        "Cargo.toml": '[package]\nname = "core"\n',
+        "src/lib.rs": "pub struct A;\n",
+        "tests/ui.rs": "use core::A;\n",
+        "tests/ui/wrong.rs": "use core::A;\n",
+    }
+    assert edges_of(files) == ["tests/ui.rs -> src/lib.rs"]
+    del files["Cargo.toml"]  # Then folders say all there is to know.
+    files["src/part.rs"] = "use crate::A;\n"
+    assert edges_of(files) == ["src/part.rs -> src/lib.rs"]
+
+
 def test_rust_crate_roots_macros_and_workspace():
     files = {
         "core/Cargo.toml": '[package]\nname = "my-core"\nedition = "2021"\n',

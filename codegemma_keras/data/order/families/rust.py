@@ -2,12 +2,13 @@
 
 Crates start at the roots that Cargo knows: `src/lib.rs`, `src/main.rs`, `src/bin/*.rs`,
 `tests/`, `benches/`, `examples/`, `build.rs`, and every `path` in Cargo.toml. `mod x;`
-hangs a file below its parent, also with `#[path]` and inside of a macro (`cfg_net! { mod
-net; }`). A path means the deepest module that it names; the names of a workspace's crates
-and a crate's own name lead to its library. Without Cargo.toml, and for files that no
-`mod` reaches, the tree of folders says the same.
+hangs a file below its parent, also with `#[path]`, inside of a macro (`cfg_net! { mod net;
+}`), in the body of a macro where that is called, and for each file of a folder by
+`automod::dir!`. A path means the deepest module that it names; the names of a workspace's
+crates and a crate's own name lead to its library. A file that no `mod` reaches belongs to
+no crate and imports nothing. Where there is no Cargo.toml, the tree of folders decides.
 
-Left out: re-exports (`pub use`): the file with the `pub use` is what is meant.
+Left out: re-exports (`pub use`): the file with the `pub use` is what is meant; `include!`.
 """
 
 import collections
@@ -24,11 +25,13 @@ QUERIES = {
         (use_declaration argument: (_) @import)
         (extern_crate_declaration name: (identifier) @crate)
         (mod_item !body name: (identifier) @child)
+        (macro_definition (macro_rule right: (token_tree) @rule))
         (source_file (macro_invocation (token_tree) @macro))
         (source_file (expression_statement (macro_invocation (token_tree) @macro)))
         (declaration_list (macro_invocation (token_tree) @macro))""",
 }
 _HAS_ITEMS = re.compile(r"\b(?:mod\s+\w+\s*;|use\s+[\w:{])")
+_HAS_MODULES = re.compile(r"\bmod\s+\w+\s*;")
 _PATH = re.compile(r'path\s*=\s*"([^"]+)"')
 
 
@@ -41,11 +44,7 @@ def read(source: Source) -> Facts:
 
 
 def _imports(source, outer=(), depth=0):
-    for node in source.nodes("child"):
-        inside = (*outer, *_inline_modules(node.parent))
-        file = _path_attribute(node.parent)
-        name = text_of(node).removeprefix("r#")
-        yield Import("::".join((*inside, name)), (file,) if file else (), kind="child")
+    yield from _modules(source, outer)
     for node in source.nodes("crate"):
         name = text_of(node)
         if name != "self":
@@ -63,11 +62,37 @@ def _imports(source, outer=(), depth=0):
             yield Import(path, names, kind=_when(node), locals=(local,))
     for node in source.nodes("macro") if depth < 8 else ():
         text = text_of(node)[1:-1]
+        yield from _called(node, outer)
         if _HAS_ITEMS.search(text):
             inside = (*outer, *_inline_modules(node))
             for block in _item_blocks(text):
                 inner = Source.parse("", "rust", block, QUERIES["rust"])
                 yield from _imports(inner, inside, depth + 1)
+
+
+def _modules(source, outer=(), macro=()):
+    """The `mod x;` of a file, and those in the bodies of its macros (`locals`: `m!`)."""
+    for node in source.nodes("child"):
+        inside = (*outer, *_inline_modules(node.parent))
+        module = "::".join((*inside, text_of(node).removeprefix("r#")))
+        files = _path_attributes(node.parent)
+        yield Import(module, files, kind="child", locals=macro)
+    for node in source.nodes("rule") if not macro else ():
+        text = text_of(node)[1:-1]
+        if _HAS_MODULES.search(text):
+            name = text_of(node.parent.parent.child_by_field_name("name"))
+            body = Source.parse("", "rust", text, QUERIES["rust"])
+            yield from _modules(body, macro=(f"{name}!",))
+
+
+def _called(node, outer):
+    """`m!` for a macro that may declare modules here, `*` for `automod::dir!`."""
+    name = text_of(node.parent.child_by_field_name("macro"))
+    inside = (*outer, *_inline_modules(node))
+    if name == "automod::dir":
+        yield Import("::".join((*inside, "*")), kind="child")
+    elif "::" not in name:
+        yield Import("::".join((*inside, f"{name}!")), kind="child")
 
 
 def _item_blocks(text):
@@ -100,14 +125,20 @@ def _inline_modules(node):
     return tuple(names)
 
 
-def _path_attribute(node):
-    """The file of `#[path = "x.rs"]` before a `mod` item."""
+def _path_attributes(node):
+    """The files of `#[path = "x.rs"]` before a `mod` item; `""` is the usual one.
+
+    `#[cfg_attr(unix, path = "x.rs")]` leaves the usual one possible.
+    """
+    found, certain = [], False
     node = node.prev_named_sibling
     while node is not None and node.type in ("attribute_item", "line_comment"):
-        if node.type == "attribute_item" and (found := _PATH.search(text_of(node))):
-            return found[1]
+        text = text_of(node) if node.type == "attribute_item" else ""
+        if match := _PATH.search(text):
+            found.append(match[1])
+            certain |= "cfg_attr" not in text
         node = node.prev_named_sibling
-    return ""
+    return tuple(found) if certain or not found else (*found, "")
 
 
 def _when(node):
@@ -145,11 +176,16 @@ class Resolver:
         self._packages = repository.build_files("Cargo.toml")
         self._modules_of = collections.defaultdict(list)  # file -> modules
         self._file_of = {}  # module -> file
+        self._macros = collections.defaultdict(lambda: collections.defaultdict(list))
+        for path, facts in sorted(self._facts.items()):
+            for entry in facts.imports:
+                if entry.kind == "child" and entry.locals:
+                    self._macros[entry.locals[0]][path].append(entry)
         self._roots = self._find_roots()
         for root in self._roots:
             self._grow(root, (root, ()))
         for path in sorted(self._facts):
-            if path not in self._modules_of:
+            if path not in self._modules_of and self._package(path) is None:
                 self._place_by_folder(path)
         self._libraries = self._find_libraries()
 
@@ -188,27 +224,52 @@ class Resolver:
             self._file_of.setdefault(module, file)
             self._modules_of[file].append(module)
             root, names = module
-            for entry in reversed(self._facts[file].imports):
-                if entry.kind == "child":
-                    child = self._child_file(file, entry)
-                    if child:
-                        path = (*names, *entry.module.split("::"))
-                        stack.append((child, (root, path)))
+            children = [
+                (child, (root, (*names, *below)))
+                for entry in self._facts[file].imports
+                for child, below in self._children(file, entry)
+            ]
+            stack.extend(reversed(children))
 
-    def _child_file(self, file, entry):
-        folder, stem = split_name(file)
-        own = folder if file in self._roots or stem == "mod" else join(folder, stem)
+    def _children(self, file, entry):
+        """`(file, names below)` of the modules that a statement declares; mostly one."""
+        if entry.kind != "child" or entry.locals:
+            return  # In the body of a macro it declares nothing.
         *inside, name = entry.module.split("::")
-        if entry.names:
-            base = join(own, *inside) if inside else folder
-            tries = [join(base, entry.names[0])]
+        if name.endswith("!"):
+            known = self._macros.get(name, {})
+            for other in known.get(nearest(known, file), ()):
+                module = "::".join((*inside, other.module))
+                other = Import(module, other.names, kind="child")
+                yield from self._children(file, other)
+        elif name == "*":
+            folder = join(self._own_folder(file), *inside)
+            for path in sorted(self._facts):
+                above, stem = split_name(path)
+                if above == folder and stem not in ("mod", "lib", "main"):
+                    if path != file:
+                        yield path, (*inside, stem)
         else:
-            base = join(own, *inside)
-            tries = [join(base, f"{name}.rs"), join(base, name, "mod.rs")]
-        return next((path for path in tries if path in self._facts), None)
+            for path in self._child_files(file, inside, name, entry.names):
+                yield path, (*inside, name)
+
+    def _own_folder(self, file):
+        """Where the modules of a file lie."""
+        folder, stem = split_name(file)
+        return folder if file in self._roots or stem == "mod" else join(folder, stem)
+
+    def _child_files(self, file, inside, name, attributes):
+        base = join(self._own_folder(file), *inside)
+        for attribute in attributes or ("",):
+            if attribute:
+                tries = [join(base if inside else posixpath.dirname(file), attribute)]
+            else:
+                tries = [join(base, f"{name}.rs"), join(base, name, "mod.rs")]
+            if path := next((path for path in tries if path in self._facts), None):
+                yield path
 
     def _place_by_folder(self, path):
-        """The module of a file that no `mod` reaches, as its folders have it."""
+        """The module of a file without a Cargo.toml above, as its folders have it."""
         folder, stem = split_name(path)
         for above in folders_above(path):
             for name in ("lib.rs", "main.rs"):
@@ -243,9 +304,10 @@ class Resolver:
     # Paths
 
     def resolve(self, facts):
-        for entry in facts.imports:
-            found = {}
-            for module in self._modules_of.get(facts.path, ())[:4]:
+        modules = self._modules_of.get(facts.path, ())[:4]
+        for entry in facts.imports if modules else ():
+            found = {path: () for path, _ in self._children(facts.path, entry)}
+            for module in modules if entry.kind != "child" else ():
                 if path := self._find(facts, entry, module):
                     found[path] = entry.locals
             yield entry, found
@@ -253,8 +315,6 @@ class Resolver:
     def _find(self, facts, entry, module):
         root, here = module
         parts = [p.removeprefix("r#") for p in entry.module.split("::")]
-        if entry.kind == "child":
-            return self._child_file(facts.path, entry)
         if parts[0] == "":
             return self._in_library(facts, parts[1:])
         if parts[0] == "crate":
