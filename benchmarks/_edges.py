@@ -355,7 +355,7 @@ _RUST_TOKEN = re.compile(
 
 
 def _rust_without_macros(code):
-    """`(code without definitions of macros and quoted code, {macro: what it holds, if modules})`."""
+    """`(code without macros and quoted code, {macro: body that declares modules})`."""
     macros, kept, place = {}, [], 0
     opening = r"\bmacro_rules!\s*(\w+)\s*\{|\b(?:quote|quote_spanned|parse_quote)!\s*\{"
     while found := re.compile(opening).search(code, place):

@@ -3,9 +3,9 @@
     python benchmarks/data_edges.py FOLDER [--language go]
 
 Fetches pinned packages into FOLDER by the ordinary clients (`pip download`, `npm pack`,
-`apt-get source` with an index of its own in FOLDER), unpacks them, and compares edges.
-Packages in one set of braces lie side by side as one repository. Needs node, npm and, for
-Java, Go, C, C++ and part of the rest, Debian's apt-get and dpkg-source.
+`apt-get source` with an index of its own in FOLDER), unpacks them, and compares edges. Of
+Debian's packages that is the upstream source, without Debian's patches. Packages in one
+set of braces lie side by side as one repository. Needs node, npm and Debian's apt-get.
 
 The other resolvers are in _edges.py and _edges.js; Python's is in data_graph.py.
 """
@@ -101,7 +101,8 @@ CASES = {
             {"debian:ripgrep=13.0.0-4"},
             {"debian:rust-clap=4.0.32-1"},
             {"debian:rust-serde=1.0.152-2"},
-            {"debian:rust-tokio=1.24.2-1"},
+            {"pypi:cryptography==46.0.3"},
+            {"pypi:ruff==0.14.5"},
         ],
     ),
     "c, c++": (
@@ -153,20 +154,10 @@ def fetch(package, store):
     elif registry == "npm":
         call("npm", "pack", "--silent", name, cwd=work)
     else:
-        call(
-            "apt-get",
-            *debian_index(store),
-            "source",
-            "-qq",
-            "--download-only",
-            name,
-            cwd=work,
-        )
-        (dsc,) = work.glob("*.dsc")
-        call("dpkg-source", "--no-check", "-x", dsc.name, "unpacked", cwd=work)
+        options = (*debian_index(store), "source", "-qq", "--download-only")
+        call("apt-get", *options, "--tar-only", name, cwd=work)
     for archive in work.glob("*"):
-        if registry != "debian" and archive.name.endswith((".tar.gz", ".tgz")):
-            shutil.unpack_archive(archive, work / "unpacked", "gztar", filter="data")
+        shutil.unpack_archive(archive, work / "unpacked", filter="data")
     (work / "unpacked").rename(folder)
     shutil.rmtree(work)
     return folder
