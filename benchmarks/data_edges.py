@@ -156,7 +156,7 @@ def fetch(package, store):
     else:
         options = (*debian_index(store), "source", "-qq", "--download-only")
         call("apt-get", *options, "--tar-only", name, cwd=work)
-    for archive in work.glob("*"):
+    for archive in set(work.glob("*")) - set(work.glob("*.dsc")):
         shutil.unpack_archive(archive, work / "unpacked", filter="data")
     (work / "unpacked").rename(folder)
     shutil.rmtree(work)

@@ -30,7 +30,7 @@ _QUOTED = re.compile(
     r"[\w.\[\]-]{0,50}['\"]?[\])]?"
     r"(?:\s{0,4}:\s{0,4}&?(?:'static )?[\w.<>\[\]|?]{1,30}(?=\s{0,4}=))?"
     r"(?:\s{0,4}(?:[:=!]?==?>?|[:,(])\s{0,4}|[ \t]{1,8})"
-    r"[rbufRBUF@$&L]{0,2}(?P<quote>[\"'`])(?P<value>[^\"'`\s\\]{6,200})(?P=quote)"
+    r"(?:\[\]byte\(\s{0,4})?[rbufRBUF@$&L]{0,2}(?P<quote>[\"'`])(?P<value>[^\"'`\s\\]{6,200})(?P=quote)"
 )
 # `export API_KEY=...`, `api_key: ...`, `?token=...`: random characters up to a delimiter.
 _BARE = re.compile(
@@ -56,6 +56,12 @@ _URL = re.compile(
     r"://[^\s:/@'\"<>(){}]{0,64}:(?P<value>[^\s:/@'\"<>`]{3,128})@"
     r"(?=[\w\[-])",
     re.I,
+)
+# `curl -u user:password`, `--password p`, `jdbc:oracle:thin:user/password@`.
+_ARGUMENT = re.compile(
+    r"(?:\bcurl\b[^\n|;]{0,200}?\s(?:-u|--user)[ =]['\"]?[\w.@-]{1,64}:"
+    r"|(?<!\S)--(?:password|passwd|passphrase)[ =]['\"]?|\boracle:thin:\w{1,64}/)"
+    r"(?P<value>[^\s'\"`@/<>(){}]{6,128})"
 )
 # Digests that are published, and where a value comes from.
 _NO_SECRET_NAME = re.compile(
@@ -96,6 +102,9 @@ def find_assigned(text: str) -> Iterator[tuple[int, int, str]]:
             group = "value" if match["value"] else "signature"
             if _random_password(match[group]):
                 yield *match.span(group), "password"
+    for match in _ARGUMENT.finditer(text):
+        if _random_password(match["value"]):
+            yield *match.span("value"), "password"
     if "://" in text:
         for match in _URL.finditer(text):
             value = match["value"]

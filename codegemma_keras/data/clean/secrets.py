@@ -60,13 +60,16 @@ def find(text: str) -> list[Finding]:
 
 
 def _disjoint(found):
-    """Longer spans win over what overlaps them."""
+    """Longer spans win over what overlaps them.
+
+    What only looks like an address has begun in a secret: `w0rd@host` of a URL's password.
+    """
     kept, end = [], 0
     for finding in sorted(found, key=lambda f: (f.start, -f.end)):
         if finding.start >= end:
             kept.append(finding)
             end = finding.end
-        elif finding.end > end:
+        elif finding.end > end and finding.kind not in ADDRESSES:
             last = kept.pop()
             kept.append(Finding(last.start, finding.end, last.kind))
             end = finding.end

@@ -30,6 +30,8 @@ ARCHIVES = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar", ".zip", ".whl")
 # compresses 3 to 12 times.
 MAX_ARCHIVE_BYTES = 4_000_000_000
 MAX_RATIO = 200
+# A small archive may unpack to so many, whatever its ratio.
+ALLOWED_BYTES = 1 << 24
 # Members of a tar are counted up to so many times the limit of bytes; to look further is
 # what a bomb is made for.
 MAX_COUNTED = 4
@@ -88,7 +90,8 @@ def read_archive(
     path = pathlib.Path(archive)
     repo = repo or path.name.partition(".")[0]
     try:
-        budget = min(max_archive_bytes, max(MAX_RATIO * path.stat().st_size, 1 << 24))
+        allowed = max(MAX_RATIO * path.stat().st_size, ALLOWED_BYTES)
+        budget = min(max_archive_bytes, allowed)
         with open(path, "rb"):
             members = _zip_members if zipfile.is_zipfile(path) else _tar_members
     except OSError as error:
@@ -96,7 +99,7 @@ def read_archive(
         return
     common, licences = _survey(path, members, budget)
     for member in _within(members(path), budget, report, f"{repo}:{path.name}"):
-        name = member.name[len(common) :]
+        name = member.name.removeprefix(common)
         full, size = f"{repo}:{name}", member.size
         if member.fault:
             report.drop(STEP, member.fault, full, size)
