@@ -2,7 +2,8 @@
 
 Texts are matched whole (licenseclassifier: the templates of Google's licensecheck), and
 expressions are parsed by license-expression. In this order, the first that says something
-counts: a file's own `SPDX-License-Identifier`, its `.license` file or REUSE.toml; the
+counts: a file's own `SPDX-License-Identifier`, its `.license` file, REUSE.toml or
+.reuse/dep5 (of which the last that matches a path); the
 nearest folder above it with a licence text or a manifest (pyproject.toml, setup.cfg,
 package.json, Cargo.toml, PKG-INFO, METADATA). Where a text and a manifest of one folder
 say different things, both hold. A submodule ends its parent's licence.
@@ -11,7 +12,7 @@ What is not recognised is `""`, and whether that may pass is the caller's choice
 """
 
 import collections
-import fnmatch
+import email
 import functools
 import json
 import posixpath
@@ -45,6 +46,7 @@ _MAIN = re.compile(r"(?:(?:un)?licen[cs]e|copying)(?:\.(?:txt|md|rst))?", re.I)
 _MANIFESTS = frozenset(
     "cargo.toml metadata package.json pkg-info pyproject.toml setup.cfg".split()
 )
+_DEP5 = ".reuse/dep5"
 _TAG = re.compile(r"SPDX-License-Identifier:[ \t]*([^\n*\"'<>]+)")
 _HEAD = 4096
 # Names that people write, in lower case with single spaces, and what they mean.
@@ -82,6 +84,7 @@ def says_licence(path: str) -> bool:
         _TEXT.fullmatch(name) is not None
         or low in _MANIFESTS
         or low in ("reuse.toml", ".gitmodules")
+        or path.endswith(_DEP5)
         or low.endswith(".license")
         or posixpath.basename(folder) == "LICENSES"
     )
@@ -103,6 +106,8 @@ class Licences:
             text = read().decode("utf-8", "replace")
             if name.lower() == "reuse.toml":
                 self._globs += _reuse(folder, text)
+            elif path.endswith(_DEP5):
+                self._globs += _dep5(posixpath.dirname(folder), text)
             elif name == ".gitmodules":
                 found = re.findall(r"^\s*path\s*=\s*(.+?)\s*$", text, re.M)
                 modules += [posixpath.join(folder, module) for module in found]
@@ -114,6 +119,8 @@ class Licences:
                 inside = posixpath.basename(folder).lower() in ("licenses", "licences")
                 folder = posixpath.dirname(folder) if inside else folder
                 texts[folder][name] = recognise(text)
+        # The deepest last; of one file the order stays.
+        self._globs.sort(key=lambda glob: len(glob[0]))
         self._folders = dict.fromkeys(modules, "")
         for folder in {*texts, *manifests}:
             found = _both(_of_texts(texts[folder]), _first(manifests[folder]))
@@ -124,9 +131,9 @@ class Licences:
         """The SPDX expression that holds for a file, or `""`."""
         if own := self._own.get(path):
             return own
-        for folder, pattern, licence in self._globs:
-            inside = path[len(folder) + 1 :] if folder else path
-            if path.startswith(folder) and fnmatch.fnmatchcase(inside, pattern):
+        for folder, pattern, licence in reversed(self._globs):
+            start = f"{folder}/" if folder else ""
+            if path.startswith(start) and pattern.fullmatch(path, len(start)):
                 return licence
         folder = path
         while folder:
@@ -308,5 +315,25 @@ def _reuse(folder, text):
         licences = licence if isinstance(licence, list) else [licence]
         joined = _join(map(spdx, licences), "AND")
         for path in [paths] if isinstance(paths, str) else paths:
-            found.append((folder, path.replace("**", "*"), joined))
+            found.append((folder, _glob(path, r"[^/]*"), joined))
     return found
+
+
+def _dep5(folder, text):
+    """The same of the stanzas in a .reuse/dep5, the older form; its `*` crosses folders."""
+    found = []
+    for stanza in re.split(r"\n[ \t]*\n", text):
+        fields = email.message_from_string(stanza.strip())
+        licence = spdx((fields.get("License") or "").partition("\n")[0])
+        for path in (fields.get("Files") or "").split():
+            found.append((folder, _glob(path, ".*"), licence))
+    return found
+
+
+def _glob(pattern, star):
+    """A pattern of paths; `**` means any path, `*` what `star` does."""
+    parts = re.split(r"(\\.|\*\*/?|\*|\?)", pattern)
+    meaning = {"**": ".*", "**/": "(?:.*/)?", "*": star, "?": "[^/]"}
+    return re.compile(
+        "".join(meaning.get(p) or re.escape(p.removeprefix("\\")) for p in parts), re.S
+    )

@@ -109,6 +109,35 @@ def test_the_nearest_statement_holds():
     assert of("gen/x/y.py", files) == "Zlib"
 
 
+def test_reuse_by_the_last_pattern_that_matches():
+    files = {
+        "REUSE.toml": (
+            'version = 1\n[[annotations]]\npath = ["src/**", "*.md"]\n'
+            'SPDX-License-Identifier = "MIT"\n[[annotations]]\npath = "src/gpl/**"\n'
+            'SPDX-License-Identifier = "GPL-3.0-or-later"\n'
+        ),
+        "src/own/REUSE.toml": (
+            'version = 1\n[[annotations]]\npath = "*.py"\n'
+            'SPDX-License-Identifier = "Zlib"\n'
+        ),
+    }
+    assert of("src/a/b.py", files) == of("x.md", files) == "MIT"
+    assert of("docs/x.md", files) == ""  # One star stays within a folder.
+    assert of("src/gpl/b.py", files) == "GPL-3.0-or-later"
+    assert of("src/own/b.py", files) == "Zlib"
+    assert of("src/own/in/b.py", files) == "MIT"
+    dep5 = {
+        ".reuse/dep5": (
+            "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\n"
+            "Upstream-Name: x\n\nFiles: *\nCopyright: 2020 A\nLicense: MIT\n\n"
+            "Files: gpl/* third/a.py\nCopyright: 2020 B\n 2021 C\n"
+            "License: GPL-2.0-or-later\n"
+        )
+    }
+    assert of("a.py", dep5) == of("third/b.py", dep5) == "MIT"
+    assert of("gpl/deep/a.py", dep5) == of("third/a.py", dep5) == "GPL-2.0-or-later"
+
+
 def test_several_statements_of_one_folder():
     alternatives = {"LICENSE-MIT": MIT, "LICENSE-APACHE": APACHE}
     assert set(of("a.rs", alternatives).split(" OR ")) == {"MIT", "Apache-2.0"}
