@@ -15,7 +15,7 @@ import numpy as np
 from _data import package_folder, record, stdlib_folder
 
 from codegemma_keras.data.clean import filters
-from codegemma_keras.data.document import Report, text_bytes
+from codegemma_keras.data.document import MAX_FILE_BYTES, Report, text_bytes
 from codegemma_keras.data.read import sources
 
 PACKAGES = (
@@ -50,7 +50,7 @@ LIMITS = {
     "longest line, characters": (longest_line, filters.MAX_LINE, True),
     "share of digits": (digits, filters.MAX_DIGITS, True),
     "share of letters and digits": (letters, filters.MIN_ALNUM, False),
-    "size, bytes": (text_bytes, filters.MAX_BYTES, True),
+    "size, bytes": (text_bytes, MAX_FILE_BYTES, True),
 }
 CHECKS = ("generated_check", "vendored_check", "binary_check", "encoding_check")
 

@@ -33,8 +33,8 @@ class BuildOptions:
 
     # Folders, archives and jsonl files.
     sources: Annotated[tuple[str, ...], tyro.conf.Positional]
-    # The folder of the dataset.
-    out: pathlib.Path
+    # The folder of the dataset; with --runner also of a store that Beam knows (gs://, s3://).
+    out: str
     # A preset or a SentencePiece file.
     tokenizer: str = "code_gemma_tiny_py"
     # Tokens of a row.
@@ -97,23 +97,11 @@ def build(args: BuildOptions) -> None:
     from codegemma_keras.data.pipeline import build as pipeline
 
     settings = settings_of(args)
-    if args.beam_option and args.runner is None:
-        raise ValueError("--beam-option needs --runner, such as --runner flink.")
     if args.runner is not None:
-        from codegemma_keras.data.pipeline import beam_runner
-
-        options = [f"--{option.lstrip('-')}" for option in args.beam_option]
-        beam_runner.build_on(
-            args.runner,
-            args.sources,
-            args.out,
-            args.tokenizer,
-            settings,
-            options,
-            args.workers,
-        )
-        _print_summary(args.out)
+        _print_summary(_build_on_runner(args, settings), args.out)
         return
+    if args.beam_option:
+        raise ValueError("--beam-option needs --runner, such as --runner flink.")
     console = Console(stderr=True)
     columns = (
         "{task.description}",
@@ -140,13 +128,38 @@ def build(args: BuildOptions) -> None:
         )
     if not known:
         sys.stdout.write(f"{args.out} was already built. Nothing was done.\n\n")
-    _print_summary(args.out)
+    report = pathlib.Path(args.out, "report.md").read_text("utf-8")
+    _print_summary(report, args.out)
 
 
-def _print_summary(out):
-    text = (out / "report.md").read_text("utf-8")
-    summary = text.partition("\n## ")[0].partition("\n")[2].strip()
-    sys.stdout.write(f"{summary}\n\n{out / 'report.html'}\n")
+def _build_on_runner(args, settings):
+    """Build by a Beam runner; gives the report in Markdown."""
+    from codegemma_keras.data.pipeline import beam_runner
+
+    if args.keep_work:
+        raise ValueError(
+            "--keep-work is for a build without --runner: Beam keeps none."
+        )
+    if args.workers != 1 and args.runner != "direct":
+        raise ValueError(
+            f"--workers is for --runner direct. How many {args.runner} uses is an option "
+            "of its own, such as --beam-option parallelism=8 or max_num_workers=8."
+        )
+    options = [f"--{option.lstrip('-')}" for option in args.beam_option]
+    return beam_runner.build_on(
+        args.runner,
+        args.sources,
+        args.out,
+        args.tokenizer,
+        settings,
+        options,
+        args.workers,
+    )
+
+
+def _print_summary(report, out):
+    summary = report.partition("\n## ")[0].partition("\n")[2].strip()
+    sys.stdout.write(f"{summary}\n\n{out.rstrip('/')}/report.html\n")
 
 
 def settings_of(args: BuildOptions):

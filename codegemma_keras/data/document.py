@@ -13,6 +13,8 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 
+# A source file beyond 1 MB is data: a table, or generated.
+MAX_FILE_BYTES = 1_000_000
 # Names kept per reason in the summary; the full list is streamed to `Report.sink`.
 EXAMPLES = 5
 

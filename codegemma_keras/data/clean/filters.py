@@ -11,12 +11,11 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from codegemma_keras.data.clean.licences import PERMISSIVE, allows, tagged
-from codegemma_keras.data.document import Document, Report, text_bytes
+from codegemma_keras.data.document import MAX_FILE_BYTES, Document, Report, text_bytes
 from codegemma_keras.data.languages import CODE, PROSE
 
 STEP = "filter"
 MIN_CHARACTERS = 10
-MAX_BYTES = 1_000_000
 # Characters. Half of all files have a mean line below 35, nine in ten below 44; minified
 # code has thousands. 100 drops 57 files: embedded data, descriptors made by protobuf, two
 # tables of formulas. 50 would drop 474, many written by hand.
@@ -79,10 +78,10 @@ def encoding_check(document: Document) -> str:
     return ""
 
 
-def size_check(document: Document) -> str:
+def size_check(document: Document, max_bytes: int = MAX_FILE_BYTES) -> str:
     if len(document.text.strip()) < MIN_CHARACTERS:
         return "nearly empty"
-    return "file too large" if text_bytes(document.text) > MAX_BYTES else ""
+    return "file too large" if text_bytes(document.text) > max_bytes else ""
 
 
 def minified_check(document: Document) -> str:
@@ -145,6 +144,7 @@ def filter_documents(
     *,
     languages: Sequence[str] = CODE,
     licences: Iterable[str] | None = PERMISSIVE,
+    max_bytes: int = MAX_FILE_BYTES,
 ) -> Iterator[Document]:
     """Pass on what every check lets through, unchanged.
 
@@ -153,6 +153,7 @@ def filter_documents(
         report: counts each drop under `("filter", reason)`, the first that applies.
         languages: which to keep.
         licences: SPDX identifiers to keep, `""` for unknown; None keeps all.
+        max_bytes: of the text of a document.
     """
     licences = None if licences is None else frozenset(licences)
     for document in documents:
@@ -163,7 +164,7 @@ def filter_documents(
             language_check(document, languages)
             or (licences is not None and licence_check(document, licences))
             or vendored_check(document)
-            or size_check(document)
+            or size_check(document, max_bytes)
             or binary_check(document)
             or encoding_check(document)
             or minified_check(document)

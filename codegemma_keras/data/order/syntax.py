@@ -62,6 +62,12 @@ class Source:
         parts.append(data[place:])
         return b" ".join(parts).decode("utf-8", "replace")
 
+    def uses(self, imports) -> dict[str, int]:
+        """How often the file mentions the names that its imports give to something."""
+        wanted = {name for entry in imports for name in entry.locals}
+        words = self.words() if wanted else {}
+        return {word: words[word] for word in sorted(wanted) if word in words}
+
     def words(self, *left_out) -> collections.Counter:
         """How often each word occurs, outside of the nodes of these captures."""
         return collections.Counter(WORD.findall(self.code(*left_out)))

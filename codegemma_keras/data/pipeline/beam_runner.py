@@ -34,7 +34,7 @@ _PARTS = ".codegemma-build"
 
 def build_on(
     runner: str, sources, out, tokenizer, settings, options=(), workers: int = 1
-) -> Report:
+) -> str:
     """Build a dataset folder by a Beam runner.
 
     Args:
@@ -44,7 +44,7 @@ def build_on(
         workers: processes of the `direct` runner; others have options for that.
 
     Returns:
-        The merged report.
+        The report in Markdown.
 
     Raises:
         ValueError: there is no such runner, `out` is not empty, or nothing is left to
@@ -53,7 +53,7 @@ def build_on(
     if runner not in RUNNERS:
         raise ValueError(f"Unknown runner {runner!r}; known are {sorted(RUNNERS)}.")
     files = require("apache_beam.io.filesystems", "beam").FileSystems
-    out = os.fspath(out)
+    out = os.fspath(out).rstrip("/")
     taken = [m.path for match in files.match([f"{out}/*"]) for m in match.metadata_list]
     if taken:
         raise ValueError(
@@ -156,13 +156,14 @@ def _finish(files, out, manifest, settings, proto):
     if not parts["rows"]:
         raise summary.nothing_left([merged])
     about = _about(parts, by_source, merged, manifest, settings)
+    text = report.markdown(about, None)
     made = {
         "tokenizer.model": proto,
         "rows.jsonl": b"".join(
             json.dumps(row).encode() + b"\n" for _, row in parts["rows"]
         ),
         **_metadata(parts["counts"]),
-        "report.md": report.markdown(about, None).encode(),
+        "report.md": text.encode(),
         "report.html": report.html_page(about, None, manifest=manifest).encode(),
         BUILD: json.dumps(MADE_BY | manifest, indent=1, sort_keys=True).encode(),
         DATA: json.dumps(about, indent=1, sort_keys=True).encode(),
@@ -170,7 +171,7 @@ def _finish(files, out, manifest, settings, proto):
     for name, data in made.items():
         _put(f"{out}/{name}", data)
     files.delete([f"{out}/{_PARTS}-{name}.json" for name in parts])
-    return merged
+    return text
 
 
 def _about(parts, by_source, merged, manifest, settings):

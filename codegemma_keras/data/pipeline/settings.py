@@ -4,9 +4,9 @@ import dataclasses
 
 from codegemma_keras.data.clean import dedup
 from codegemma_keras.data.clean.licences import PERMISSIVE
+from codegemma_keras.data.document import MAX_FILE_BYTES
 from codegemma_keras.data.languages import CODE, LANGUAGES, family
 from codegemma_keras.data.order import imports
-from codegemma_keras.data.read.admit import MAX_FILE_BYTES
 from codegemma_keras.data.rows.fim_split import FimSettings
 
 _FIM = FimSettings()

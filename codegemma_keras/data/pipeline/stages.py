@@ -134,7 +134,11 @@ def clean(documents, settings, report, index=None) -> Iterator[tuple[Document, b
             yield document
 
     kept = filters.filter_documents(
-        passing(), report, languages=settings.languages, licences=settings.licences
+        passing(),
+        report,
+        languages=settings.languages,
+        licences=settings.licences,
+        max_bytes=settings.max_file_bytes,
     )
     # Before secrets are replaced: a placeholder would hide what follows it.
     kept = decontaminate.decontaminate_documents(kept, report, index)

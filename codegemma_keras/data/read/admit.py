@@ -13,8 +13,6 @@ from codegemma_keras.data.document import Document, Report
 from codegemma_keras.data.languages import language_of
 
 STEP = "source"
-# A source file beyond 1 MB is data: a table, or generated.
-MAX_FILE_BYTES = 1_000_000
 # The longest path that Linux opens has 4,096 bytes; real ones stay below 300.
 MAX_NAME = 1_000
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")

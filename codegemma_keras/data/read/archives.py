@@ -16,9 +16,8 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from codegemma_keras.data.clean.licences import Licences, says_licence
-from codegemma_keras.data.document import Document, Report
+from codegemma_keras.data.document import MAX_FILE_BYTES, Document, Report
 from codegemma_keras.data.read.admit import (
-    MAX_FILE_BYTES,
     STEP,
     language_fault,
     name_fault,

@@ -12,9 +12,13 @@ import re
 from collections.abc import Iterator
 
 from codegemma_keras.data.clean.licences import Licences
-from codegemma_keras.data.document import Document, Report, require
-from codegemma_keras.data.read.admit import (
+from codegemma_keras.data.document import (
     MAX_FILE_BYTES,
+    Document,
+    Report,
+    require,
+)
+from codegemma_keras.data.read.admit import (
     STEP,
     language_fault,
     name_fault,

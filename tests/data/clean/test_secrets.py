@@ -48,7 +48,10 @@ def test_private_keys_and_assignments():
         ("x://u:Pw7$w0rd@db.acme-corp.com/a", "x://u:<PASSWORD>@db.acme-corp.com/a"),
         ("curl -sS -u bob:q7Xr2mPz9v h.org", "curl -sS -u bob:<PASSWORD> h.org"),
         ("mysql --password q7Xr2mPz9v a", "mysql --password <PASSWORD> a"),
-        ("jdbc:oracle:thin:scott/t7Ger9Zx@//h", "jdbc:oracle:thin:scott/<PASSWORD>@//h"),
+        (
+            "jdbc:oracle:thin:scott/t7Ger9Zx@//h",
+            "jdbc:oracle:thin:scott/<PASSWORD>@//h",
+        ),
         ('secretKey := []byte("q7Xr2mPz9vLw4KtB")', 'secretKey := []byte("<SECRET>")'),
     ],
 )

@@ -34,10 +34,7 @@ _KEYWORDS = ("import", "export", "from", "type", "require", "typeof")
 
 def read(source: Source) -> Facts:
     imports = tuple(_imports(source))
-    wanted = {name for entry in imports for name in entry.locals}
-    words = source.words() if wanted else {}
-    uses = {word: words[word] for word in sorted(wanted) if word in words}
-    return Facts(source.path, source.language, imports, uses=uses)
+    return Facts(source.path, source.language, imports, uses=source.uses(imports))
 
 
 def _imports(source):

@@ -37,10 +37,7 @@ _PATH = re.compile(r'path\s*=\s*"([^"]+)"')
 
 def read(source: Source) -> Facts:
     imports = tuple(_imports(source))
-    wanted = {name for entry in imports for name in entry.locals}
-    words = source.words() if wanted else {}
-    uses = {word: words[word] for word in sorted(wanted) if word in words}
-    return Facts(source.path, "rust", imports, uses=uses)
+    return Facts(source.path, "rust", imports, uses=source.uses(imports))
 
 
 def _imports(source, outer=(), depth=0):
