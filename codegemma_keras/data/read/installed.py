@@ -16,8 +16,8 @@ from collections.abc import Iterator, Sequence
 
 from codegemma_keras.data.clean import dedup, filters
 from codegemma_keras.data.document import MAX_FILE_BYTES, Document, Report
-from codegemma_keras.data.read.admit import to_document
 from codegemma_keras.data.read.admit import STEP as READ
+from codegemma_keras.data.read.admit import to_document
 
 STDLIB = "stdlib"
 STEP = "installed"
