@@ -134,8 +134,6 @@ def build(args: BuildOptions) -> None:
 
 def _build_on_runner(args, settings):
     """Build by a Beam runner; gives the report in Markdown."""
-    from codegemma_keras.data.pipeline import beam_runner
-
     if args.keep_work:
         raise ValueError(
             "--keep-work is for a build without --runner: Beam keeps none."
@@ -145,6 +143,8 @@ def _build_on_runner(args, settings):
             f"--workers is for --runner direct. How many {args.runner} uses is an option "
             "of its own, such as --beam-option parallelism=8 or max_num_workers=8."
         )
+    from codegemma_keras.data.pipeline import beam_runner
+
     options = [f"--{option.lstrip('-')}" for option in args.beam_option]
     return beam_runner.build_on(
         args.runner,
@@ -229,7 +229,8 @@ def print_row(console, row, contents, codec):
         if entry:
             paths = entry["paths"]
             names = ", ".join(paths[:MAX_PATHS]) + ", ..." * (len(paths) > MAX_PATHS)
-            said = visible(f"{entry['repo']}: {len(paths)} files: {names}")
+            files = "1 file" if len(paths) == 1 else f"{len(paths)} files"
+            said = visible(f"{entry['repo']}: {files}: {names}")
             console.print(said, style="bold", markup=False)
         console.print(coloured(parts), end="\n\n")
 

@@ -33,7 +33,9 @@ _EXPECTED = frozenset(
         "path twice",
     )
 )
-SAMPLE_CHARACTERS = 6_000
+# Of each part of the sample, so that its middle is seen, too.
+SAMPLE_CHARACTERS = 1_500
+SAMPLE_PARTS = 24
 
 
 def choose_graph(paths: Iterable) -> dict | None:
@@ -245,7 +247,7 @@ h1,h2{font-weight:600}
 table{border-collapse:collapse;overflow-wrap:normal}
 td,th{padding:.2rem .9rem .2rem 0;text-align:left;vertical-align:top}
 tr+tr{border-top:1px solid #ddd}
-td:last-child{min-width:14rem}
+td:last-child{min-width:14rem;overflow-wrap:anywhere}
 td.n{text-align:right;font-variant-numeric:tabular-nums}
 svg{max-width:100%;height:auto}
 .wrong{border-left:4px solid #c8553d;background:#fbeeea;padding:.5rem 1rem}
@@ -253,6 +255,13 @@ svg{max-width:100%;height:auto}
 pre{background:#f6f6f6;padding:.8rem;overflow-x:auto;font-size:13px}
 .control{color:#888}.prefix{color:#00707a}.suffix{color:#8a3a9e}
 .middle{color:#1b7a3d;font-weight:700}.path{font-weight:700}
+@media (max-width:45rem){
+.rows tr{display:block;padding:.4rem 0}
+.rows tr:first-child{display:none}
+.rows td,.rows td.n{display:block;text-align:left;min-width:0;padding:0;
+overflow-wrap:anywhere}
+.rows td[data-name]::before{content:attr(data-name) ": ";color:#777}
+}
 </style></head><body><h1>Data report</h1>
 """
 
@@ -309,22 +318,30 @@ def _wrong(about):
 
 
 def _html_table(head, body):
-    yield "<div class='wide'><table><tr>"
+    """A table; on a phone each row is a block of named lines."""
+    yield "<div class='wide'><table class='rows'><tr>"
     yield from (f"<th>{_text(name)}" for name in head)
     for row in body:
         yield "<tr>"
-        for cell in row:
-            number = str(cell).replace(",", "").replace(".", "").isdigit()
-            yield f"<td{' class=n' * number}>{_text(cell)}"
+        for name, cell in zip(head, row, strict=True):
+            lines = [cell] if isinstance(cell, str) else cell
+            number = len(lines) == 1 and lines[0].translate(_NO_MARKS).isdigit()
+            kind = " class=n" * number
+            text = "<br>".join(map(_text, lines))
+            kind += f" data-name='{_text(name)}'" if text else ""
+            yield f"<td{kind}>{text}"
     yield "</table></div>"
+
+
+_NO_MARKS = str.maketrans("", "", ",.")
 
 
 def _html_pairs(pairs):
     if not pairs:
         return
     yield "<h2>Near duplicates, the least alike first</h2>"
-    body = [(f"{e['similarity']:.3f}", e["name"], e["kept"]) for e in pairs]
-    yield from _html_table(("similarity", "dropped", "kept"), body)
+    body = [(f"{e['similarity']:.3f}", (e["name"], e["kept"])) for e in pairs]
+    yield from _html_table(("similarity", "the dropped file, and what stays"), body)
 
 
 def _html_graph(graph):
@@ -346,10 +363,9 @@ def _html_sample(sample):
         return
     yield "<h2>A piece of a training row</h2><pre>"
     kinds = {fim.PREFIX: "prefix", fim.SUFFIX: "suffix", fim.MIDDLE: "middle"}
-    kind, left = "path", SAMPLE_CHARACTERS
-    for part in sample:
-        text = str(part)[: max(0, left)]
-        left -= len(text)
+    kind = "path"
+    for part in sample[:SAMPLE_PARTS]:
+        text = _shortened(str(part))
         if isinstance(part, fim.Control):
             kind = kinds.get(part, "path")
             yield f"<span class='control'>{html.escape(text)}</span>"
@@ -360,6 +376,15 @@ def _html_sample(sample):
         lines = (printable(line, SAMPLE_CHARACTERS) for line in text.split("\n"))
         yield f"<span class='{kind}'>{html.escape(chr(10).join(lines))}</span>"
     yield "</pre>"
+
+
+def _shortened(text):
+    """A text without its middle, if it is long."""
+    lost = len(text) - SAMPLE_CHARACTERS
+    if lost <= 0:
+        return text
+    half = SAMPLE_CHARACTERS // 2
+    return f"{text[:half]}\n[... {lost:,} characters ...]\n{text[-half:]}"
 
 
 def _html_manifest(manifest):

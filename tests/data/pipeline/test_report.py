@@ -115,3 +115,14 @@ def test_the_page_shows_pairs_sample_and_settings():
     ):
         assert text in page
     assert "width=device-width" in page
+    # A phone shows each row as lines with names; both files of a pair are seen.
+    assert "data-name='similarity'>0.410" in page
+    assert "r:&lt;b&gt;.py<br>r:c.py" in page
+
+
+def test_a_long_part_of_the_sample_leaves_room_for_its_middle():
+    sample = [fim.PREFIX, "first" + "x" * 99_000 + "last", fim.MIDDLE, "wanted"]
+    page = report.html_page(about(KEPT), None, manifest=MANIFEST, sample=sample)
+    for text in ("first", "last", "characters ...]", "wanted"):
+        assert text in page
+    assert len(page) < 40_000
