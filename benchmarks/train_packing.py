@@ -27,7 +27,6 @@ from _data import record
 from codegemma_keras import CodeGemmaCausalLM
 from codegemma_keras.batches import pack
 from codegemma_keras.losses import NextTokenLoss
-from codegemma_keras.preprocessor import pack_rows
 from codegemma_keras.tokenizer.codec import PlainCodec
 
 BOS, EOS = 2, 1
@@ -58,7 +57,7 @@ def padded_fill(documents, length):
 
 
 def padded(rows):
-    return pack_rows(rows, [[1.0] * len(row) for row in rows], LENGTH, 0)
+    return pack(rows, LENGTH, rows=[[row] for row in range(len(rows))])
 
 
 def packed(rows):

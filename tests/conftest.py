@@ -1,13 +1,14 @@
 """What every test run states and needs; picks nothing silently.
 
-The backend is the caller's choice: `make test` runs everything on each.
+The backend is the caller's choice. `make test` runs the tests of the rooms that never
+import Keras once, with the backend `none`, which Keras refuses, and all others on both.
 """
 
 import os
 
 import pytest
 
-BACKENDS = ("jax", "tensorflow")
+BACKENDS = ("jax", "tensorflow", "none")
 
 
 def pytest_configure(config):
@@ -20,6 +21,8 @@ def pytest_configure(config):
 
 
 def pytest_report_header(config):
+    if os.environ["KERAS_BACKEND"] == "none":
+        return "without Keras"
     import keras
 
     return f"keras {keras.version()} on {keras.config.backend()}"

@@ -17,6 +17,12 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 MARKDOWN = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md")]
 SOURCES = sorted(ROOT.glob("codegemma_keras/**/*.py"))
+# Programs of the repository that nothing here runs as a whole.
+PROGRAMS = [
+    p
+    for room in ("benchmarks", "examples", "tools", "tutorials")
+    for p in ROOT.glob(f"{room}/**/*.py")
+]
 FENCE = re.compile(r"^(?P<indent> *)```python\n(?P<code>.*?)^ *```", re.M | re.S)
 
 
@@ -95,3 +101,27 @@ def test_fences_are_found_where_they_stand():
     )
     assert list(fenced(text)) == [(4, "x = 1\n"), (8, "if x:\n    y = 2\n")]
     assert not list(fenced("```text\nx = \n```\n```pythonic\n```"))
+
+
+def imported_names(path):
+    """`(module, name)` of each `from codegemma_keras... import ...` of a program."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and not node.level:
+            if (node.module or "").split(".")[0] == "codegemma_keras":
+                yield from ((node.module, alias.name) for alias in node.names)
+
+
+def exists(module, name):
+    if hasattr(importlib.import_module(module), name):
+        return True
+    try:
+        importlib.import_module(f"{module}.{name}")
+    except ModuleNotFoundError:
+        return False
+    return True
+
+
+def test_programs_import_names_that_exist():
+    wanted = {names for path in PROGRAMS for names in imported_names(path)}
+    assert len(wanted) > 50
+    assert not {names for names in wanted if not exists(*names)}

@@ -30,7 +30,7 @@ import numpy as np
 from keras import ops
 
 from codegemma_keras import CodeGemmaCausalLM
-from codegemma_keras.preprocessor import pack_rows
+from codegemma_keras.batches import pack
 
 TEMPLATE = """from lumen import Beam, Mirror, scatter
 
@@ -59,10 +59,10 @@ tokenizer = lm.tokenizer
 
 
 def rows_of(texts, length=128):
-    """Texts as `(x, y, sample_weight)` for fit()."""
+    """Texts as `(x, y, sample_weight)` for fit(), one text a row."""
     ids = [tokenizer.encode(text) for text in texts]
     ids = [[tokenizer.start_token_id, *i, tokenizer.end_token_id] for i in ids]
-    return pack_rows(ids, [[1.0] * len(i) for i in ids], length, tokenizer.pad_token_id)
+    return pack(ids, length, rows=[[row] for row in range(len(ids))])
 
 
 train, test = rows_of(lessons[:32]), rows_of(lessons[32:])

@@ -18,9 +18,7 @@ from codegemma_keras.data.pipeline import question
 from codegemma_keras.data.pipeline.folder import BuildFolder
 from codegemma_keras.data.pipeline.settings import Settings
 from codegemma_keras.data.rows import examples, storage
-from codegemma_keras.formats import keras_hub
 from codegemma_keras.tokenizer.codec import PlainCodec
-from codegemma_keras.tokenizer.tokenizer import CodeGemmaTokenizer
 from tests.small_vocabulary import small_vocabulary
 
 SETTINGS = Settings(
@@ -183,21 +181,8 @@ def test_a_build_loads_no_framework(repos, tmp_path):
     )
     command = [sys.executable, "-c", code, repos / "json", tmp_path / "out"]
     subprocess.run(command, check=True)
-    embedded = CodeGemmaTokenizer.from_preset("code_gemma_tiny_py")
-    assert (tmp_path / "out" / "tokenizer.model").read_bytes() == embedded.proto
-
-
-def test_tokenizers_of_every_kind(repos, tmp_path):
-    assert question.VOCABULARY == keras_hub.VOCABULARY
-    embedded = CodeGemmaTokenizer.from_preset("code_gemma_tiny_py")
-    embedded.save_to_preset(tmp_path)
-    for kind in (embedded, tmp_path, str(tmp_path / keras_hub.VOCABULARY)):
-        assert question.read_proto(kind) == embedded.proto
-    with pytest.raises(ValueError, match="Unknown preset 'no_such_preset'"):
-        question.read_proto("no_such_preset")
-    (tmp_path / "broken.model").write_bytes(embedded.proto[:-100])
-    with pytest.raises(ValueError, match="truncated"):
-        pipeline.build([repos / "json"], tmp_path / "out", tmp_path / "broken.model")
+    embedded = question.read_proto("code_gemma_tiny_py")
+    assert (tmp_path / "out" / "tokenizer.model").read_bytes() == embedded
 
 
 def test_other_settings_in_the_same_folder_are_refused(built, repos):

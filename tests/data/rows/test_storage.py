@@ -80,37 +80,6 @@ def test_load_says_what_is_wrong(tmp_path):
         storage.load(tmp_path, 11, repeat=False)
 
 
-def test_fit_takes_it_and_its_position_is_kept(tmp_path):
-    import keras
-
-    (tmp_path / "d").mkdir()
-    make_dataset(tmp_path / "d")
-
-    def model():
-        inputs = {
-            name: keras.Input((8,), dtype="int32", name=name)
-            for name in ("token_ids", "padding_mask", "positions", "segment_ids")
-        }
-        hidden = keras.layers.Embedding(200, 4)(inputs["token_ids"])
-        made = keras.Model(inputs, keras.layers.Dense(200)(hidden))
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        made.compile("adam", loss)
-        return made
-
-    dataset = storage.load(tmp_path / "d", 2)
-    plan = {"steps_per_epoch": 3, "verbose": 0, "shuffle": False}
-    trained = model()
-    trained.fit(dataset, **plan)
-    trained.save(tmp_path / "m.keras")
-    # A model that was saved with its optimizer knows where it stood.
-    again = keras.saving.load_model(tmp_path / "m.keras")
-    start = int(again.optimizer.iterations)
-    assert start == 3
-    rest = storage.load(tmp_path / "d", 2, start=start)
-    assert ids_of(take(rest, 1)) == ids_of(take(storage.load(tmp_path / "d", 2), 4)[3:])
-    again.fit(rest, **plan)
-
-
 def test_batches_are_those_of_the_one_packer(tmp_path):
     make_dataset(tmp_path)
     [batch] = take(storage.load(tmp_path, 2, seed=None), 1)
