@@ -16,7 +16,7 @@ PLAIN := tests/data tests/sandbox tests/tasks tests/recipes/test_conversations.p
   tests/test_fim.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint contracts test-plain test-jax test-tensorflow test-real-vocabulary test-beam notebooks \
+.PHONY: help demo test lint contracts platforms test-plain test-jax test-tensorflow test-real-vocabulary test-beam notebooks \
   notebooks-check notebooks-smoke lab wheel format clean
 
 help:  ## Show this list.
@@ -25,7 +25,7 @@ help:  ## Show this list.
 demo: $(VENV)/.installed  ## Set up, then complete code in a real file.
 	$(BIN)/codegemma complete examples/inventory.py --line 24
 
-test: lint contracts notebooks-check test-plain test-jax test-tensorflow wheel  ## Set up, then run every check that CI runs.
+test: lint contracts platforms notebooks-check test-plain test-jax test-tensorflow wheel  ## Set up, then run every check that CI runs.
 
 lint: $(VENV)/.installed-dev  ## Style and formatting.
 	$(BIN)/ruff check .
@@ -33,6 +33,9 @@ lint: $(VENV)/.installed-dev  ## Style and formatting.
 
 contracts: $(VENV)/.installed-dev  ## Imports go one way.
 	$(BIN)/lint-imports
+
+platforms: $(VENV)/.installed-dev  ## An installation moves nothing that Colab and Kaggle carry.
+	$(BIN)/python tools/platforms.py
 
 test-plain: $(VENV)/.installed-dev  ## The tests of all that works without Keras.
 	KERAS_BACKEND=none $(PYTEST) $(PLAIN)
@@ -86,7 +89,7 @@ $(VENV)/.installed: pyproject.toml | $(BIN)/python
 
 $(VENV)/.installed-notebooks: pyproject.toml | $(BIN)/python
 	@echo "Installing into $(VENV), with JupyterLab."
-	$(PIP) install --quiet --editable '.[notebooks]'
+	$(PIP) install --quiet --editable '.[lab]'
 	@touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
