@@ -16,14 +16,9 @@ import os
 import select
 import time
 
-from codegemma_keras.sandbox.execution import (
-    SHOWN,
-    Child,
-    Limits,
-    Result,
-    all_of,
-)
+from codegemma_keras.sandbox.execution import SHOWN, STOPS, Limits, Result, start
 from codegemma_keras.sandbox.levels import accepted
+from codegemma_keras.sandbox.pool import pool_for
 
 MESSAGE_MB = 16  # of one call or result
 
@@ -36,6 +31,7 @@ def check(
     *,
     helpers: str = "",
     least="bubblewrap",
+    pool=None,
 ) -> Result:
     """Judge functions of a program by tests that it cannot reach.
 
@@ -46,11 +42,12 @@ def check(
         limits: what each of the two interpreters may use.
         helpers: str, Python that `tests` needs besides; trusted.
         least: the weakest of `levels.LEVELS` to accept.
+        pool: a `Pool` of warm sandboxes; default: two sandboxes are started.
 
     Returns:
-        A `Result` whose `reason` is `"passed"`, `"wrong answer"` (an assertion of the
-        tests, with its text), the exception of the program, `"exited early"`,
-        `"timeout"`, or a limit that it exceeded.
+        A `Result` whose `kind` is one of `execution.KINDS`. Its `reason` is that in
+        words: the text of an assertion of the tests, the exception of the program, or a
+        limit that it exceeded.
 
     Example:
     ```python
@@ -73,56 +70,70 @@ def check(
     try:
         theirs, ours = (calls[0], answers[1]), (answers[0], calls[1], verdict[1])
         text = json.dumps([helpers, tests, list(names)])
-        with Child("program", program, level, limits, theirs) as candidate:
+        with start(pool, "program", program, level, limits, theirs) as candidate:
             close(*theirs)
             size = [MESSAGE_MB << 20]
-            with Child("tests", text, level, limits, ours, size) as judge:
+            with start(pool, "tests", text, level, limits, ours, size) as judge:
                 close(*ours)
-                passed, reason = _verdict(verdict[0], limits.seconds)
-                if not passed and reason in ("timeout", "exited early"):
-                    reason = _how(candidate, _how(judge, reason))
+                kind, reason = _verdict(verdict[0], limits.seconds)
+                if kind in ("timeout", "exited early"):
+                    kind, reason = _how(candidate, *_how(judge, kind, reason))
+                starved = kind == "timeout" and candidate.starved and judge.starved
                 output, _ = candidate.printed()
     finally:
         close(*ends.copy())
     seconds = time.monotonic() - started
-    return Result(passed, reason, output[:SHOWN], seconds, level)
+    return Result(kind, reason, output[:SHOWN], seconds, level, starved=starved)
 
 
 def check_all(
-    cases, limits: Limits = Limits(), *, least="bubblewrap", workers=None
+    cases, limits: Limits = Limits(), *, least="bubblewrap", workers=None, pool=None
 ) -> list[Result]:
-    """`check` of many, some at once; those that time out are tried again, each alone.
+    """`check` of many, some at once; those that starve are tried again, each alone.
 
     Args:
-        cases: `(program, tests, names)` or `(program, tests, names, helpers)` each.
+        cases: `(program, tests, names)` or `(program, tests, names, helpers)` each. Equal
+            ones are checked once.
         limits, least: as for `check`.
         workers: how many at once; default: one for each processor.
+        pool: a `Pool` to use, which remembers verdicts; default: one for this call.
     """
     accepted(least)
+    with pool_for(pool, workers, least) as pool:
 
-    def one(case):
-        program, tests, names, *helpers = case
-        return check(
-            program, tests, names, limits, helpers="".join(helpers), least=least
-        )
+        def one(key):
+            _, program, tests, names, helpers, limits = key
+            return check(
+                *(program, tests, names, limits),
+                helpers=helpers,
+                least=least,
+                pool=pool,
+            )
 
-    return all_of(one, list(cases), workers)
+        def key(program, tests, names, helpers=""):
+            return "check", program, tests, tuple(names), helpers, limits
+
+        return pool.map(one, [key(*case) for case in cases])
 
 
 def _verdict(descriptor, seconds):
-    """`(passed, reason)` of the tests, whose interpreter alone has the other end."""
+    """`(kind, reason)` of the tests, whose interpreter alone has the other end."""
     ready, _, _ = select.select([descriptor], [], [], seconds)
     if not ready:
-        return False, "timeout"
+        return "timeout", "timeout"
     with open(descriptor, "rb", closefd=False) as file:
         line = file.readline(1 << 20)
     if not line.endswith(b"\n"):  # the tests themselves met a limit
-        return False, "exited early"
-    passed, reason = json.loads(line)
-    return passed, reason
+        return "exited early", "exited early"
+    kind, reason = json.loads(line)
+    return kind, reason
 
 
-def _how(child, reason):
-    """The limit of the group that a child exceeded, else `reason`."""
+def _how(child, kind, reason):
+    """Kind and words of a limit or a signal that ended a child, else what is given."""
     ended = child.wait(0.1)
-    return ended if ended.startswith("too ") else reason
+    if ended in STOPS and ended != "timeout":
+        return STOPS[ended], ended
+    if kind == "exited early" and ended.startswith("exit ") and int(ended[5:]) > 128:
+        return "killed", f"killed, {ended}"
+    return kind, reason

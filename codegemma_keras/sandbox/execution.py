@@ -17,21 +17,39 @@ import dataclasses
 import os
 import pathlib
 import secrets
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable
 
 from codegemma_keras.sandbox.levels import ENVIRONMENT, accepted, command
 
 SHOWN = 4_000  # characters of output that a result keeps
 LOOKS = 0.05  # seconds between two looks at the group's processes and memory
 PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
+TIME_WAS_UP = 128 + signal.SIGXCPU  # exit code
+TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 
 # Handed to the interpreter as text: the package's folder is not in the sandbox.
 INSIDE = (pathlib.Path(__file__).parent / "inside.py").read_text("utf-8")
+# -s -P: nothing of the user's or of a working folder is imported. Not -I, which would
+# ignore the hash seed as well.
+PYTHON = [sys.executable, "-s", "-P", "-X", "utf8", "-c"]
+
+KINDS = (
+    "passed",
+    "wrong answer",  # an assertion of the tests
+    "exception",  # the program's own
+    "syntax",  # it is no program of its language
+    "timeout",
+    "memory",
+    "processes",
+    "output",  # more than its files or one message may hold
+    "killed",  # by a signal
+    "exited early",  # before its end, or before the verdict
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,22 +67,33 @@ class Result:
     """How a program ended.
 
     Attributes:
-        passed: it ran to its end; with `check`, its tests passed as well.
-        reason: `"passed"`, `"timeout"`, `"exited early"`, `"too many processes"`,
-            `"too much memory"`, or the last line of its error.
+        kind: one of `KINDS`.
+        reason: the kind in words for a person: the last line of its error, for example.
         output: what it printed, the first `SHOWN` characters.
         seconds: wall clock, the start of the interpreter included.
         isolation: what it ran in, one of `LEVELS`.
+        answers: what it wrote to descriptor 3; `languages.execute` alone.
+        starved: it met the time limit with less than half of that on a processor. An
+            honest program does so where others run beside it.
     """
 
-    passed: bool
+    kind: str
     reason: str
     output: str
     seconds: float
     isolation: str
+    answers: str = ""
+    starved: bool = False
+
+    @property
+    def passed(self) -> bool:
+        """It ran to its end; with `check`, its tests passed as well."""
+        return self.kind == "passed"
 
 
-def run(program: str, limits: Limits = Limits(), *, least="bubblewrap") -> Result:
+def run(
+    program: str, limits: Limits = Limits(), *, least="bubblewrap", pool=None
+) -> Result:
     """Run a Python program.
 
     Args:
@@ -72,6 +101,7 @@ def run(program: str, limits: Limits = Limits(), *, least="bubblewrap") -> Resul
             interpreter, an empty folder, and no standard input.
         limits: what it may use.
         least: the weakest of `LEVELS` to accept.
+        pool: a `Pool` of warm sandboxes; default: a sandbox is started.
 
     Raises:
         RuntimeError: this machine has only weaker isolation than `least`.
@@ -81,59 +111,103 @@ def run(program: str, limits: Limits = Limits(), *, least="bubblewrap") -> Resul
     sign = secrets.token_hex(16)
     text = f"{program}\n\nprint({sign!r}, flush=True)\n"
     started = time.monotonic()
-    with Child("run", text, level, limits) as child:
-        reason = child.wait(limits.seconds)
+    with start(pool, "run", text, level, limits) as child:
+        ended = child.wait(limits.seconds)
         output, error = child.printed()
+        starved = child.starved
     lines = output.rstrip().splitlines()
-    passed = reason == "exit 0" and bool(lines) and lines[-1] == sign
-    if passed:
-        output, reason = "\n".join(lines[:-1]), "passed"
-    elif reason == "exit 0":
-        reason = "exited early"
-    elif reason.startswith("exit"):
-        reason = last_line(error) or f"killed, {reason}"
+    if ended == "exit 0" and lines and lines[-1] == sign:
+        kind, reason, output = "passed", "passed", "\n".join(lines[:-1])
+    else:
+        kind, reason = _failure(ended, error)
     seconds = time.monotonic() - started
-    return Result(passed, reason, output[:SHOWN], seconds, level)
+    output = output[:SHOWN]
+    return Result(kind, reason, output, seconds, level, starved=starved)
 
 
-def run_all(
-    programs: Iterable[str],
-    limits: Limits = Limits(),
-    *,
-    least="bubblewrap",
-    workers=None,
-) -> list[Result]:
-    """Run programs, some at once; those that time out are tried again, each alone.
-
-    Args:
-        programs: texts, as for `run`.
-        limits, least: as for `run`.
-        workers: how many at once; default: one for each processor.
-    """
-    accepted(least)
-    return all_of(lambda p: run(p, limits, least=least), list(programs), workers)
+def _failure(ended, error):
+    """Kind and reason of a program that did not run to its end."""
+    if ended in STOPS:
+        return STOPS[ended], ended
+    if ended == "exit 0":
+        return "exited early", "exited early"
+    line = (error.strip().splitlines() or [""])[-1][:300]
+    if not line or int(ended.split()[1]) > 128:
+        return "killed", line or f"killed, {ended}"
+    name = line.split(":")[0]
+    syntax = name in ("SyntaxError", "IndentationError", "TabError")
+    if name == "MemoryError":
+        return "memory", line
+    return "syntax" if syntax else "exception", line
 
 
-def all_of(function, arguments, workers=None) -> list[Result]:
-    """`function` of each argument, in order; a timeout is tried again, alone.
-
-    An honest program may exceed its time because others ran beside it.
-    """
-    with concurrent.futures.ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-        results = list(pool.map(function, arguments))
-    return [
-        function(argument) if result.reason == "timeout" else result
-        for argument, result in zip(arguments, results, strict=True)
-    ]
+def each(function, arguments, workers=None) -> dict:
+    """Results by argument: each once, some at a time; those that starve again, alone."""
+    arguments = list(dict.fromkeys(arguments))
+    with concurrent.futures.ThreadPoolExecutor(workers or os.cpu_count()) as threads:
+        results = dict(zip(arguments, threads.map(function, arguments), strict=True))
+    for argument, result in results.items():
+        if result.starved:
+            results[argument] = function(argument)
+    return results
 
 
-def last_line(error: str) -> str:
-    """The last line of a traceback, at most 300 characters; or ""."""
-    return (error.strip().splitlines() or [""])[-1][:300]
+# How `Child.wait` tells that a limit was exceeded, and the kind of that.
+STOPS = {
+    "timeout": "timeout",
+    "too much memory": "memory",
+    "too many processes": "processes",
+}
+
+
+def start(pool, role, stdin, level, limits, descriptors=(), numbers=()):
+    """A `Child` as a context, in a warm sandbox of `pool` if there is one."""
+    if pool is None:
+        return Child(role, stdin, level, limits, descriptors, numbers)
+    return pool.child(role, stdin, limits, descriptors, numbers)
+
+
+class Fresh:
+    """A process with a sandbox of its own; `pool.Fork` has the same methods."""
+
+    def __init__(
+        self, level, role, limits, given, numbers, files, size, place, folders
+    ):
+        arguments = [role, *limits, *given, *numbers]
+        child = [*PYTHON, INSIDE, *map(str, arguments)]
+        stdin, stdout, stderr = files
+        self._process = subprocess.Popen(
+            command(level, child, size, folders),
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            cwd=place,
+            env=ENVIRONMENT,
+            pass_fds=given,
+            start_new_session=True,
+        )
+
+    def wait(self, seconds=None) -> int | None:
+        """The exit code, or None if it has not ended by then."""
+        try:
+            return self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def group(self) -> list[int]:
+        """Its processes. bubblewrap itself is one or two of them."""
+        return list(descendants(self._process.pid))
+
+    def kill(self):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, 9)
+        self._process.wait()
+
+    close = kill
 
 
 class Child:
-    """A Python program under a level's isolation, and what it printed; a context.
+    """A program under a level's isolation, and what it printed; a context.
 
     Leaving the context ends the program and all that it started. Output goes to files: a
     program that prints without end meets its limit of file size and not our memory.
@@ -145,100 +219,110 @@ class Child:
         limits: a `Limits`.
         descriptors: file descriptors that it inherits; arguments of the role.
         numbers: further arguments of the role.
+        folders: what it sees of the file system besides the interpreter's.
+        begin: what starts the process; default: `Fresh`.
     """
 
-    def __init__(self, role, stdin, level, limits, descriptors=(), numbers=()):
-        self._limits = limits
+    def __init__(
+        self,
+        role,
+        stdin,
+        level,
+        limits,
+        descriptors=(),
+        numbers=(),
+        folders=(),
+        begin=None,
+    ):
+        self.limits = limits
+        self.starved = False
         self._stopped = None
+        self._ended = threading.Event()
         self._folder = tempfile.TemporaryDirectory()
-        files = [tempfile.TemporaryFile() for _ in range(3)]  # noqa: SIM115
-        self._in, self._out, self._err = files
-        self._in.write(stdin.encode("utf-8", "surrogatepass"))
-        self._in.seek(0)
+        self._files = [tempfile.TemporaryFile() for _ in range(3)]  # noqa: SIM115
+        self._files[0].write(stdin.encode("utf-8", "surrogatepass"))
+        self._files[0].seek(0)
+        # Other runtimes reserve address space by the gigabyte and start threads, which
+        # count as processes; `_watch` counts what they use.
+        other = role == "build"
         own = (
             int(limits.seconds) + 1,
-            limits.memory_mb << 20,
+            0 if other else limits.memory_mb << 20,
             limits.file_mb << 20,
-            limits.processes,
+            limits.processes + (256 if other else 0),
         )
-        # -s -P: nothing of the user's or of a working folder is imported. Not -I, which
-        # would ignore the hash seed as well.
-        python = [sys.executable, "-s", "-P", "-X", "utf8", "-c", INSIDE, role]
-        python += [str(number) for number in (*own, *descriptors, *numbers)]
-        self._process = subprocess.Popen(
-            command(level, python, limits.file_mb),
-            stdin=self._in,
-            stdout=self._out,
-            stderr=self._err,
-            cwd=self._folder.name,
-            env=ENVIRONMENT,
-            pass_fds=descriptors,
-            start_new_session=True,
-        )
-        threading.Thread(target=self._watch, daemon=True).start()
+        given = (role, own, descriptors, numbers, self._files, limits.file_mb)
+        if begin is None:
+            self._process = Fresh(level, *given, self._folder.name, folders)
+        else:
+            self._process = begin(*given)
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
+        self._watcher.start()
 
     def __enter__(self):
         return self
 
     def __exit__(self, *exception):
-        self.kill()
-        for file in (self._in, self._out, self._err):
+        self._ended.set()
+        self._watcher.join()
+        self._process.close()
+        for file in self._files:
             file.close()
         self._folder.cleanup()
 
     def wait(self, seconds: float) -> str:
-        """How it ended: `"exit N"`, `"timeout"` or the limit that it exceeded."""
-        try:
-            code = self._process.wait(timeout=seconds)
-        except subprocess.TimeoutExpired:
+        """How it ended: `"exit N"` or one of `STOPS`."""
+        code = self._process.wait(seconds)
+        if code is None and not self._stopped:
+            used = sum(map(_processor_seconds, self._process.group()))
+            self.starved = used < self.limits.seconds / 2
+            return "timeout"
+        if code == TIME_WAS_UP:
             return self._stopped or "timeout"
         return self._stopped or f"exit {code}"
 
     def printed(self) -> tuple[str, str]:
         """What it wrote to its output and its error, the last of each."""
-        size = self._limits.file_mb << 20
+        size = self.limits.file_mb << 20
         texts = []
-        for file in (self._out, self._err):
-            file.seek(max(0, file.seek(0, os.SEEK_END) - size))
-            texts.append(file.read(size).decode("utf-8", "replace"))
+        for file in self._files[1:]:
+            # Not `seek`, which moves the place where the program writes.
+            length = os.fstat(file.fileno()).st_size
+            data = os.pread(file.fileno(), size, max(0, length - size))
+            texts.append(data.decode("utf-8", "replace"))
         return tuple(texts)
-
-    def kill(self):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, 9)
-        self._process.wait()
 
     def _watch(self):
         """End the group when it has too many processes or too much memory.
 
         The kernel counts no processes for root, and memory for each process alone.
         """
-        while self._process.poll() is None:
-            group = list(descendants(self._process.pid))
-            # bubblewrap itself is one or two of them.
-            if len(group) > self._limits.processes + 3:
+        while not self._ended.wait(LOOKS):
+            group = self._process.group()
+            if len(group) > self.limits.processes + 3:
                 self._stopped = "too many processes"
-            elif sum(map(_memory, group)) > self._limits.memory_mb << 20:
+            elif sum(map(_memory, group)) > self.limits.memory_mb << 20:
                 self._stopped = "too much memory"
             if self._stopped:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(self._process.pid, 9)
+                self._process.kill()
                 return
-            time.sleep(LOOKS)
 
 
 def descendants(pid: int):
     """The processes that a process started, and those that they started."""
-    try:
-        threads = os.listdir(f"/proc/{pid}/task")
-    except OSError:
-        return
-    for thread in threads:
-        with contextlib.suppress(OSError):
-            text = pathlib.Path(f"/proc/{pid}/task/{thread}/children").read_text()
-            for child in map(int, text.split()):
-                yield child
-                yield from descendants(child)
+    for child in children(pid):
+        yield child
+        yield from descendants(child)
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process started."""
+    found = []
+    with contextlib.suppress(OSError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            path = pathlib.Path(f"/proc/{pid}/task/{thread}/children")
+            found += map(int, path.read_text().split())
+    return found
 
 
 def _memory(pid):
@@ -246,4 +330,13 @@ def _memory(pid):
     try:
         return int(pathlib.Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE
     except (OSError, IndexError):
+        return 0
+
+
+def _processor_seconds(pid):
+    """Processor time that a process has used; 0 if it has ended."""
+    try:
+        fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return sum(map(int, fields[11:15])) / TICKS  # its own and its ended children's
+    except (OSError, IndexError, ValueError):
         return 0

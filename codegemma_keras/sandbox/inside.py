@@ -6,12 +6,15 @@ package. The role and the limits are its arguments; the program comes from stand
     run        executes a program
     program    defines the functions of a program, and answers calls of them
     tests      executes tests, which call those functions, and reports the verdict
+    build      compiles a program of any language and becomes it
 """
 
 import builtins
 import contextlib
 import json
+import os
 import resource
+import subprocess
 import sys
 
 INEXACT = 1 << 60  # larger integers travel as text
@@ -25,8 +28,14 @@ def limit(kind, value):
 
 
 def set_limits(seconds, memory, file_size, processes):
-    limit(resource.RLIMIT_CPU, seconds)
-    limit(resource.RLIMIT_AS, memory)
+    """Limits of each process; memory 0: its address space has none."""
+    # The signal of the soft limit tells that it was time; the hard one ends who ignores it.
+    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+    if hard == resource.RLIM_INFINITY or hard > seconds + 1:
+        hard = seconds + 1
+    resource.setrlimit(resource.RLIMIT_CPU, (min(seconds, hard), hard))
+    if memory:
+        limit(resource.RLIMIT_AS, memory)
     limit(resource.RLIMIT_FSIZE, file_size)
     limit(resource.RLIMIT_NOFILE, 64)
     limit(resource.RLIMIT_NPROC, processes)
@@ -37,7 +46,7 @@ def set_limits(seconds, memory, file_size, processes):
 
 
 class EndedError(BaseException):
-    """The tests cannot go on. No `except Exception` of a test catches it."""
+    """The tests cannot go on: kind and text. No `except Exception` of a test catches it."""
 
 
 class Opaque:
@@ -50,7 +59,7 @@ class Opaque:
         self.name = name
 
     def _refuse(self, *others):
-        raise EndedError(f"wrong answer: {self!r} is no plain value")
+        raise EndedError("wrong answer", f"{self!r} is no plain value")
 
     __eq__ = __ne__ = __bool__ = __hash__ = _refuse
 
@@ -155,8 +164,40 @@ def answer_calls(calls, answers):
         answer({**outcome, "arguments": [pack(value) for value in arguments]})
 
 
+def build(compiled, answers):
+    """Compile a program, say so, and become it, with its answers at descriptor 3."""
+    job = json.loads(sys.stdin.read())
+    for name, text in job["files"].items():
+        with open(name, "w", encoding="utf-8") as file:
+            file.write(text)
+    variables = {**os.environ, "HOME": os.getcwd(), **job["environment"]}
+    # Not with our standard input: it is the source. No code of the program runs yet.
+    done = subprocess.run(
+        job["compile"], stdin=subprocess.DEVNULL, stdout=sys.stderr, env=variables
+    )
+    if done.returncode:
+        sys.exit(1)
+    os.write(compiled, b"compiled")
+    os.close(compiled)
+    os.dup2(answers, 3)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.execve(job["run"][0], job["run"], variables)
+
+
 class RaisedError(Exception):
     """An exception of the program that is none of Python's own."""
+
+
+SYNTAX = {name: "syntax" for name in ("SyntaxError", "IndentationError", "TabError")}
+EARLY = ("exited early", "exited early")
+NO_ANSWER = EndedError("exception", "an answer that is none")
+
+
+def kind_of(told, kinds=()):
+    """Kind of failure and its text, of an exception's name and message."""
+    name, text = map(str, told)
+    kind = {"MemoryError": "memory", **dict(kinds)}.get(name, "exception")
+    return kind, f"{name}: {text}" if text else name
 
 
 class StandIns:
@@ -167,24 +208,19 @@ class StandIns:
         self._size = size
         message = self._read()
         if "failed" in message:
-            raise EndedError(self._failure(message["failed"]))
+            raise EndedError(*kind_of(message["failed"], SYNTAX))
 
     def _read(self):
         line = self._answers.readline(self._size)
         if not line.endswith(b"\n"):
-            raise EndedError("too much output" if line else "exited early")
+            raise EndedError(*(("output", "too much output") if line else EARLY))
         try:
             message = json.loads(line)
         except (ValueError, RecursionError):
             message = None
         if not isinstance(message, dict):
-            raise EndedError("an answer that is none")
+            raise NO_ANSWER
         return message
-
-    @staticmethod
-    def _failure(told):
-        kind, text = map(str, told)
-        return f"{kind}: {text}" if text else kind
 
     def function(self, name):
         def stand_in(*arguments, **options):
@@ -193,12 +229,12 @@ class StandIns:
             try:
                 print(json.dumps(call), file=self._calls, flush=True)
             except BrokenPipeError:
-                raise EndedError("exited early") from None
+                raise EndedError(*EARLY) from None
             message = self._read()
             try:
                 raised = self._outcome(message, arguments)
             except (ValueError, TypeError, LookupError, RecursionError):
-                raise EndedError("an answer that is none") from None
+                raise NO_ANSWER from None
             if isinstance(raised, RaisedByProgram):
                 raise raised.error
             return raised
@@ -235,20 +271,20 @@ class RaisedByProgram:
             )
         except Exception:
             self.error = RaisedError(text)
-        self.error.told = StandIns._failure([kind, text])
+        self.error.told = kind_of(told)
 
 
 def judge(answers, calls, verdict, size):
-    """Execute tests and write the verdict: `[passed, reason]` as one line of JSON."""
+    """Execute tests and write the verdict: `[kind, reason]` as one line of JSON."""
     helpers, tests, names = json.loads(sys.stdin.read())
-    reason = _failure_of(answers, calls, size, helpers, tests, names)
+    told = _failure_of(answers, calls, size, helpers, tests, names)
     with open(verdict, "w") as file:
         # Two values, because the reason may hold text that the program chose.
-        print(json.dumps([reason is None, reason or "passed"]), file=file)
+        print(json.dumps(told or ["passed", "passed"]), file=file)
 
 
 def _failure_of(answers, calls, size, helpers, tests, names):
-    """Why the tests fail; None if they pass."""
+    """Kind and reason of the tests' failure; None if they pass."""
     try:
         stand_ins = StandIns(answers, calls, size)
         space = {"__name__": "tests", "__builtins__": builtins}
@@ -256,18 +292,28 @@ def _failure_of(answers, calls, size, helpers, tests, names):
         space.update((name, stand_ins.function(name)) for name in names)
         exec(compile(tests, "tests.py", "exec"), space)
     except EndedError as end:
-        return str(end)
+        kind, text = end.args
+        return kind, f"{kind}: {text}" if kind == "wrong answer" else text
     except BaseException as error:
         if told := getattr(error, "told", None):
             return told
         if isinstance(error, AssertionError):
-            return f"wrong answer: {error}" if str(error) else "wrong answer"
-        return StandIns._failure([type(error).__name__, str(error)])
+            return "wrong answer", ": ".join(filter(None, ["wrong answer", str(error)]))
+        return kind_of([type(error).__name__, str(error)])
     return None
 
 
-if __name__ == "__main__":
-    role, *numbers = sys.argv[1:]
+ROLES = {"run": run, "program": answer_calls, "tests": judge, "build": build}
+
+
+def main(arguments):
+    """Take on a role: `[role, seconds, memory, file size, processes, *its own]`."""
+    role, *numbers = map(str, arguments)
+    sys.argv = ["-c", role, *numbers]
     numbers = [int(number) for number in numbers]
     set_limits(*numbers[:4])
-    {"run": run, "program": answer_calls, "tests": judge}[role](*numbers[4:])
+    ROLES[role](*numbers[4:])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -82,13 +82,25 @@ def accepted(least: str) -> str:
     return level
 
 
-def command(level: str, child, memory_files_mb: int = 16) -> list[str]:
+def environments() -> list[str]:
+    """The interpreter's folders, and where a virtual environment's links lead."""
+    prefixes = {sys.prefix, sys.base_prefix, os.path.dirname(sys.executable)}
+    prefixes |= {str(pathlib.Path(p).resolve()) for p in prefixes}
+    return sorted(p for p in prefixes if not p.startswith(("/usr", "/bin")))
+
+
+def command(
+    level: str, child, memory_files_mb: int = 16, folders=(), nests=False
+) -> list[str]:
     """The command line that runs `child` inside a level.
 
     Args:
         level: one of `LEVELS`.
         child: list of str, a command.
         memory_files_mb: size of /tmp and of /dev/shm in bubblewrap, each.
+        folders: further folders to be seen in bubblewrap, not to be written.
+        nests: for `warm.py` alone, which gives each program a file system, processes
+            and a network of its own, and takes the rights to do so from it.
     """
     if level == "limits":
         return list(child)
@@ -96,25 +108,31 @@ def command(level: str, child, memory_files_mb: int = 16) -> list[str]:
         shut = ["--user", "--map-root-user", "--net", "--ipc", "--pid"]
         return ["unshare", *shut, "--fork", "--kill-child", "--", *child]
     shown = [f for f in FOLDERS if os.path.exists(f)]
-    # The interpreter, and where a virtual environment's links lead.
-    prefixes = {sys.prefix, sys.base_prefix, os.path.dirname(sys.executable)}
-    prefixes |= {str(pathlib.Path(p).resolve()) for p in prefixes}
-    shown += sorted(p for p in prefixes if not p.startswith(("/usr", "/bin")))
+    shown += environments()
+    shown += folders
     binds = [part for place in shown for part in ("--ro-bind", place, place)]
     size = str(memory_files_mb << 20)
     variables = [part for item in ENVIRONMENT.items() for part in ("--setenv", *item)]
     return [
         bubblewrap(),
         "--unshare-all",
-        "--die-with-parent",
+        # What nests ends when its socket closes. Its parent is the thread that happened
+        # to start it, and may end before.
+        *(() if nests else ("--die-with-parent",)),
         "--new-session",
         "--clearenv",
         *variables,
         # An unprivileged user, who cannot become more by a namespace of its own.
         *("--unshare-user", "--uid", "65534", "--gid", "65534", "--disable-userns"),
         *("--cap-drop", "ALL"),
+        *(
+            ("--cap-add", "CAP_SYS_ADMIN", "--cap-add", "CAP_NET_ADMIN")
+            if nests
+            else ()
+        ),
         *("--size", "1048576", "--tmpfs", "/"),
-        *("--proc", "/proc"),
+        # A fresh /proc can be mounted inside only where a whole one is to be seen.
+        *(("--bind", "/proc", "/proc") if nests else ("--proc", "/proc")),
         *("--dev", "/dev"),
         *("--size", size, "--tmpfs", "/dev/shm"),
         *("--size", size, "--tmpfs", "/tmp"),

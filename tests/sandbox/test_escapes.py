@@ -9,7 +9,7 @@ import os
 
 import pytest
 
-from codegemma_keras.sandbox import Limits, check_all
+from codegemma_keras.sandbox import Limits, Pool, check_all
 
 TESTS = "assert f(4) == 8\nassert f([1]) == [1, 1]\nassert not f(0)"
 LIMITS = Limits(seconds=8, memory_mb=256)
@@ -81,19 +81,23 @@ WANTS = {
     "read the environment": "import os; assert 'SECRET_OF_THE_TEST' in os.environ",
     "raise its limits": "import resource; resource.setrlimit(resource.RLIMIT_AS, (-1, -1))",
     "many processes": "import os, time\nfor _ in range(60):\n if os.fork() == 0: time.sleep(5); os._exit(0)\ntime.sleep(1)",
-    "memory of many processes": "import os, time\nfor _ in range(8):\n if os.fork() == 0: x = bytearray(100 << 20); time.sleep(5); os._exit(0)\ntime.sleep(2)",
+    "memory of many processes": "import os, time\nr, w = os.pipe()\nfor _ in range(8):\n if os.fork() == 0: x = bytearray(100 << 20); os.write(w, b'x'); time.sleep(9); os._exit(0)\nfor _ in range(8): os.read(r, 1)\ntime.sleep(9)",
     "time without end": "while True: pass",
 }
 RIGHT = "def f(x): return x * 2"
 
 
-@pytest.fixture(scope="module")
-def results():
+@pytest.fixture(scope="module", params=["warm", "fresh"])
+def results(request):
+    """In sandboxes that are used again, and in one for each program."""
     os.environ["SECRET_OF_THE_TEST"] = "1"
     try:
         programs = list(CHEATS.values())
         programs += [f"{want}\n{RIGHT}" for want in WANTS.values()]
-        found = check_all([(p, TESTS, ["f"]) for p in [*programs, RIGHT]], LIMITS)
+        cases = [(p, TESTS, ["f"]) for p in [*programs, RIGHT]]
+        with Pool(warm=request.param == "warm") as pool:
+            assert pool.warm == (request.param == "warm")
+            found = check_all(cases, LIMITS, pool=pool)
     finally:
         del os.environ["SECRET_OF_THE_TEST"]
     return dict(zip([*CHEATS, *WANTS, "right"], found, strict=True))

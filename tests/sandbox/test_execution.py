@@ -5,8 +5,7 @@ import sys
 
 import pytest
 
-from codegemma_keras.sandbox import execution, levels
-from codegemma_keras.sandbox.execution import Limits, run
+from codegemma_keras.sandbox import Limits, levels, run, run_all
 
 # A start of the interpreter on a busy machine takes a second; a limit must not be that.
 PATIENT = Limits(seconds=60)
@@ -106,9 +105,7 @@ def test_its_own_folder_is_empty_and_its_own(level):
 
 
 def test_many_keep_their_order():
-    results = execution.run_all(
-        [f"print({n})" for n in range(6)], PATIENT, least="limits"
-    )
+    results = run_all([f"print({n})" for n in range(6)], PATIENT, least="limits")
     assert [r.output for r in results] == [str(n) for n in range(6)]
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from codegemma_keras import sandbox
 from codegemma_keras.data.document import Report
-from codegemma_keras.sandbox import execution
 from codegemma_keras.tasks import instruct, small_functions
 
 SOURCE = '''
@@ -49,11 +49,11 @@ def plain(a):
     """Return the number as it is."""
     return a
 '''
-PATIENT = execution.Limits(seconds=60)
+PATIENT = sandbox.Limits(seconds=60)
 
 
 def run_all(programs):
-    return execution.run_all(programs, PATIENT)
+    return sandbox.run_all(programs, PATIENT)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,267 @@
+"""Warm sandboxes, of which each gives a fresh fork to one program after another.
+
+To start a sandbox and an interpreter takes longer than most programs. A warm sandbox has
+done so before. It never sees a program: what is forked gets the text, with processes,
+files, shared memory and a network of its own that end with it (`warm.py`). The limits and
+the watching are those of any other program, and a sandbox whose program did not end by
+itself in time is thrown away.
+"""
+
+import collections
+import contextlib
+import json
+import os
+import pathlib
+import select
+import socket
+import subprocess
+import threading
+
+from codegemma_keras.sandbox.execution import (
+    INSIDE,
+    PYTHON,
+    Child,
+    Limits,
+    Result,
+    children,
+    descendants,
+    each,
+    run,
+)
+from codegemma_keras.sandbox.levels import ENVIRONMENT, accepted, command, environments
+
+WARM = (pathlib.Path(__file__).parent / "warm.py").read_text("utf-8")
+PATIENCE = 10.0  # seconds for a sandbox to say that it is free again
+
+
+class Pool:
+    """Warm sandboxes for many programs; a context.
+
+    Where namespaces cannot be nested, or isolation is weaker than bubblewrap, each program
+    gets a sandbox that is started for it instead: the attribute `warm` is False then.
+
+    Args:
+        workers: int, how many programs at once; default: one for each processor.
+        least: the weakest of `levels.LEVELS` to accept.
+        warm: False starts a sandbox for each program.
+        remember: int, how many verdicts to keep. An equal program with equal tests and
+            limits is not run again, unless it timed out.
+
+    Example:
+    ```python
+    from codegemma_keras.sandbox import Pool, run_all
+
+    with Pool() as pool:
+        print(
+            [result.output for result in run_all(["print(1)", "print(2)"], pool=pool)]
+        )
+    ```
+    """
+
+    def __init__(self, workers=None, *, least="bubblewrap", warm=True, remember=10_000):
+        self.workers = workers or os.cpu_count()
+        self.level = accepted(least)
+        self._least = least
+        self._free = collections.deque()
+        self._kept = collections.OrderedDict()
+        self._remember = remember
+        self._closed = False
+        self._lock = threading.Lock()
+        self.warm = warm and self.level == "bubblewrap"
+        if self.warm:
+            # One that cannot be used says so at its first program.
+            result = run("", Limits(seconds=60), least=least, pool=self)
+            self.warm = result.passed
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.close()
+
+    def close(self):
+        """End the sandboxes."""
+        self._closed = True
+        while self._free:
+            self._free.pop().close()
+
+    @contextlib.contextmanager
+    def child(self, role, stdin, limits, descriptors=(), numbers=()):
+        """A `Child` in a warm sandbox; the sandbox is free again afterwards."""
+        if not self.warm:
+            with Child(role, stdin, self.level, limits, descriptors, numbers) as child:
+                yield child
+            return
+        if self._closed:
+            raise RuntimeError("The pool is closed.")
+        try:
+            sandbox = self._free.pop()
+        except IndexError:
+            sandbox = Sandbox()
+        try:
+            with Child(
+                role,
+                stdin,
+                self.level,
+                limits,
+                descriptors,
+                numbers,
+                begin=sandbox.fork,
+            ) as child:
+                yield child
+        finally:
+            if sandbox.usable and not self._closed:
+                self._free.append(sandbox)
+            else:
+                sandbox.close()
+
+    def map(self, function, arguments) -> list[Result]:
+        """`function` of each argument, in order; equal arguments once.
+
+        A program that timed out for want of a processor is tried again, alone.
+
+        Args:
+            function: one argument to a `Result`.
+            arguments: hashable ones.
+        """
+        arguments = list(arguments)
+        with self._lock:
+            results = {a: self._kept[a] for a in arguments if a in self._kept}
+        new = [argument for argument in arguments if argument not in results]
+        found = each(function, new, self.workers)
+        with self._lock:
+            self._kept |= {a: r for a, r in found.items() if r.kind != "timeout"}
+            while len(self._kept) > self._remember:
+                self._kept.popitem(last=False)
+        return [(results | found)[argument] for argument in arguments]
+
+
+@contextlib.contextmanager
+def pool_for(pool, workers, least):
+    """`pool`, or one of its own for this context."""
+    if pool is not None:
+        if workers not in (None, pool.workers):
+            raise ValueError(
+                f"workers={workers!r} is not the pool's {pool.workers}: pass one of them."
+            )
+        yield pool
+        return
+    with Pool(workers, least=least, remember=0) as own:
+        yield own
+
+
+def run_all(
+    programs, limits: Limits = Limits(), *, least="bubblewrap", workers=None, pool=None
+) -> list[Result]:
+    """Run programs, some at once; those that starve are tried again, each alone.
+
+    Args:
+        programs: texts, as for `run`.
+        limits, least: as for `run`.
+        workers: how many at once; default: one for each processor.
+        pool: a `Pool` to use; default: one for this call.
+    """
+    accepted(least)
+    with pool_for(pool, workers, least) as pool:
+
+        def one(key):
+            _, program, limits = key
+            return run(program, limits, least=least, pool=pool)
+
+        return pool.map(one, [("run", program, limits) for program in programs])
+
+
+class Sandbox:
+    """bubblewrap around an interpreter that forks (`warm.py`)."""
+
+    def __init__(self):
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        number = str(theirs.fileno())
+        self._process = subprocess.Popen(
+            command("bubblewrap", [*PYTHON, WARM, INSIDE, number], nests=True),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=ENVIRONMENT,
+            pass_fds=[theirs.fileno()],
+            start_new_session=True,
+        )
+        theirs.close()
+        self.usable = True
+        # Environments that lie in /tmp: a program's own /tmp would hide them.
+        shadowed = ("/tmp/", "/dev/shm/")
+        self._kept = [p for p in environments() if p.startswith(shadowed)]
+
+    def fork(self, role, limits, given, numbers, files, size):
+        """Start a program; a `Fork`. One at a time."""
+        ours, theirs = socket.socketpair()
+        limits = [*limits[:3], limits[3] + 3]  # of this user, three processes are ours
+        job = {"role": role, "limits": limits, "numbers": list(numbers)}
+        job |= {"size": size << 20, "kept": self._kept}
+        descriptors = [*(file.fileno() for file in files), theirs.fileno(), *given]
+        message = [json.dumps(job).encode()]
+        try:
+            socket.send_fds(self._control, message, descriptors)
+        except OSError:
+            self.usable = False
+        theirs.close()
+        return Fork(self, ours)
+
+    def group(self) -> list[int]:
+        """The program's processes: what the fifth of ours has started."""
+        pid = self._process.pid
+        for _ in range(4):  # bubblewrap, its init, `warm`, `supervise`, `begin`
+            pid = next(iter(children(pid)), None)
+            if pid is None:
+                return []
+        return list(descendants(pid))
+
+    def close(self):
+        self.usable = False
+        self._control.close()
+        # With the first process of its namespace end all others.
+        for pid in [*children(self._process.pid), self._process.pid]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, 9)
+        self._process.wait()
+
+
+class Fork:
+    """A program in a warm sandbox, with the methods of `execution.Fresh`."""
+
+    def __init__(self, sandbox, watch):
+        self._sandbox, self._watch = sandbox, watch
+        self._code = None
+        self._lock = threading.Lock()
+
+    def wait(self, seconds=None) -> int | None:
+        """The exit code, or None if it has not ended by then."""
+        with self._lock:
+            if self._code is None:
+                ready, _, _ = select.select([self._watch], [], [], seconds)
+                if ready:
+                    self._code = self._told()
+            return self._code
+
+    def _told(self):
+        try:
+            text = self._watch.recv(1000).decode()
+        except OSError:
+            text = ""
+        if not text.isdigit():  # the sandbox has ended, or cannot be used
+            self._sandbox.usable = False
+            return 137
+        return int(text)
+
+    def group(self):
+        return self._sandbox.group()
+
+    def kill(self):
+        with contextlib.suppress(OSError):
+            self._watch.shutdown(socket.SHUT_WR)
+        if self.wait(PATIENCE) is None:
+            self._sandbox.close()
+
+    def close(self):
+        self.kill()
+        self._watch.close()

@@ -1,0 +1,188 @@
+"""What waits inside a warm sandbox: forks a fresh interpreter for each program.
+
+Handed to the interpreter as text, like `inside.py`, whose text is its first argument. It
+never sees a program: the text and the descriptors go straight to the fork.
+
+    warm          waits for jobs, one after another
+    supervisor    makes namespaces; ends all in them when it is told to
+    init          first process of the namespaces: mounts, gives up every right, waits
+    program       one of the roles of `inside.py`
+
+Each program has processes, files in /tmp and /dev/shm, shared memory and network
+interfaces of its own, which the kernel removes when `init` ends. So nothing of a program
+is there for the next one.
+"""
+
+import ctypes
+import fcntl
+import gc
+import json
+import os
+import select
+import socket
+import struct
+import sys
+import types
+
+NEWNS, NEWIPC, NEWPID, NEWNET = 0x20000, 0x8000000, 0x20000000, 0x40000000
+PRIVATE, BIND, REMOUNT = 1 << 18 | 1 << 14, 1 << 12, 1 << 5 | 1 << 12
+RDONLY, NOSUID, NODEV, NOEXEC = 1, 2, 4, 8
+SET_DUMPABLE, SET_SECCOMP = 4, 22
+# By machine: its name for filters, and the numbers of the three calls.
+KEYRINGS = {
+    "x86_64": (0xC000003E, (248, 249, 250)),
+    "aarch64": (0xC00000B7, (217, 218, 219)),
+}
+# What programs import most. A fork then has it already.
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def done(what, outcome):
+    """Raise if a call of the kernel failed."""
+    if outcome:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+
+
+def mount(kind, place, flags, options=""):
+    kind, place = kind.encode(), place.encode()
+    done("mount", libc.mount(kind, place, kind, flags, options.encode()))
+
+
+def own_file_system(size, kept):
+    """Fresh /proc, /tmp and /dev/shm; of /tmp, what the interpreter needs stays."""
+    done("private", libc.mount(None, b"/", None, PRIVATE, None))
+    held = [(place, os.open(place, os.O_PATH)) for place in kept]
+    for place in ("/tmp", "/dev/shm"):
+        mount("tmpfs", place, NOSUID | NODEV, f"size={size},mode=1777")
+    for place, descriptor in held:
+        os.makedirs(place)
+        source = f"/proc/self/fd/{descriptor}".encode()
+        done("bind", libc.mount(source, place.encode(), None, BIND, None))
+        flags = REMOUNT | RDONLY | NOSUID | NODEV
+        done("read-only", libc.mount(None, place.encode(), None, flags, None))
+        os.close(descriptor)
+    mount("proc", "/proc", NOSUID | NODEV | NOEXEC)
+    os.chdir("/tmp")
+
+
+def own_loopback():
+    """Bring up the only interface of a fresh network."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        request = struct.pack("16sH14x", b"lo", 0x1 | 0x40)  # up and running
+        fcntl.ioctl(any_socket, 0x8914, request)  # SIOCSIFFLAGS
+
+
+def give_up_rights():
+    header = struct.pack("Ii", 0x20080522, 0)  # version 3, this process
+    done("capset", libc.capset(header, bytes(24)))
+
+
+def only(descriptors):
+    """Close all descriptors but these."""
+    low = 3
+    for descriptor in sorted(descriptors):
+        os.closerange(low, descriptor)
+        low = descriptor + 1
+    os.closerange(low, 256)
+
+
+def refuse_keyrings():
+    """The kernel's key store is one for each user: calls of it fail from here on."""
+    machine, calls = KEYRINGS[os.uname().machine]
+    load, equal, at_least, answer = 0x20, 0x15, 0x35, 0x06
+    refuse = (answer, 0, 0, 0x50000 | 1)  # with EPERM
+    # Two numbers of each step: how many to skip where a comparison holds, where not.
+    steps = [(load, 0, 0, 4), (equal, 1, 0, machine), refuse, (load, 0, 0, 0)]
+    for call in calls:
+        steps += [(equal, 0, 1, call), refuse]
+    steps += [(at_least, 0, 1, 1 << 30), refuse]  # x86_64's other numbers of calls
+    steps += [(answer, 0, 0, 0x7FFF0000)]  # all else may go on
+    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *s) for s in steps))
+    program = struct.pack("HP", len(steps), ctypes.addressof(code))
+    done("seccomp", libc.prctl(SET_SECCOMP, 2, program, 0, 0))
+
+
+def begin(job, files, watch, given, run):
+    """`init`; only the program returns."""
+    try:
+        for number, descriptor in enumerate(files):
+            os.dup2(descriptor, number)
+        only([watch, *given])
+        own_file_system(job["size"], job["kept"])
+        own_loopback()
+        give_up_rights()
+        refuse_keyrings()
+    except OSError as error:
+        os.write(watch, f"cannot: {error}".encode())
+        os._exit(0)
+    os.close(watch)
+    # Nobody traces this process. The program may be traced by its own.
+    libc.prctl(SET_DUMPABLE, 0, 0, 0, 0)
+    program = os.fork()
+    if program == 0:
+        libc.prctl(SET_DUMPABLE, 1, 0, 0, 0)
+        os.setsid()
+        run([job["role"], *job["limits"], *given, *job["numbers"]])
+        return
+    only([])
+    while True:
+        ended, status = os.wait()
+        if ended == program:
+            os._exit(code_of(status))
+
+
+def code_of(status):
+    """What a shell would say: the exit code, or 128 and the signal."""
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else 128 - code
+
+
+def supervise(job, files, watch, given, run):
+    """Start `init`, end it when the other end of `watch` closes, tell how it ended."""
+    if libc.unshare(NEWNS | NEWIPC | NEWPID | NEWNET):
+        os.write(watch, b"cannot: no namespaces")
+        os._exit(0)
+    init = os.fork()
+    if init == 0:
+        begin(job, files, watch, given, run)
+        return
+    only([watch])
+    poll = select.poll()
+    poll.register(watch, select.POLLIN)
+    poll.register(os.pidfd_open(init), select.POLLIN)
+    poll.poll()
+    os.kill(init, 9)  # no harm to one that has ended
+    os.write(watch, str(code_of(os.waitpid(init, 0)[1])).encode())
+    os._exit(0)
+
+
+def warm(inside, control):
+    """Take jobs until the other end of `control` closes.
+
+    Returns in the program's own process, too, whose interpreter then ends as any other.
+    """
+    module = types.ModuleType("inside")
+    exec(compile(inside, "inside.py", "exec"), module.__dict__)
+    control = socket.socket(fileno=control)
+    gc.collect()
+    gc.freeze()
+    while True:
+        message, descriptors, *_ = socket.recv_fds(control, 1 << 16, 32)
+        if not message:
+            return
+        job = json.loads(message)
+        files, watch, given = descriptors[:3], descriptors[3], descriptors[4:]
+        child = os.fork()
+        if child == 0:
+            control.detach()
+            supervise(job, files, watch, given, module.main)
+            return
+        for descriptor in descriptors:
+            os.close(descriptor)
+        os.waitpid(child, 0)
+
+
+if __name__ == "__main__":
+    warm(sys.argv[1], int(sys.argv[2]))
