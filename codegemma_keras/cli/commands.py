@@ -56,6 +56,7 @@ COMMANDS = {
     "serve": Command("complete code for editors, over HTTP", "cli.serve:serve"),
     "data build": Command("make training rows of repositories", "cli.data:build"),
     "data show": Command("look at the rows of a build", "cli.data:show"),
+    "eval": Command("measure a model on benchmarks", "cli.eval:evaluate"),
     "pretrain": Command(
         "train on code, from a preset or from nothing",
         "recipes.pretrain:train",
@@ -169,7 +170,7 @@ def _help(names):
         [
             "usage: codegemma COMMAND [OPTIONS]",
             "",
-            "CodeGemma: code completion, training data, training.",
+            "CodeGemma: code completion, training data, training, evaluation.",
             "",
             "commands:",
             *lines,

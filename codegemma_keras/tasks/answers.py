@@ -1,11 +1,12 @@
 """Answers to mathematical problems, compared by what they mean.
 
-The answer is what follows the last `Answer:` (or GSM8K's `####`), else the last number.
-`28`, `28.0`, `56/2` and `x = 28` are equal; sympy decides. What a model wrote never
-reaches Python's `eval`: only digits, the four operations, brackets, `x` and one `=` are
-read at all.
+The answer is what follows the last mark (`Answer:`, GSM8K's `####`, `The answer is`, or a
+`\\boxed{}`), else the last number. `28`, `28.0`, `56/2` and `x = 28` are equal; sympy
+decides. What a model wrote never reaches Python's `eval`: only digits, the four
+operations, brackets, `x` and one `=` are read at all.
 
-Left out: units, sets of solutions, LaTeX.
+`number` reads one number as people write it, with its unit. Left out: sets of solutions;
+answers that are formulas are compared in `formulas`.
 """
 
 import ast
@@ -14,20 +15,54 @@ import re
 from collections.abc import Sequence
 
 MAX_LENGTH = 60  # characters of an expression
-_MARK = re.compile(r"(?:Answer:|####)[ \t]*([^\n]*)")
-_NUMBER = re.compile(r"-?\d+(?:,\d{3})*(?:\.\d+)?")
+_MARK = re.compile(
+    r"(?:answer:|####|answer is:?|\\boxed(?=\{))[ \t*]*([^\n]*)", re.IGNORECASE
+)
+# A minus after a digit subtracts: the last number of 12-5 is 5.
+_NUMBER = re.compile(r"(?:(?<![\d)])-)?\d+(?:,\d{3})*(?:\.\d+)?")
 _ALLOWED = re.compile(r"[0-9x+\-*/().= ]+")
 
 
 def answer_of(text: str) -> str:
     """The answer in a solution; empty if there is none."""
-    if marked := _MARK.findall(text):
-        found = marked[-1]
-    else:
-        numbers = _NUMBER.findall(text)
-        found = numbers[-1] if numbers else ""
-    found = found.replace(",", "").replace("$", "").strip().rstrip(".")
+    found = stated(text).replace(",", "").replace("$", "").strip().rstrip(".")
     return re.sub(r"^x\s*=\s*", "", found)
+
+
+def stated(text: str) -> str:
+    """What follows the last mark of an answer, to the line's end; else the last number."""
+    found = _MARK.findall(text) or _NUMBER.findall(text)
+    return found[-1] if found else ""
+
+
+def number(text: str) -> fractions.Fraction | None:
+    """The first number of an answer as people write it, or None.
+
+    Signs of money and of a thousand, units, emphasis and LaTeX around it do not count:
+    `$1,234.50`, `**1234.5**`, `\\boxed{1{,}234.5}` and `1234.5 dollars` are equal. So are
+    `1/2`, `\\frac{1}{2}` and `0.5`. A percentage is the number before its sign.
+
+    Args:
+        text: of one answer, such as `stated` finds; only its first 300 characters are
+            read, and after an equals sign what follows the last one.
+    """
+    text = (
+        text[:300]
+        .rpartition("=")[2]
+        .replace("−", "-")
+        .replace("{,}", ",")
+        .replace("\\!", "")
+    )
+    text = re.sub(r"\\[dt]?frac\{(-?\d+)\}\{(\d+)\}", r"\1/\2", text)
+    text = re.sub(r"(?<=\d)[,\u202f\u00a0 ](?=\d{3}(?!\d))", "", text)
+    text = re.sub(r"(?<=-)\s*[$€£]\s*(?=[\d.])", "", text)  # -$5
+    found = re.search(r"-?(?:\d+(?:\.\d*)?|\.\d+)(?:\s*/\s*\d+)?", text)
+    if not found:
+        return None
+    above, _, below = re.sub(r"\s", "", found[0]).partition("/")
+    if below and int(below) == 0:
+        return None
+    return fractions.Fraction(above.rstrip(".")) / int(below or 1)
 
 
 def value(expression: str) -> fractions.Fraction | None:

@@ -23,7 +23,7 @@ import gzip
 import json
 import pathlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
@@ -191,30 +191,45 @@ def read_tasks(path) -> list[Task]:
     opener = gzip.open if path.name.endswith(".gz") else open
     with opener(path, "rt", encoding="utf-8") as file:
         rows = [json.loads(line) for line in file if line.strip()]
-    return [_task(row, number, path.name) for number, row in enumerate(rows)]
+    name = path.name.removesuffix(".gz").removesuffix(".jsonl")
+    return [_task(row, number, name) for number, row in enumerate(rows)]
 
 
 def _task(row, number, file):
+    name = row.get("task_id", number)
+    try:
+        if "test_list" in row:
+            return task_of(row, f"MBPP/{name}")
+        return task_of(row, f"{file}/{number}" if "question" in row else name)
+    except ValueError as error:
+        raise ValueError(f"{file}: line {number + 1} {error}") from None
+
+
+def task_of(row: Mapping, name: str) -> Task:
+    """The task of one row of a benchmark, told by its keys.
+
+    Args:
+        row: of HumanEval, an infilling set, MBPP or GSM8K.
+        name: the task's name.
+
+    Raises:
+        ValueError: the row is of none of these.
+    """
     if "canonical_solution" in row and "prompt" in row:
-        if (
-            "suffix" in row
-        ):  # An infilling set: prompt + middle + suffix is one program.
-            code = row["prompt"] + row["canonical_solution"] + row["suffix"]
-            return Task(row["task_id"], _docstrings(code), code, row.get("test", ""))
-        code = row["prompt"] + row["canonical_solution"]
-        return Task(
-            row["task_id"], _docstrings(row["prompt"]), code, row.get("test", "")
-        )
+        code = row["prompt"] + row["canonical_solution"] + row.get("suffix", "")
+        # Of an infilling set prompt, middle and suffix are one program.
+        text = _docstrings(code if "suffix" in row else row["prompt"])
+        return Task(name, text, code, row.get("test", ""))
     if "code" in row and "test_list" in row:
         tests = "\n".join(row["test_list"])
-        text = row.get("text") or row.get("prompt") or ""
-        return Task(f"MBPP/{row.get('task_id', number)}", text, row["code"], tests)
+        return Task(
+            name, row.get("text") or row.get("prompt") or "", row["code"], tests
+        )
     if "question" in row and "answer" in row:
-        name = file.removesuffix(".gz").removesuffix(".jsonl")
-        return Task(f"{name}/{number}", row["question"])
+        return Task(name, row["question"])
     raise ValueError(
-        f"{file}: line {number + 1} has the keys {sorted(row)}; known are those of "
-        "HumanEval, HumanEval infilling, MBPP and GSM8K."
+        f"has the keys {sorted(row)}; known are those of HumanEval, HumanEval "
+        "infilling, MBPP and GSM8K."
     )
 
 

