@@ -16,7 +16,7 @@ PLAIN := tests/data tests/sandbox tests/tasks tests/recipes/test_conversations.p
   tests/test_fim.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint contracts platforms test-plain test-jax test-tensorflow test-real-vocabulary test-beam notebooks \
+.PHONY: help demo test lint contracts platforms test-plain test-jax test-tensorflow test-real-vocabulary test-beam test-harnesses notebooks \
   notebooks-check notebooks-smoke lab wheel format clean
 
 help:  ## Show this list.
@@ -55,6 +55,9 @@ test-real-vocabulary: $(VENV)/.installed-dev  ## Not in `test`: Gemma's own voca
 test-beam: .venv-beam/.installed  ## Not in `test`: the pipeline on Apache Beam, in its own environment.
 	.venv-beam/bin/python -m pytest tests/optional/beam_equals_local.py -p no:cacheprovider --noconftest
 
+test-harnesses: .venv-evals/.installed  ## Not in `test`: lm-evaluation-harness and Inspect on our models; its own environment.
+	KERAS_BACKEND=jax .venv-evals/bin/python -m pytest tests/optional/harnesses.py -p no:cacheprovider --noconftest
+
 notebooks: $(VENV)/.installed-dev  ## Build and execute every notebook in full; under an hour.
 	$(BIN)/python tools/notebooks.py run
 
@@ -75,7 +78,7 @@ format: $(VENV)/.installed-dev  ## Format the code and mend what can be mended.
 	$(BIN)/ruff format .
 
 clean:  ## Remove environments and caches.
-	rm -rf $(VENV) .venv-beam .make dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .venv-beam .venv-evals .make dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -103,4 +106,9 @@ $(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
 	  'detect-secrets>=1.5,<2' 'pathspec>=1,<2' 'dulwich>=1,<2' 'tree-sitter>=0.25,<0.27' \
 	  'tree-sitter-python>=0.25,<0.26' 'array-record>=0.8,<0.9' 'tensorflow-datasets>=4.9.10,<5' \
 	  'sentencepiece>=0.2,<0.3' 'matplotlib>=3.10,<4' numpy pytest
+	@touch $@
+
+.venv-evals/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv-evals
+	.venv-evals/bin/python -m pip install --quiet --editable '.[data,evals]' 'pytest>=9,<10'
 	@touch $@

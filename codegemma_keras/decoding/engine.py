@@ -153,6 +153,14 @@ class Engine:
         Returns:
             A float32 array for each row, as long as the row; its first element is 0.
         """
+        return [values for values, _ in self.score(rows, batch_size)]
+
+    def score(self, rows: Sequence[Sequence[int]], batch_size: int = 8):
+        """As `log_probabilities`, with whether greedy decoding would take each token.
+
+        Returns:
+            `(log-probabilities, bool array)` for each row.
+        """
         rows = [list(row) for row in rows]
         for number, row in enumerate(rows):
             self.check_row(Row(row, 0), number)
@@ -168,9 +176,10 @@ class Engine:
             turn = self.queue.turn()
             with turn.over:
                 turn.wait()
-                scores = np.asarray(program(ids))
-            for values, i in zip(scores, chosen, strict=False):
-                results[i] = values[: len(rows[i])].copy()
+                scores, greedy = map(np.asarray, program(ids))
+            for values, taken, i in zip(scores, greedy, chosen, strict=False):
+                size = len(rows[i])
+                results[i] = values[:size].copy(), taken[:size].copy()
         return results
 
     # Limits

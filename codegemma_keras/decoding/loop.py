@@ -169,13 +169,14 @@ def score(backbone, token_ids):
         token_ids: int `[B, T]`, right-padded; SCORE_SPAN divides T.
 
     Returns:
-        float32 `[B, T]`; the first column, which nothing predicts, is 0.
+        float32 `[B, T]`; the first column, which nothing predicts, is 0. And bool
+        `[B, T]`: whether greedy decoding would take the token.
     """
     hidden = backbone.forward(token_ids)  # [B, T, D]
     rows, length = token_ids.shape
     targets = ops.concatenate([token_ids[:, 1:], token_ids[:, :1]], axis=1)
 
-    def body(start, scores):
+    def body(start, scores, greedy):
         zero = ops.zeros_like(start)
         shape = [rows, SCORE_SPAN, hidden.shape[-1]]
         part = ops.slice(hidden, [zero, start, zero], shape)
@@ -183,9 +184,20 @@ def score(backbone, token_ids):
         logits = ops.cast(backbone.logits(part), "float32")  # [B, SPAN, V]
         picked = ops.take_along_axis(logits, wanted[:, :, None], axis=-1)[..., 0]
         picked = picked - ops.logsumexp(logits, axis=-1)
-        return start + SCORE_SPAN, ops.slice_update(scores, [zero, start], picked)
+        best = ops.cast(ops.argmax(logits, axis=-1), wanted.dtype) == wanted
+        return (
+            start + SCORE_SPAN,
+            ops.slice_update(scores, [zero, start], picked),
+            ops.slice_update(greedy, [zero, start], best),
+        )
 
     zeros = ops.zeros((rows, length), "float32")
+    never = ops.zeros((rows, length), "bool")
     start = ops.zeros_like(token_ids[0, 0])
-    _, scores = ops.while_loop(lambda start, _: start < length, body, (start, zeros))
-    return ops.concatenate([zeros[:, :1], scores[:, :-1]], axis=1)
+    _, scores, greedy = ops.while_loop(
+        lambda start, *_: start < length, body, (start, zeros, never)
+    )
+    return (
+        ops.concatenate([zeros[:, :1], scores[:, :-1]], axis=1),
+        ops.concatenate([never[:, :1], greedy[:, :-1]], axis=1),
+    )

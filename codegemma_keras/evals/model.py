@@ -107,7 +107,8 @@ class Model:
         """A prompt as token ids that fit.
 
         Args:
-            prompt: str, `Cursor` or `Conversation`.
+            prompt: str, `Cursor`, `Conversation`, or another of `decoding`'s prompts that
+                begins with bos.
             max_new_tokens: most tokens of the answer. At most half of the context is
                 kept free for it, so that some prompt is left in a small model.
             max_tokens: most tokens of prompt and answer together.
@@ -135,7 +136,7 @@ class Model:
                     mode=prompt.mode or "psm",
                 )
             )
-        elif isinstance(prompt, Conversation):
+        elif not isinstance(prompt, str):
             ids = requests.prompt_ids(self.lm, prompt)[1:]
         else:
             ids = encode(prompt)
@@ -203,21 +204,22 @@ class Model:
 
     def log_likelihoods(
         self, rows: Sequence[tuple[list[int], int]], batch_size: int = 8
-    ) -> list[float]:
+    ) -> list[tuple[float, bool]]:
         """The log-likelihood of each row after its context, in nats.
 
         Args:
             rows: `(token ids, how many of them are context)`; a row that is longer than
                 the model's context loses its beginning.
             batch_size: rows at once.
+
+        Returns:
+            Each with whether greedy decoding would write the row after its context.
         """
         kept = [self._last(ids, head) for ids, head in rows]
-        scores = self.lm.log_probabilities(
-            [ids for ids, _ in kept], batch_size=batch_size
-        )
+        found = self.lm.engine.score([ids for ids, _ in kept], batch_size)
         return [
-            float(row[head:].sum(dtype="float64"))
-            for row, (_, head) in zip(scores, kept, strict=True)
+            (float(values[head:].sum(dtype="float64")), bool(greedy[head:].all()))
+            for (values, greedy), (_, head) in zip(found, kept, strict=True)
         ]
 
     def _last(self, ids, head):

@@ -159,7 +159,12 @@ def markdown(runs) -> str:
         table = list(_table(rows))
         if len(table) > 2:
             parts += ["", f"## {title}", "", *table]
-    parts += ["", "## What was trained on", "", *contamination_lines(runs)]
+    for title, said in (
+        ("Compared with another run", comparison_lines(runs)),
+        ("What was trained on", contamination_lines(runs)),
+    ):
+        if said := list(said):
+            parts += ["", f"## {title}", "", *(f"* {line}" for line in said)]
     parts += ["", "## Machine", "", *(f"* {line}" for line in machines(runs)), ""]
     return "\n".join(parts)
 
@@ -170,6 +175,23 @@ def _table(rows):
     yield "|" + "---|" * len(head)
     for row in body:
         yield "| " + " | ".join(str(c).replace("|", "\\|") for c in row) + " |"
+
+
+def comparison_lines(runs) -> Iterator[str]:
+    """The paired tests, in sentences."""
+    for run in runs:
+        path = run["folder"] / "comparison.json"
+        if not path.exists():
+            continue
+        found = json.loads(path.read_text("utf-8"))
+        other = f"{found['preset'] or 'answers of a file'} ({found['convention']})"
+        sure = "more than chance" if found["p_value"] < 0.05 else "no more than chance"
+        yield (
+            f"{run['task']}: {found['only_first']} problems were solved by this run only, "
+            f"{found['only_second']} by {visible(other)} only, {found['both']} by both, "
+            f"{found['neither']} by neither: {sure} would give (McNemar's exact test, "
+            f"p = {found['p_value']:.3g})."
+        )
 
 
 def contamination_lines(runs) -> Iterator[str]:
@@ -235,11 +257,15 @@ def page(runs) -> str:
         ("Why samples failed", reason_rows(runs)),
     ):
         parts += [f"<h2>{title}</h2>", *_html_table(rows)]
-    parts += ["<h2>What was trained on</h2><ul>"]
-    parts += [f"<li>{_text(line[2:])}" for line in contamination_lines(runs)]
-    parts += ["</ul><h2>Machine</h2><ul>"]
-    parts += [f"<li>{_text(line)}" for line in machines(runs)]
-    return "\n".join([*parts, "</ul></body></html>", ""])
+    for title, said in (
+        ("Compared with another run", comparison_lines(runs)),
+        ("What was trained on", contamination_lines(runs)),
+        ("Machine", machines(runs)),
+    ):
+        if said := list(said):
+            items = "".join(f"<li>{_text(line)}" for line in said)
+            parts += [f"<h2>{title}</h2><ul>{items}</ul>"]
+    return "\n".join([*parts, "</body></html>", ""])
 
 
 def _details(run):

@@ -245,7 +245,7 @@ def _choose(task, batch, model, settings):
     values = iter(model.log_likelihoods(rows, settings.batch_size))
     records = []
     for (problem, index), choice in zip(batch, choices, strict=True):
-        mine = [next(values) for _ in choice.continuations]
+        mine = [next(values)[0] for _ in choice.continuations]
         records.append({"task_id": problem.id, "index": index, "log_likelihoods": mine})
     tokens = {"prompt_tokens": sum(len(ids) for ids, _ in rows), "new_tokens": 0}
     return records, tokens

@@ -63,7 +63,7 @@ def test_likelihoods_are_sums_over_the_continuation(model):
     ]
     rows = [model.pair(*pair) for pair in pairs]
     got = model.log_likelihoods(rows, batch_size=2)
-    for (context, continuation), value, (ids, head) in zip(
+    for (context, continuation), (value, _), (ids, head) in zip(
         pairs, got, rows, strict=True
     ):
         whole = model.tokenizer.encode(context + continuation)
@@ -75,11 +75,20 @@ def test_likelihoods_are_sums_over_the_continuation(model):
 
 def test_a_long_row_keeps_bos_and_its_end(model):
     ids, head = model.pair("a = 0\n" * 100, " last")
-    [value] = model.log_likelihoods([(ids, head)])
+    [(value, _)] = model.log_likelihoods([(ids, head)])
     kept = [ids[0], *ids[-(model.context - 1) :]]
     [scores] = model.lm.log_probabilities([kept])
     tail = len(ids) - head
     assert value == pytest.approx(float(np.sum(scores[-tail:])), rel=1e-5)
+
+
+def test_greedy_continuations_are_known(model):
+    asked = model.ask("def f(x):", 6)
+    [row] = model.lm.engine.generate([asked.ids], 6)
+    whole = [*asked.ids, *row.token_ids]
+    other = [*whole[:-1], (whole[-1] + 1) % 300]
+    found = model.log_likelihoods([(ids, len(asked.ids)) for ids in (whole, other)])
+    assert [greedy for _, greedy in found] == [True, False]
 
 
 def test_the_fingerprint_is_of_the_weights():
