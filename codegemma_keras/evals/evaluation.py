@@ -1,6 +1,7 @@
 """`evaluate`: tasks, a preset and a folder to samples, verdicts, scores and a report."""
 
 import dataclasses
+import functools
 import json
 import pathlib
 from collections.abc import Callable, Sequence
@@ -115,7 +116,10 @@ def evaluate(
         }
         folder = Run(out / task.name, question)
         ask(folder, task, progress)
-        run.judge(folder, task, judging.check_all, settings, progress)
+        check_all = judging.check_all
+        if task.check_all is not None:
+            check_all = functools.partial(task.check_all, judging=judging)
+        run.judge(folder, task, check_all, settings, progress)
         found[task.name] = summary.summary(folder, task)
         folder.put("scores.json", found[task.name])
         given.write_bigcode(folder, task)

@@ -88,21 +88,21 @@ class Run:
                 )
             files.put(path, (json.dumps(question, indent=1) + "\n").encode())
         self.question = question
-        self.samples = self._read("samples.jsonl")
-        self.verdicts = self._read("verdicts.jsonl")
+        self._read("timings.jsonl")
+        self.samples = _by_key(self._read("samples.jsonl"))
+        self.verdicts = _by_key(self._read("verdicts.jsonl"))
 
     def _read(self, name):
-        """`{(task_id, index): record}`; a line that a kill cut short is dropped."""
+        """The records of a file; a line that a kill cut short is removed."""
         path = self.folder / name
         if not path.exists():
-            return {}
+            return []
         data = path.read_bytes()
         whole = data.rfind(b"\n") + 1
         if whole < len(data):
             with open(path, "r+b") as file:
                 file.truncate(whole)
-        records = [json.loads(line) for line in data[:whole].splitlines()]
-        return {(record["task_id"], record["index"]): record for record in records}
+        return [json.loads(line) for line in data[:whole].splitlines()]
 
     def append(self, name: str, records: Sequence[dict]) -> None:
         """Write records at the end of `NAME.jsonl`, but for those that are there."""
@@ -123,6 +123,10 @@ class Run:
     def put(self, name: str, value) -> None:
         """Write a file of JSON, whole or not at all."""
         files.put(self.folder / name, (json.dumps(value, indent=1) + "\n").encode())
+
+
+def _by_key(records):
+    return {(record["task_id"], record["index"]): record for record in records}
 
 
 def _same_question(old, new, folder):

@@ -90,6 +90,8 @@ class Task:
         answer: what is judged of a model's text; the default is all of it.
         program: the whole program that an answer makes; None where it makes none.
         case: judges a whole program in the sandbox.
+        check_all: cases to results, in order, for cases that are no `Case`; it is given
+            the `evaluation.Judging`, too.
         right: judges an answer by comparison; None where `case` judges.
         by_length: of choices, whether the score divides log-likelihoods by the lengths of
             the texts in characters: `acc_norm` of lm-evaluation-harness.
@@ -110,7 +112,8 @@ class Task:
     stop_strings: tuple[str, ...] = ()
     answer: Callable[[Problem, str], str] = lambda problem, text: text
     program: Callable[[Problem, str], str] | None = None
-    case: Callable[[Problem, str], Case] | None = None
+    case: Callable[[Problem, str], Any] | None = None
+    check_all: Callable[[Sequence[Any], Any], list] | None = None
     right: Callable[[Problem, str], bool] | None = None
     by_length: bool = False
     canonical: Callable[[Problem], str] | None = None
