@@ -21,8 +21,8 @@ import numpy as np
 from _data import device
 
 from codegemma_keras import CodeGemmaBackbone, CodeGemmaCausalLM
+from codegemma_keras.export.transformers import config_json
 from codegemma_keras.formats import weights
-from codegemma_keras.formats.transformers import from_backbone
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 SIZES = {
@@ -128,7 +128,7 @@ class Transformers:
         import transformers
 
         self.torch = torch
-        config = from_backbone(backbone, "float32")
+        config = config_json(backbone.get_config(), "float32")
         config = transformers.GemmaConfig(
             **{k: v for k, v in config.items() if k not in ("architectures",)}
         )

@@ -11,8 +11,10 @@ import re
 
 import keras
 import numpy as np
+from keras import ops
 
-from codegemma_keras.formats import weights
+from codegemma_keras.formats import peft, weights
+from codegemma_keras.layers import sample_places
 
 # name in Transformers -> row of the name table, for the seven linear layers of a block
 _ROWS = {
@@ -172,22 +174,65 @@ def check_base(backbone, base, folder):
     """Raise ValueError if `base` is the fingerprint of other weights."""
     if base is None or _several_processes():
         return
-    mode, _, text = base.partition(":")
+    here, mode = _samples(backbone)
+    if not _is_of(base, here, mode):
+        raise _other_base(folder)
+
+
+def check_base_matrix(base, path, matrix, num_layers, folder):
+    """As `check_base`, of one matrix `[out, in]` at a time; `path` is Transformers'.
+
+    Only matrices of the middle block are in a fingerprint; others pass.
+    """
+    name = path.rsplit(".", 1)[1]
+    if base is None or f".{num_layers // 2}." not in path or name not in TARGETS:
+        return
+    rows, columns = sample_places(matrix.shape[1], matrix.shape[0], _SAMPLES)
+    here = matrix[columns][:, rows].T.astype("float32").ravel()
+    start = TARGETS.index(name) * _SAMPLES
+    if not _is_of(base, here, "float", slice(start, start + _SAMPLES)):
+        raise _other_base(folder)
+
+
+def _is_of(base, here, mode, part=slice(None)):
+    """Whether numbers of matrices are those of a fingerprint, up to rounding."""
+    mode_then, _, text = base.partition(":")
     try:
-        then = np.frombuffer(base64.b64decode(text), "<f4")
+        then = np.frombuffer(base64.b64decode(text), "<f4")[part]
     except ValueError:
-        then = np.zeros(0, "float32")
-    here, mode_here = _samples(backbone)
-    if then.shape == here.shape:
-        difference = np.linalg.norm(then - here) / np.linalg.norm(then)
-        # What rounding may do, to bfloat16 or to the steps of an integer.
-        if difference <= max(_ROUNDING.get(mode, 0), _ROUNDING.get(mode_here, 0)):
-            return
-    raise ValueError(
+        return False
+    if then.shape != here.shape:
+        return False
+    difference = np.linalg.norm(then - here) / np.linalg.norm(then)
+    # What rounding may do, to bfloat16 or to the steps of an integer.
+    return difference <= max(_ROUNDING.get(mode_then, 0), _ROUNDING.get(mode, 0))
+
+
+def _other_base(folder):
+    return ValueError(
         f"The adapter in {folder} was trained on other weights than this model's, of the "
         "same shapes: with these it computes something else. Load the model that it was "
         "made for, or lora.load(..., check_base=False) to use it all the same."
     )
+
+
+def as_peft(backbone, name) -> peft.Adapter:
+    """Adapter `name` of a backbone, as PEFT's files hold it."""
+    ours = backbone.adapters[name]
+    pairs = {
+        path: [ops.convert_to_numpy(v) for v in layer.adapters[name].variables]
+        for path, layer in sites(backbone)
+        if name in layer.adapters
+    }
+    rows = None
+    if ours.token_rows:
+        layer = backbone.token_embedding
+        values = layer.adapters[name].values
+        if ours.merged:  # then they are in the table
+            values = layer.vectors(np.array(ours.token_rows, "int32"))
+        rows = ours.token_rows, ops.convert_to_numpy(ops.cast(values, "float32"))
+    scales = {path: scale for path, (_, scale) in ours.specs.items()}
+    return peft.Adapter(pairs, scales, ours.dropout, rows, ours.base)
 
 
 def _samples(backbone):

@@ -17,10 +17,9 @@ from keras_hub.models import Backbone
 from keras_hub.src.utils.python_utils import classproperty
 
 from codegemma_keras import adapters as adapter_state
-from codegemma_keras import presets
+from codegemma_keras import export, presets
 from codegemma_keras.blocks import GemmaDecoderBlock, RMSNormalization
 from codegemma_keras.formats.keras_hub import save_backbone
-from codegemma_keras.formats.transformers import save_transformers
 from codegemma_keras.layers import ReversibleEmbedding, remat, traced_once
 from codegemma_keras.ops import (
     attention_mask,
@@ -395,7 +394,7 @@ class CodeGemmaBackbone(Backbone):
 
     def export_to_transformers(self, path):
         """Write `config.json` and safetensors that Transformers reads, LoRA merged."""
-        save_transformers(self, None, path)
+        export.transformers.update(export.of_backbone(self), path)
 
 
 @contextlib.contextmanager

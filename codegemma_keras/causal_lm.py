@@ -6,6 +6,7 @@ KerasHub's `CausalLM` in its meaning (`fit`, `generate`, `compile(sampler=...)`,
 is done in `decoding`; here is what the arguments mean.
 """
 
+import dataclasses
 import functools
 import threading
 
@@ -14,7 +15,7 @@ import keras_hub
 from keras import ops
 from keras_hub.src.utils.python_utils import classproperty
 
-from codegemma_keras import losses, optimizers, presets
+from codegemma_keras import export, losses, optimizers, presets
 from codegemma_keras.backbone import CodeGemmaBackbone, quiet_quantization
 from codegemma_keras.decoding import (
     Completion,
@@ -32,7 +33,6 @@ from codegemma_keras.decoding import request as requests
 from codegemma_keras.decoding.request import takes_options
 from codegemma_keras.decoding.sampling import generate_step as keras_hub_step
 from codegemma_keras.formats.keras_hub import save_task
-from codegemma_keras.formats.transformers import save_transformers
 from codegemma_keras.in_memory import Batches, in_memory, split, unpack
 from codegemma_keras.preprocessor import CodeGemmaCausalLMPreprocessor
 
@@ -186,13 +186,65 @@ class CodeGemmaCausalLM(keras_hub.models.CausalLM):
         """Save as a KerasHub preset folder (shards of `max_shard_size` GB)."""
         save_task(self, preset_dir, max_shard_size)
 
-    def export_to_transformers(self, path):
-        """Write a folder that Transformers reads, LoRA merged, with the tokenizer."""
-        if self.preprocessor is None:
-            save_transformers(self.backbone, None, path)
+    def export(
+        self,
+        path,
+        format="transformers",
+        quantization=None,
+        *,
+        chat=None,
+        card=None,
+        licence=None,
+        verbose=True,
+        **kwargs,
+    ):
+        """Write the model for other programs, with what it computes now.
+
+        An adapter that is active or merged is in the matrices, and quantized layers give
+        what their integers stand for. `lora.save` writes an adapter by itself.
+
+        Args:
+            path: a folder that is not there yet; for `"gguf"` a file, `NAME.gguf`.
+            format: `"transformers"` (Transformers, vLLM, TGI, MLX), `"gguf"` (llama.cpp,
+                LM Studio) or `"ollama"` (a folder with GGUF and Modelfile).
+            quantization: for `"transformers"` `"float32"`, `"bfloat16"` or `"float16"`;
+                for the others one of `export.quantization.TYPES`, such as `"Q8_0"`.
+                Default: as the weights are.
+            chat: whether Ollama shall render turns; default: whether the name says
+                "instruct" or "-it".
+            card: text of the model's card in Markdown: data, training, limits.
+            licence: its identifier, for the card.
+            verbose: show a progress bar.
+            **kwargs: of `keras.Model.export`, which is called for any other format
+                (`"tf_saved_model"`, `"onnx"`, ...).
+
+        Raises:
+            ValueError: an option that the format does not have, no tokenizer.
+            FileExistsError: something stands at `path`. OSError: the disk is full.
+        """
+        if format not in export.FORMATS:
+            super().export(path, format=format, verbose=verbose, **kwargs)
             return
-        context = self.preprocessor.sequence_length
-        save_transformers(self.backbone, self.tokenizer, path, context=context)
+        facts = {"card": card, "licence": licence}
+        model = self._exported(**{k: v for k, v in facts.items() if v is not None})
+        if chat is not None:
+            model = dataclasses.replace(model, chat=chat)
+        export.write(model, path, format, quantization, verbose=verbose)
+
+    def export_to_transformers(self, path):
+        """Write a folder that Transformers reads, with the tokenizer; as KerasHub's.
+
+        Other files that the folder holds stay. `export` writes a model card, too.
+        """
+        export.transformers.update(self._exported(), path)
+
+    def _exported(self, **facts):
+        """The model as `export` takes it."""
+        tokenizer = None
+        if self.preprocessor is not None:
+            tokenizer = self.tokenizer
+            facts["context"] = self.preprocessor.sequence_length
+        return export.of_backbone(self.backbone, tokenizer, **facts)
 
     def quantize(self, *args, **kwargs):
         """As `keras.Model.quantize`, for example `quantize("int8")` or `("int4")`."""

@@ -141,6 +141,14 @@ def unlink(path):
     pathlib.Path(path).unlink(missing_ok=True)
 
 
+def free_bytes(path) -> int:
+    """Bytes that are free on the disk where `path` is or shall be."""
+    path = pathlib.Path(path).expanduser().absolute()
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
+
+
 def _check_free(path, replaced):
     if not path.exists():
         return

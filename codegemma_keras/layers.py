@@ -207,19 +207,25 @@ class Linear(_Adaptable, keras.layers.EinsumDense):
 
         A quantized matrix gives what its integers stand for.
         """
-        rows = 8
-        chosen = np.random.default_rng(0).integers(0, self.in_size, rows)
-        shape = (1, rows, *(self.kernel_shape[i] for i in self._in_axes))
-        x = (
-            (np.arange(self.in_size) == chosen[:, None])
-            .astype("float32")
-            .reshape(shape)
-        )
+        rows, columns = sample_places(self.in_size, self.out_size, count)
+        return self._outputs(rows)[:, columns].ravel()
+
+    def matrix(self):
+        """The matrix `[out, in]` as float32 numpy, an adapter's share left out.
+
+        A quantized one gives what its integers stand for.
+        """
+        parts = np.array_split(np.arange(self.in_size), -(-self.in_size // 256))
+        return np.concatenate([self._outputs(part) for part in parts]).T
+
+    def _outputs(self, rows):
+        """What the unit vectors of some inputs become: `[R, out]`, float32 numpy."""
+        shape = (1, len(rows), *(self.kernel_shape[i] for i in self._in_axes))
+        x = (np.arange(self.in_size) == rows[:, None]).astype("float32").reshape(shape)
         x = ops.cast(x, self.variable_dtype)
         product = super().quantized_call if self.quantization_mode else super().call
-        y = ops.convert_to_numpy(ops.cast(product(x), "float32")).reshape(rows, -1)
-        columns = np.random.default_rng(1).integers(0, self.out_size, count // rows)
-        return y[:, columns].ravel()
+        y = ops.convert_to_numpy(ops.cast(product(x), "float32"))
+        return y.reshape(len(rows), -1)
 
     def merge_adapter(self, name, sign):
         """Add what adapter `name` adds to the kernel itself (-1.0: take it out)."""
@@ -240,6 +246,12 @@ class Linear(_Adaptable, keras.layers.EinsumDense):
     @property
     def adapter_state(self):
         return super().adapter_state, getattr(self, "inputs_quantizer", None) is None
+
+
+def sample_places(in_size, out_size, count):
+    """Which rows and columns of a matrix `[in, out]` stand for it, always the same."""
+    rows = np.random.default_rng(0).integers(0, in_size, 8)
+    return rows, np.random.default_rng(1).integers(0, out_size, count // len(rows))
 
 
 def _letters(equation):

@@ -231,22 +231,7 @@ def save(lm, folder, name=None, base_model=None):
     """
     backbone = _backbone(lm)
     name = _name_or_active(backbone, name)
-    ours = backbone.adapters[name]
-    pairs = {}
-    for path, layer in adapters.sites(backbone):
-        if name in layer.adapters:
-            pairs[path] = [
-                ops.convert_to_numpy(v) for v in layer.adapters[name].variables
-            ]
-    rows = None
-    if ours.token_rows:
-        layer = backbone.token_embedding
-        values = layer.adapters[name].values
-        if ours.merged:  # then they are in the table
-            values = layer.vectors(np.array(ours.token_rows, "int32"))
-        rows = ours.token_rows, ops.convert_to_numpy(ops.cast(values, "float32"))
-    scales = {path: scale for path, (_, scale) in ours.specs.items()}
-    adapter = peft.Adapter(pairs, scales, ours.dropout, rows, ours.base)
+    adapter = adapters.as_peft(backbone, name)
     peft.write(folder, adapter, base_model or backbone.transformers_name)
 
 

@@ -195,6 +195,30 @@ class Preset:
         backbone.transformers_name = self._transformers_name
         return backbone
 
+    def checkpoint(self) -> tuple[dict, weights.Checkpoint]:
+        """Arguments of the network and its weights on disk, without the network."""
+        config = self._folder.backbone_config()
+        return config, self._folder.weights(config)
+
+    def context(self) -> int | None:
+        """Tokens that the model is made for, where that is known."""
+        if self._entry is not None and self._entry.context is not None:
+            return self._entry.context
+        return self._folder.context()
+
+    def card(self) -> str | None:
+        """The text of its README.md, where it has one."""
+        path = self._files.find("README.md")
+        if path is None:
+            return None
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+
+    @property
+    def licence(self) -> str | None:
+        """Page where its licence is read, where that is known."""
+        return self._entry.licence if self._entry else None
+
     @property
     def _transformers_name(self):
         """Name or folder of the same model in Transformers' format, where it is known."""

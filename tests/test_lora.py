@@ -14,7 +14,6 @@ import torch
 
 from codegemma_keras import CodeGemmaBackbone, CodeGemmaCausalLM, adapters, lora
 from codegemma_keras.formats import peft as peft_format
-from codegemma_keras.formats.transformers import save_transformers
 from tests.tiny_models import (
     INPUTS,
     TOKEN_IDS,
@@ -93,7 +92,7 @@ def transformers_model(folder):
     """Our base, in Transformers."""
     import transformers
 
-    save_transformers(our_backbone(), None, folder)
+    our_backbone().export_to_transformers(folder)
     return transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
 
 

@@ -20,9 +20,9 @@ from codegemma_keras import (
     CodeGemmaCausalLMPreprocessor,
     CodeGemmaFIMPreprocessor,
     CodeGemmaTokenizer,
+    export,
     presets,
 )
-from codegemma_keras.formats import transformers as transformers_format
 from codegemma_keras.formats import weights
 from tests import tiny_models
 from tests.small_vocabulary import small_vocabulary
@@ -133,7 +133,7 @@ def test_keras_hub_refuses_constants_that_it_does_not_have(tmp_path, name):
 
 def test_task_of_a_transformers_folder(tmp_path):
     task = tiny_models.our_task()
-    transformers_format.save_transformers(task.backbone, task.tokenizer, tmp_path)
+    task.export_to_transformers(tmp_path)
     loaded = CodeGemmaCausalLM.from_preset(tmp_path)
     tiny_models.assert_same_weights(loaded.backbone, task.backbone)
     assert loaded.tokenizer.proto == task.tokenizer.proto
@@ -390,9 +390,8 @@ def test_kaggle(monkeypatch, saved_task, name):
 def test_hugging_face(monkeypatch, tmp_path, saved_task, kind):
     task, folder = saved_task
     if kind == "transformers":
-        transformers_format.save_transformers(
-            task.backbone, task.tokenizer, tmp_path, max_shard_size=2e-4
-        )
+        model = export.of_backbone(task.backbone, task.tokenizer)
+        export.transformers.update(model, tmp_path, max_shard_size=2e-4)
         folder = tmp_path
 
     def download(repo_id, filename):

@@ -10,15 +10,12 @@ tokenizer, since random weights have nothing to say.
 
 import argparse
 import math
-import os
 import time
 
 import numpy as np
-from rich.progress import track
 
-from codegemma_keras import presets
-from codegemma_keras.backbone import CodeGemmaBackbone
-from codegemma_keras.formats import transformers as transformers_format
+from codegemma_keras import export, presets
+from codegemma_keras.export.model import parameters
 from codegemma_keras.formats import weights
 
 ROWS = 4096  # of a matrix drawn at once: 32 MB of float32 at 2B's width
@@ -47,29 +44,27 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 
-    config = presets.PRESETS[args.preset].config
-    backbone = weights.build_empty(lambda: CodeGemmaBackbone(**config))
-    shapes = transformers_format.tensor_shapes(backbone)
+    config = {
+        **presets.PRESETS[args.preset].config,
+        "layer_norm_epsilon": 1e-6,
+        "rope_max_wavelength": 10_000.0,
+    }
     rng = np.random.default_rng(args.seed)
-    progress = iter(track(list(shapes), description="Tensors"))
 
-    def read(name):
-        next(progress)
-        return draw(shapes[name], rng, args.dtype)
+    def stream():
+        for row in weights.table(config["num_layers"]):
+            shape = weights.shape_of(row, config)
+            matrix = weights.transformers_shape(row.layout, shape)
+            value = draw(matrix, rng, args.dtype)
+            yield row.keras, weights.from_transformers(value, row.layout, shape)
 
-    os.makedirs(args.folder, exist_ok=True)
+    model = export.Model(config, args.dtype, stream)
     start = time.perf_counter()
-    transformers_format.write_tensors(
-        args.folder,
-        transformers_format.from_backbone(backbone, args.dtype),
-        shapes,
-        read,
-        args.shard_gb,
+    export.transformers.write(
+        model, args.folder, None, args.shard_gb, export.progress(model)
     )
-    next(progress, None)  # Lets the bar finish.
-    numbers = sum(math.prod(shape) for shape in shapes.values())
     seconds = time.perf_counter() - start
-    print(f"{numbers:,} parameters in {args.folder}, {seconds:.0f} s")
+    print(f"{parameters(model):,} parameters in {args.folder}, {seconds:.0f} s")
 
 
 if __name__ == "__main__":

@@ -65,6 +65,11 @@ COMMANDS = {
     "sft": Command(
         "teach a preset to answer, from conversations", "recipes.sft:train", keras=True
     ),
+    "export": Command(
+        "write a model for Transformers, vLLM, llama.cpp or Ollama",
+        "cli.export:export",
+        keras=True,
+    ),
     "plan pretrain": Command(
         "say whether a pretraining fits a chip", "cli.plan:plan_pretrain", True, "jax"
     ),

@@ -4,7 +4,8 @@ Tensors are dequantised by the `gguf` package, one at a time. The header is read
 the package's reader believes every length in it. Norms are stored as 1 + w; the rest is
 laid out as in Transformers (llama.cpp's converter reorders nothing for Gemma).
 
-Left out: other architectures, files in several parts, big-endian files, writing.
+Left out: other architectures, files in several parts, big-endian files. `export.gguf`
+writes.
 """
 
 import functools
@@ -145,10 +146,13 @@ class File:
         if len({len(column) for column in columns}) != 1:
             raise ValueError(f"{self.name}: tokens, scores and types differ in number.")
         control, user = sentencepiece_model.CONTROL, sentencepiece_model.USER_DEFINED
-        pieces = [
-            (name, score, user if kind == control and name in _FOUND_IN_TEXT else kind)
-            for name, score, kind in zip(*columns, strict=True)
-        ]
+        pieces = []
+        for name, score, kind in zip(*columns, strict=True):
+            if kind == control and name in _FOUND_IN_TEXT:
+                kind = user
+            if kind == user:  # llama.cpp looks for these before it marks spaces
+                name = name.replace(" ", sentencepiece_model.SPACE)
+            pieces.append((name, score, kind))
         if any(not 1 <= kind <= 6 for _, _, kind in pieces):
             raise ValueError(f"tokenizer.ggml.token_type of {self.name} is damaged.")
         return {

@@ -68,42 +68,75 @@ def _opened(file):
         raise checks.damaged(file, error) from None
 
 
-def write(path, shapes: dict, dtype: str, read) -> int:
-    """Write one safetensors file, a tensor at a time; returns the bytes of tensors.
+class Writer:
+    """A safetensors file that is filled a tensor at a time, in any order.
 
-    The format is a little-endian 64-bit length, that much JSON, then the tensors in
-    that order.
+    The format is a little-endian 64-bit length, that much JSON, then the tensors.
+
+        with Writer(path, {"a": (2, 3)}, "bfloat16") as file:
+            file.put("a", value)
 
     Args:
         path: of the file.
-        shapes: name -> shape.
-        dtype: `"float32"`, `"float16"` or `"bfloat16"`.
-        read: `name -> ndarray`, called once for each, in order.
+        shapes: name -> shape, in the order they shall have in the file.
+        dtype: `"float32"`, `"float16"` or `"bfloat16"`; values are converted.
+
+    Raises (when closed):
+        ValueError: a tensor was not given.
     """
-    code, numpy_dtype = _FORMATS[dtype]
-    header, offset = {"__metadata__": {"format": "pt"}}, 0
-    for name, shape in shapes.items():
-        end = offset + math.prod(shape) * numpy_dtype.itemsize
-        header[name] = {
-            "dtype": code,
-            "shape": list(shape),
-            "data_offsets": [offset, end],
-        }
-        offset = end
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # The tensors start on a multiple of 8 bytes.
-    with open(path, "wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
+
+    def __init__(self, path, shapes: dict, dtype: str):
+        code, self._dtype = _FORMATS[dtype]
+        header, offset = {"__metadata__": {"format": "pt"}}, 0
+        self._places, self._shapes, self._missing = {}, shapes, set(shapes)
         for name, shape in shapes.items():
-            value = np.ascontiguousarray(read(name), dtype=numpy_dtype)
-            if value.shape != tuple(shape):
-                raise ValueError(f"{name}: expected shape {shape}, got {value.shape}.")
-            file.write(value.view(np.uint8).data if value.ndim else value.tobytes())
-    return offset
+            end = offset + math.prod(shape) * self._dtype.itemsize
+            header[name] = {
+                "dtype": code,
+                "shape": list(shape),
+                "data_offsets": [offset, end],
+            }
+            self._places[name] = offset
+            offset = end
+        text = json.dumps(header, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)  # The tensors start on a multiple of 8 bytes.
+        self._start = 8 + len(text)
+        self._file = open(path, "wb")  # noqa: SIM115 (closed by __exit__)
+        self._file.write(struct.pack("<Q", len(text)) + text)
+
+    def __enter__(self):
+        return self
+
+    def put(self, name: str, value: np.ndarray):
+        """Write one tensor to its place."""
+        if value.shape != tuple(self._shapes[name]):
+            raise ValueError(
+                f"{name}: expected shape {self._shapes[name]}, got {value.shape}."
+            )
+        self._file.seek(self._start + self._places[name])
+        for part in parts(value):
+            part = np.ascontiguousarray(part, dtype=self._dtype)
+            self._file.write(part.view(np.uint8).data if part.ndim else part.tobytes())
+        self._missing.discard(name)
+
+    def __exit__(self, kind, error, trace):
+        self._file.close()
+        if kind is None and self._missing:
+            raise ValueError(f"Tensors were not given: {sorted(self._missing)[:3]}.")
+
+
+def parts(value: np.ndarray, numbers: int = 2**24):
+    """A tensor in runs of rows of about `numbers` numbers, so that a copy is small."""
+    if value.ndim < 2 or value.size <= numbers:
+        yield value
+        return
+    rows = max(1, numbers // math.prod(value.shape[1:]))
+    for start in range(0, len(value), rows):
+        yield value[start : start + rows]
 
 
 def itemsize(dtype: str) -> int:
-    """Bytes of one number of a dtype that `write` takes.
+    """Bytes of one number of a dtype that `Writer` takes.
 
     Raises:
         ValueError: another dtype.

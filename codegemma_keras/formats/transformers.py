@@ -1,17 +1,13 @@
-"""Transformers' folders: config, weights and vocabulary, in both directions.
+"""Transformers' folders: config, weights and vocabulary; `export` writes them.
 
 Left out: another architecture, pickled weights (reading one runs code), code from a
 model's repository (never run), generation settings.
 """
 
-import json
-import math
 import os
 
 import numpy as np
-from keras import ops
 
-from codegemma_keras.files import unlink, updated_folder
 from codegemma_keras.formats import (
     checks,
     hub,
@@ -30,7 +26,7 @@ HEAD = "lm_head.weight"
 EMBEDDING = "model.embed_tokens.weight"
 
 # ours -> Transformers'; the rest of GemmaConfig is fixed in Gemma 1 or has no effect.
-_SIZES = {
+SIZES = {
     "vocabulary_size": "vocab_size",
     "num_layers": "num_hidden_layers",
     "num_query_heads": "num_attention_heads",
@@ -38,9 +34,6 @@ _SIZES = {
     "hidden_dim": "hidden_size",
     "head_dim": "head_dim",
 }
-
-
-# --- Reading ------------------------------------------------------------------------
 
 
 class Folder:
@@ -137,7 +130,7 @@ def to_backbone_config(config: dict, where: str) -> dict:
         )
     rope = _rope(config, file)
     _check_options(config, rope, where)
-    names = {**_SIZES, "intermediate_dim": "intermediate_size"}
+    names = {**SIZES, "intermediate_dim": "intermediate_size"}
     missing = sorted(name for name in names.values() if name not in config)
     if missing:
         raise ValueError(
@@ -148,7 +141,7 @@ def to_backbone_config(config: dict, where: str) -> dict:
         checks.integer(config[name], f"{name} in {file}")
     return checks.backbone_config(
         {
-            **{ours: config[theirs] for ours, theirs in _SIZES.items()},
+            **{ours: config[theirs] for ours, theirs in SIZES.items()},
             "intermediate_dim": 2 * config["intermediate_size"],
             "layer_norm_epsilon": config.get("rms_norm_eps", 1e-6),
             "rope_max_wavelength": rope["rope_theta"],
@@ -261,156 +254,3 @@ def _canonical(name: str) -> str:
 def _is_derived(name: str) -> bool:
     """Tensors that repeat others: the tied head, rotary buffers of old versions."""
     return name == HEAD or name.endswith(".rotary_emb.inv_freq")
-
-
-# --- Writing ------------------------------------------------------------------------
-
-
-def from_backbone(backbone, dtype: str, context: int = 8192) -> dict:
-    """Transformers' config of a backbone whose weights are stored as `dtype`."""
-    return {
-        "architectures": ["GemmaForCausalLM"],
-        "model_type": "gemma",
-        **{theirs: getattr(backbone, ours) for ours, theirs in _SIZES.items()},
-        "intermediate_size": backbone.intermediate_dim // 2,
-        "rms_norm_eps": backbone.layer_norm_epsilon,
-        "hidden_act": "gelu_pytorch_tanh",
-        "hidden_activation": "gelu_pytorch_tanh",
-        "max_position_embeddings": context,
-        "rope_theta": backbone.rope_max_wavelength,
-        "attention_bias": False,
-        "attention_dropout": 0.0,
-        "tie_word_embeddings": True,
-        "pad_token_id": 0,
-        "eos_token_id": 1,
-        "bos_token_id": 2,
-        "torch_dtype": dtype,
-    }
-
-
-def tensor_shapes(backbone) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor of a backbone in Transformers' format."""
-    variables = {variable.path: variable for variable in backbone.variables}
-    return {
-        row.transformers: weights.transformers_shape(
-            row.layout, tuple(variables[row.keras].shape)
-        )
-        for row in weights.table(backbone.num_layers)
-    }
-
-
-def save_transformers(
-    backbone, tokenizer, folder, max_shard_size=5.0, dtype=None, context=8192
-):
-    """Write a folder that Transformers, vLLM and llama.cpp's converter read.
-
-    Memory: one tensor at a time beyond the model itself. LoRA is merged in.
-
-    Args:
-        backbone: a `CodeGemmaBackbone` (or KerasHub's), not quantized; or None, to
-            write the tokenizer alone.
-        tokenizer: a tokenizer with a `proto`, or None to leave it out.
-        folder: created where it does not exist; what else it holds stays.
-        max_shard_size: GB (10^9 bytes) of one file.
-        dtype: `"float32"`, `"bfloat16"` or `"float16"`; default: the variables' own.
-        context: tokens that the model is made for.
-
-    Raises:
-        ValueError: the backbone is quantized.
-    """
-    with updated_folder(folder) as new:
-        if backbone is not None:
-            _write_backbone(backbone, new, max_shard_size, dtype, context)
-        if tokenizer is not None:
-            _write_tokenizer(tokenizer, new, context)
-
-
-def _write_backbone(backbone, folder, max_shard_size, dtype, context):
-    weights.refuse_active_adapter(backbone)
-    rows = weights.table(backbone.num_layers)
-    layers = {row.transformers: weights.layer_of(backbone, row) for row in rows}
-    modes = {layer.quantization_mode for layer in layers.values()} - {None}
-    if modes:
-        raise ValueError(
-            f"This model is quantized ({', '.join(sorted(modes))}), and Transformers' "
-            "format has no equal of it. Export the model before `quantize()`."
-        )
-    dtype = dtype or backbone.dtype_policy.variable_dtype
-    by_name = {row.transformers: row for row in rows}
-
-    def read(name):
-        row = by_name[name]
-        # The layer's property, not the variable: it has LoRA merged in.
-        value = getattr(layers[name], row.keras.rsplit("/", 1)[1])
-        return weights.to_transformers(ops.convert_to_numpy(value), row.layout)
-
-    config = from_backbone(backbone, dtype, context)
-    write_tensors(folder, config, tensor_shapes(backbone), read, max_shard_size)
-
-
-def _write_tokenizer(tokenizer, folder, context):
-    path = os.path.join(folder, TOKENIZER_FILE)
-    unlink(path)
-    with open(path, "wb") as file:
-        file.write(tokenizer.proto)
-    config = {
-        "tokenizer_class": "GemmaTokenizer",
-        "bos_token": "<bos>",
-        "eos_token": "<eos>",
-        "pad_token": "<pad>",
-        "unk_token": "<unk>",
-        "add_bos_token": True,
-        "add_eos_token": False,
-        "clean_up_tokenization_spaces": False,
-        "model_max_length": context,
-    }
-    _write_json(os.path.join(folder, TOKENIZER_CONFIG), config)
-
-
-def write_tensors(folder, config: dict, shapes: dict, read, max_shard_size: float):
-    """Write config.json and the tensors, in one file or in shards with an index.
-
-    Args:
-        folder: is there.
-        config: Transformers' config; its `torch_dtype` is the dtype written.
-        shapes: name -> shape of every tensor.
-        read: `name -> ndarray` of that shape, called once for each, in order.
-        max_shard_size: GB (10^9 bytes).
-    """
-    for name in os.listdir(folder):  # Weights of an earlier save.
-        if name.startswith("model") and name.endswith((".safetensors", INDEX_FILE)):
-            os.remove(os.path.join(folder, name))
-    dtype = config["torch_dtype"]
-    shards, size = [{}], 0
-    for name, shape in shapes.items():
-        nbytes = math.prod(shape) * safetensors.itemsize(dtype)
-        if shards[-1] and size + nbytes > max_shard_size * 1e9:
-            shards.append({})
-            size = 0
-        shards[-1][name] = shape
-        size += nbytes
-    names = [WEIGHTS_FILE]
-    if len(shards) > 1:
-        count = len(shards)
-        names = [f"model-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)]
-    total = 0
-    for file, shard in zip(names, shards, strict=True):
-        total += safetensors.write(os.path.join(folder, file), shard, dtype, read)
-    if len(shards) > 1:
-        index = {
-            "metadata": {"total_size": total},
-            "weight_map": {
-                name: file
-                for file, shard in zip(names, shards, strict=True)
-                for name in shard
-            },
-        }
-        _write_json(os.path.join(folder, INDEX_FILE), index)
-    _write_json(os.path.join(folder, CONFIG), config)
-
-
-def _write_json(path, value):
-    unlink(path)
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump(value, file, indent=2)
-        file.write("\n")

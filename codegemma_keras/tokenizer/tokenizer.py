@@ -25,10 +25,9 @@ import numpy as np
 from keras.src.saving import serialization_lib
 from keras_hub.src.utils.python_utils import classproperty
 
-from codegemma_keras import fim, presets
+from codegemma_keras import export, fim, presets
 from codegemma_keras.fim import Control
 from codegemma_keras.formats.keras_hub import save_tokenizer
-from codegemma_keras.formats.transformers import save_transformers
 from codegemma_keras.tokenizer.codec import (
     SPECIAL_TOKENS,
     PlainCodec,
@@ -210,4 +209,4 @@ class CodeGemmaTokenizer(keras_hub.tokenizers.SentencePieceTokenizer):
 
     def export_to_transformers(self, path):
         """Write the vocabulary as Transformers and llama.cpp's converter read it."""
-        save_transformers(None, self, path)
+        export.transformers.update(export.Model(config=None, tokenizer=self), path)

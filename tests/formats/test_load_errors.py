@@ -23,9 +23,9 @@ from codegemma_keras import (
     CodeGemmaCausalLM,
     CodeGemmaCausalLMPreprocessor,
     CodeGemmaTokenizer,
+    export,
     presets,
 )
-from codegemma_keras.formats import transformers as transformers_format
 from tests import tiny_models
 from tests.small_vocabulary import small_vocabulary
 
@@ -55,7 +55,8 @@ def keras_folder(tmp_path):
 def transformers_folder(tmp_path):
     """A sharded Transformers checkpoint of a backbone."""
     backbone = tiny_models.our_backbone()
-    transformers_format.save_transformers(backbone, None, tmp_path, max_shard_size=5e-5)
+    model = export.of_backbone(backbone)
+    export.transformers.update(model, tmp_path, max_shard_size=5e-5)
     return tmp_path
 
 

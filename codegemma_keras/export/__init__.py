@@ -1,0 +1,75 @@
+"""Models out of the house: Transformers, GGUF, PEFT, Ollama.
+
+    lm.export("codegemma-mine", format="transformers")
+    lm.export("codegemma-mine.gguf", format="gguf", quantization="Q8_0")
+    codegemma export PRESET codegemma-mine.gguf --format gguf --quantization Q8_0
+
+What is written is what the model computes: an active or merged adapter is in the
+matrices, and a quantized layer gives what its integers stand for. Tensors pass one at a
+time. A folder or a file is there whole or not at all, and nothing is overwritten.
+
+`model` is what all formats write; `transformers`, `gguf` and `ollama` write it.
+`formats.peft` writes adapters.
+"""
+
+from codegemma_keras.export import gguf, ollama, transformers
+from codegemma_keras.export.model import Model, of_backbone, of_preset
+
+FORMATS = ("transformers", "gguf", "ollama")
+DTYPES = ("float32", "bfloat16", "float16")
+
+__all__ = ["DTYPES", "FORMATS", "Model", "of_backbone", "of_preset", "write"]
+
+
+def write(
+    model: Model,
+    path,
+    format="transformers",
+    quantization=None,
+    max_shard_size=5.0,
+    verbose=True,
+):
+    """Write a model.
+
+    Args:
+        model: what to write.
+        path: a folder that is not there yet, or for `"gguf"` a file.
+        format: one of `FORMATS`.
+        quantization: for `"transformers"` a dtype of `DTYPES`, for the others a type of
+            `quantization.TYPES`; default: as the weights are stored.
+        max_shard_size: of `"transformers"`, GB (10^9 bytes) of one file.
+        verbose: show a progress bar on stderr.
+
+    Raises:
+        ValueError: an option that the format does not have. FileExistsError: something
+            stands there already. OSError: the disk has no room.
+    """
+    if format not in FORMATS:
+        raise ValueError(f"format={format!r}: there are {', '.join(FORMATS)}.")
+    track = progress(model) if verbose else iter
+    if format == "transformers":
+        if quantization not in (None, *DTYPES):
+            raise ValueError(
+                f"quantization={quantization!r}: a Transformers folder is written as one "
+                f"of {', '.join(DTYPES)}. Quantized types are GGUF's (format='gguf')."
+            )
+        transformers.write(model, path, quantization, max_shard_size, track)
+        return
+    module = {"gguf": gguf, "ollama": ollama}[format]
+    module.write(model, path, quantization, track)
+
+
+def progress(model: Model):
+    """A function that shows a bar while an iterator of tensors is read."""
+    from rich.console import Console
+    from rich.progress import track
+
+    def tracked(tensors):
+        return track(
+            tensors,
+            description="Tensors",
+            total=len(model.rows),
+            console=Console(stderr=True),
+        )
+
+    return tracked

@@ -1,0 +1,165 @@
+"""A SentencePiece vocabulary as other programs read it: ids, tokenizer.json, turns.
+
+`tokenizer_json` gives what the `tokenizers` library (Transformers, vLLM, TGI, MLX) needs
+to split text as SentencePiece does. Control pieces are "special" there, so that
+`skip_special_tokens` drops them. Pieces that SentencePiece finds in text before it merges
+(USER_DEFINED: runs of spaces and newlines) are added tokens of the normalised text.
+
+Left out: unigram models, which Gemma does not use.
+"""
+
+import functools
+from collections.abc import Iterator
+
+from codegemma_keras import chat, fim
+from codegemma_keras.formats import sentencepiece_model
+from codegemma_keras.formats.sentencepiece_model import (
+    BYTE,
+    CONTROL,
+    SPACE,
+    UNKNOWN,
+    USER_DEFINED,
+)
+
+# Roles in other programs' messages are those of `chat.ROLES`, and it renders the same.
+CHAT_TEMPLATE = """\
+{{ bos_token }}{% set ns = namespace(system='', turns=0) %}\
+{% for message in messages %}\
+{% if message['role'] in ['system', 'developer'] %}\
+{% if ns.turns %}\
+{{ raise_exception('A system message may only lead.') }}{% endif %}\
+{% set ns.system = (ns.system + '\\n\\n' + message['content'] | trim) | trim %}\
+{% else %}\
+{% if (message['role'] == 'user') != (ns.turns % 2 == 0) %}\
+{{ raise_exception('User and model take turns, and the user begins.') }}{% endif %}\
+{% set content = message['content'] | trim %}\
+{% if not ns.turns %}{% set content = (ns.system + '\\n\\n' + content) | trim %}\
+{% endif %}\
+{% set ns.turns = ns.turns + 1 %}\
+{{ '<start_of_turn>' + ('user' if message['role'] == 'user' else 'model') + '\\n' \
++ content + '<end_of_turn>\\n' }}\
+{% endif %}{% endfor %}\
+{% if add_generation_prompt %}{{ '<start_of_turn>model\\n' }}{% endif %}"""
+
+CONTROLS = tuple(
+    str(name)
+    for name in (
+        *(fim.PAD, fim.END, fim.START, fim.PREFIX, fim.MIDDLE, fim.SUFFIX),
+        *(fim.FILE_SEPARATOR, chat.START_OF_TURN, chat.END_OF_TURN),
+    )
+)
+
+
+class Vocabulary:
+    """The pieces of a tokenizer and what other programs must know of them.
+
+    Args:
+        proto: a SentencePiece model whose sentinels have their names.
+    """
+
+    def __init__(self, proto: bytes):
+        self.proto = proto
+        pieces = list(sentencepiece_model.pieces(proto))
+        # Control pieces are USER_DEFINED in the file; `codec.PlainCodec` says why.
+        self.pieces = [
+            (name, score, CONTROL if name in CONTROLS else kind)
+            for name, score, kind in pieces
+        ]
+        self.ids = {name: i for i, (name, _, _) in enumerate(pieces)}
+        self.unknown = next(name for name, _, kind in self.pieces if kind == UNKNOWN)
+
+    def id(self, control) -> int:
+        """Id of a control token."""
+        return self.ids[str(control)]
+
+    @property
+    def stops(self) -> list[int]:
+        """Ids that end a completion, as in our own decoding."""
+        return sorted(self.id(name) for name in fim.STOP)
+
+    @functools.cached_property
+    def added_tokens(self) -> list[dict]:
+        """Pieces that are found in text before any merge, as `tokenizers` writes them."""
+        return [
+            {
+                "id": i,
+                "content": name,
+                "single_word": False,
+                "lstrip": False,
+                "rstrip": False,
+                # Spaces are `SPACE` in the normalised text alone.
+                "normalized": SPACE in name,
+                "special": kind != USER_DEFINED,
+            }
+            for i, (name, _, kind) in enumerate(self.pieces)
+            if kind in (CONTROL, UNKNOWN, USER_DEFINED)
+        ]
+
+    def tokenizer_json(self) -> dict:
+        """The vocabulary in the format of the `tokenizers` library."""
+        start = str(fim.START)
+        bos = {"SpecialToken": {"id": start, "type_id": 0}}
+
+        def sequence(name):
+            return {"Sequence": {"id": name, "type_id": 0}}
+
+        return {
+            "version": "1.0",
+            "truncation": None,
+            "padding": None,
+            "added_tokens": self.added_tokens,
+            "normalizer": {
+                "type": "Replace",
+                "pattern": {"String": " "},
+                "content": SPACE,
+            },
+            "pre_tokenizer": None,
+            "post_processor": {
+                "type": "TemplateProcessing",
+                "single": [bos, sequence("A")],
+                "pair": [bos, sequence("A"), bos, sequence("B")],
+                "special_tokens": {
+                    start: {"id": start, "ids": [self.ids[start]], "tokens": [start]}
+                },
+            },
+            "decoder": {
+                "type": "Sequence",
+                "decoders": [
+                    {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
+                    {"type": "ByteFallback"},
+                    {"type": "Fuse"},
+                ],
+            },
+            "model": {
+                "type": "BPE",
+                "dropout": None,
+                "unk_token": self.unknown,
+                "continuing_subword_prefix": None,
+                "end_of_word_suffix": None,
+                "fuse_unk": True,
+                "byte_fallback": True,
+                "ignore_merges": False,
+                "vocab": self.ids,
+                "merges": [list(pair) for pair in self.merges()],
+            },
+        }
+
+    def merges(self) -> Iterator[tuple[str, str]]:
+        """Pairs of pieces that make a piece, the best first.
+
+        SentencePiece merges what makes the piece of the highest score; `tokenizers` what
+        stands first in this list. So every pair of a piece is in it.
+        """
+        known = {
+            name
+            for name, _, kind in self.pieces
+            if kind not in (CONTROL, UNKNOWN, BYTE, USER_DEFINED)
+        }
+        by_score = sorted(self.pieces, key=lambda piece: -piece[1])
+        for name, _, _ in by_score:
+            if name not in known:
+                continue
+            for place in range(1, len(name)):
+                left, right = name[:place], name[place:]
+                if left in known and right in known:
+                    yield left, right
