@@ -49,7 +49,8 @@ def measure(task, kind, judging):
     answers = [(problem, answer) for problem, answer in answers if answer is not None]
     cases = [task.case(p, task.program(p, answer)) for p, answer in answers]
     started = time.perf_counter()
-    results = judging.check_all(cases)
+    with judging.opened() as check:
+        results = check(cases)
     seconds = time.perf_counter() - started
     odd = kind == "canonical"
     return {

@@ -71,7 +71,6 @@ def evaluate(options: EvalOptions) -> None:
     choose_backend()
     with quiet_libraries():
         from codegemma_keras import evals
-        from codegemma_keras.decoding import Sampling
         from codegemma_keras.evals.data import Data
         from codegemma_keras.evals.run import Settings
     least = {"none": "limits"}.get(options.sandbox, options.sandbox)
@@ -82,7 +81,9 @@ def evaluate(options: EvalOptions) -> None:
         )
     settings = Settings(
         samples=options.samples,
-        sampling=Sampling(options.temperature, options.top_k, options.top_p),
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
         seed=options.seed,
         batch_size=options.batch_size,
         limit=options.limit,

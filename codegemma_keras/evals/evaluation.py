@@ -1,5 +1,6 @@
 """`evaluate`: tasks, a preset and a folder to samples, verdicts, scores and a report."""
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -12,7 +13,7 @@ from codegemma_keras.evals import catalog, comparison, report, run, summary
 from codegemma_keras.evals.data import Data
 from codegemma_keras.evals.run import Run, Settings
 from codegemma_keras.evals.task import in_chat
-from codegemma_keras.sandbox import Limits, check_all, run_all
+from codegemma_keras.sandbox import Limits, Pool, check_all, run_all
 from codegemma_keras.sandbox.levels import accepted
 
 
@@ -32,18 +33,17 @@ class Judging:
     workers: int | None = None
     memory_mb: int = 1024
 
-    def check_all(self, cases):
-        """The results of `task.Case`s, in order."""
+    @contextlib.contextmanager
+    def opened(self):
+        """A function from `task.Case`s to results, over warm sandboxes; a context."""
+        with Pool(self.workers, least=self.least) as pool:
+            yield functools.partial(self._check_all, pool)
+
+    def _check_all(self, pool, cases):
         limits = Limits(seconds=self.seconds, memory_mb=self.memory_mb)
-        how = {"least": self.least, "workers": self.workers}
-        outside = [c for c in cases if c.names]
-        found = iter(
-            check_all(
-                [(c.program, c.tests, c.names, c.helpers) for c in outside],
-                limits,
-                **how,
-            )
-        )
+        how = {"least": self.least, "pool": pool}
+        outside = [(c.program, c.tests, c.names, c.helpers) for c in cases if c.names]
+        found = iter(check_all(outside, limits, **how))
         inside = [f"{c.program}\n\n{c.tests}" for c in cases if not c.names]
         others = iter(run_all(inside, limits, **how))
         return [next(found if c.names else others) for c in cases]
@@ -116,10 +116,8 @@ def evaluate(
         }
         folder = Run(out / task.name, question)
         ask(folder, task, progress)
-        check_all = judging.check_all
-        if task.check_all is not None:
-            check_all = functools.partial(task.check_all, judging=judging)
-        run.judge(folder, task, check_all, settings, progress)
+        with _checker(task, judging) as check:
+            run.judge(folder, task, check, settings, progress)
         found[task.name] = summary.summary(folder, task)
         folder.put("scores.json", found[task.name])
         given.write_bigcode(folder, task)
@@ -130,6 +128,18 @@ def evaluate(
             comparison.write(out / name, pathlib.Path(compared_with) / name)
     report.write(out)
     return found
+
+
+@contextlib.contextmanager
+def _checker(task, judging):
+    """What judges the cases of a task; None where it has none."""
+    if task.case is None:
+        yield None
+    elif task.check_all is not None:
+        yield functools.partial(task.check_all, judging=judging)
+    else:
+        with judging.opened() as check:
+            yield check
 
 
 def _look_for(tasks, out, trained_on):
@@ -155,8 +165,7 @@ def _asker(preset, dtype, answers, settings, chat) -> tuple[Callable, dict]:
 
         return fill, {"preset": None, "answers": given.describe(answers)}
     model = open_model(preset, dtype)
-    if chat:
-        model.check_chat()
+    model.check(settings.sampling, chat)
     said = {
         "preset": model.name,
         "weights": model.fingerprint(),
@@ -173,12 +182,12 @@ def _asker(preset, dtype, answers, settings, chat) -> tuple[Callable, dict]:
 
 def open_model(preset, dtype=None):
     """A `model.Model` of a preset, of a `CodeGemmaCausalLM`, or as it is."""
+    if hasattr(preset, "fingerprint"):
+        return preset
     from codegemma_keras import CodeGemmaCausalLM
     from codegemma_keras.evals.model import Model
 
     if isinstance(preset, (str, pathlib.Path)):
         lm = CodeGemmaCausalLM.from_preset(str(preset), dtype=dtype)
         return Model(lm, str(preset))
-    if isinstance(preset, CodeGemmaCausalLM):
-        return Model(preset)
-    return preset
+    return Model(preset)

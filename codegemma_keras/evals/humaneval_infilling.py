@@ -8,9 +8,8 @@ is written here; the random spans are data. Source: openai/human-eval-infilling.
 import dataclasses
 
 from codegemma_keras.data.clean import decontaminate
-from codegemma_keras.decoding.request import Cursor
 from codegemma_keras.evals import data, humaneval
-from codegemma_keras.evals.task import Problem, Task, choose_convention
+from codegemma_keras.evals.task import Hole, Problem, Task, choose_convention
 
 KEYS = ("task_id", "prompt", "suffix", "canonical_solution", "test", "entry_point")
 PAGE = "https://github.com/openai/human-eval-infilling"
@@ -69,7 +68,7 @@ def make(name: str, convention: str, rows: data.Data) -> Task:
 
     def prompt(problem):
         before, after = problem.row["prompt"], problem.row["suffix"]
-        return Cursor(before, after) if how.sentinels else f"{after}\n\n{before}"
+        return Hole(before, after) if how.sentinels else f"{after}\n\n{before}"
 
     def program(problem, answer):
         return problem.row["prompt"] + answer + problem.row["suffix"]

@@ -51,8 +51,7 @@ class CodeGemmaAPI(ModelAPI):
 
         self.model = open_model(model_name, dtype)
         self._chat = chat
-        if chat:
-            self.model.check_chat()
+        self.model.check({}, chat)
 
     async def generate(self, input, tools, tool_choice, config) -> ModelOutput:
         """See `inspect_ai.model.ModelAPI.generate`."""
@@ -70,16 +69,18 @@ class CodeGemmaAPI(ModelAPI):
         return await asyncio.to_thread(self._answer, input, config)
 
     def _answer(self, messages, config):
-        from codegemma_keras.decoding import Conversation, Sampling
+        from codegemma_keras.decoding import Conversation
 
         turns = [{"role": m.role, "content": m.text} for m in messages]
         prompt = Conversation(turns) if self._chat else turns[-1]["content"]
         started = time.perf_counter()
         asked = self.model.ask(prompt, config.max_tokens or MAX_TOKENS)
         # Greedy unless a temperature is given, as in all of this package.
-        sampling = Sampling(
-            config.temperature or 0.0, config.top_k or 0, config.top_p or 1.0
-        )
+        sampling = {
+            "temperature": config.temperature or 0.0,
+            "top_k": config.top_k or 0,
+            "top_p": config.top_p or 1.0,
+        }
         [written] = self.model.complete(
             [asked], config.stop_seqs or (), sampling, [config.seed or 0]
         )

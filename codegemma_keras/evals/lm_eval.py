@@ -25,7 +25,7 @@ from lm_eval.api.registry import register_model
 from lm_eval.utils import get_rolling_token_windows
 
 from codegemma_keras import chat, files
-from codegemma_keras.decoding import RawText, Sampling, TokenIds
+from codegemma_keras.decoding import RawText, TokenIds
 from codegemma_keras.evals.evaluation import open_model
 from codegemma_keras.evals.task import Choices, Task
 
@@ -149,22 +149,22 @@ class CodeGemmaLM(lm_eval.api.model.LM):
             context, options = request.args
             stops, length, sampling = generation_options(options)
             one = self.model.ask(self._prompt(context), length)
-            asked.setdefault((stops, sampling), []).append((number, one))
+            asked.setdefault((stops, *sampling.items()), []).append((number, one))
         answers = [""] * len(requests)
-        for (stops, sampling), group in asked.items():
+        for (stops, *sampling), group in asked.items():
             group.sort(key=lambda pair: -len(pair[1].ids))
             for start in range(0, len(group), self._batch_size):
                 batch = group[start : start + self._batch_size]
                 seeds = [(self._seed * 1_000_003 + n) % 2**32 for n, _ in batch]
                 texts = self.model.complete(
-                    [one for _, one in batch], stops, sampling, seeds
+                    [one for _, one in batch], stops, dict(sampling), seeds
                 )
                 for (number, _), written in zip(batch, texts, strict=True):
                     answers[number] = written.text
         return answers
 
 
-def generation_options(options: dict) -> tuple[tuple[str, ...], int, Sampling]:
+def generation_options(options: dict) -> tuple[tuple[str, ...], int, dict]:
     """`(stop strings, most new tokens, sampling)` of the harness's `generation_kwargs`.
 
     Raises:
@@ -187,7 +187,7 @@ def generation_options(options: dict) -> tuple[tuple[str, ...], int, Sampling]:
             "use for. Take them out of the task."
         )
     length = int(lengths[0]) if lengths else MAX_NEW_TOKENS
-    return tuple(stop for stop in stops if stop), length, Sampling(**drawn)
+    return tuple(stop for stop in stops if stop), length, drawn
 
 
 # Tasks of ours as tasks of theirs

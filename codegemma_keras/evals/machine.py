@@ -2,7 +2,6 @@
 
 import datetime
 import importlib.metadata
-import os
 import platform
 
 LIBRARIES = ("keras", "keras-hub", "jax", "tensorflow", "numpy")
@@ -20,24 +19,7 @@ def start(model) -> dict:
             continue
     return {
         "started": datetime.datetime.now().astimezone().isoformat(" ", "seconds"),
-        "device": device(),
+        "device": model.device,
         "dtype": model.dtype,
         "versions": versions,
     }
-
-
-def device() -> str:
-    """What computes, in words."""
-    import keras
-
-    if keras.config.backend() == "jax":
-        import jax
-
-        kinds = [d.device_kind for d in jax.devices() if d.platform != "cpu"]
-    else:
-        import tensorflow
-
-        kinds = [d.name for d in tensorflow.config.list_physical_devices("GPU")]
-    if kinds:
-        return f"{len(kinds)} {kinds[0]}"
-    return f"{os.cpu_count()} {platform.machine()} CPU cores"

@@ -4,9 +4,10 @@ A prompt of text is encoded as plain text: no benchmark can make a control token
 does not fit loses its beginning, as in other harnesses, and says so.
 """
 
-import dataclasses
 import hashlib
-from collections.abc import Sequence
+import os
+import platform
+from collections.abc import Mapping, Sequence
 
 import keras
 import numpy as np
@@ -16,37 +17,9 @@ from codegemma_keras import fim, presets
 from codegemma_keras.decoding import Sampling
 from codegemma_keras.decoding import request as requests
 from codegemma_keras.decoding.completion import write
-from codegemma_keras.decoding.request import Conversation, Cursor, Request, TokenIds
-
-
-@dataclasses.dataclass(frozen=True)
-class Asked:
-    """A prompt as the model gets it.
-
-    Attributes:
-        ids: token ids, bos included.
-        max_new_tokens: what the context leaves of the task's limit.
-        truncated: whether the prompt lost something because it did not fit.
-    """
-
-    ids: tuple[int, ...]
-    max_new_tokens: int
-    truncated: bool
-
-
-@dataclasses.dataclass(frozen=True)
-class Text:
-    """What the model wrote.
-
-    Attributes:
-        text: cut before any control token and any stop string.
-        stop_reason: as of `decoding.Completion`.
-        new_tokens: how many tokens were decoded.
-    """
-
-    text: str
-    stop_reason: str
-    new_tokens: int
+from codegemma_keras.decoding.request import Conversation, Request, TokenIds
+from codegemma_keras.evals.asked import Asked, Text
+from codegemma_keras.evals.task import Hole, Message
 
 
 class Model:
@@ -68,6 +41,21 @@ class Model:
         return self.lm.engine.compilations
 
     @property
+    def device(self) -> str:
+        """What computes, in words."""
+        if self.backend == "jax":
+            import jax
+
+            kinds = [d.device_kind for d in jax.devices() if d.platform != "cpu"]
+        else:
+            import tensorflow
+
+            kinds = [d.name for d in tensorflow.config.list_physical_devices("GPU")]
+        if kinds:
+            return f"{len(kinds)} {kinds[0]}"
+        return f"{os.cpu_count()} {platform.machine()} CPU cores"
+
+    @property
     def dtype(self) -> str:
         """In which the network computes."""
         return self.lm.backbone.compute_dtype
@@ -77,17 +65,24 @@ class Model:
         """Keras's, by name."""
         return keras.config.backend()
 
-    def check_chat(self) -> None:
-        """Raise ValueError if the model is known to have no chat format."""
+    def check(self, sampling: Mapping, chat: bool) -> None:
+        """Raise ValueError for what this model cannot be asked.
+
+        Args:
+            sampling: arguments of a `decoding.Sampling`.
+            chat: whether it is to be asked in the chat format. Some models are known to
+                have none.
+        """
+        Sampling(**sampling)
+        if not chat:
+            return
         if self.name in presets.PRESETS and "instruct" not in self.name:
             raise ValueError(
                 f"{self.name} is a base model, which was never taught to chat. Leave out "
                 "--chat, or take an instruct preset."
             )
         try:
-            requests.prompt_ids(
-                self.lm, Conversation([{"role": "user", "content": "?"}])
-            )
+            requests.prompt_ids(self.lm, _conversation("?"))
         except (ValueError, KeyError) as error:
             raise ValueError(
                 f"The vocabulary of {self.name} has no turns, so it has no chat format "
@@ -107,8 +102,8 @@ class Model:
         """A prompt as token ids that fit.
 
         Args:
-            prompt: str, `Cursor`, `Conversation`, or another of `decoding`'s prompts that
-                begins with bos.
+            prompt: str, `Hole`, `Message`, or one of `decoding`'s prompts that begins
+                with bos.
             max_new_tokens: most tokens of the answer. At most half of the context is
                 kept free for it, so that some prompt is left in a small model.
             max_tokens: most tokens of prompt and answer together.
@@ -117,26 +112,15 @@ class Model:
         free = min(max_new_tokens, context // 2)
         encode, bos = self.tokenizer.encode, self.tokenizer.start_token_id
         truncated = False
-        if isinstance(prompt, Cursor):
-            prefix, suffix, others = fim.shrink(
-                prompt.prefix,
-                prompt.suffix,
-                prompt.context,
-                context - free - 1,
-                encode,
-                path=prompt.path,
+        if isinstance(prompt, Hole):
+            prefix, suffix, _ = fim.shrink(
+                prompt.prefix, prompt.suffix, (), context - free - 1, encode
             )
             truncated = (prefix, suffix) != (prompt.prefix, prompt.suffix)
-            ids = encode(
-                fim.render(
-                    prefix,
-                    suffix,
-                    path=prompt.path,
-                    context=others,
-                    mode=prompt.mode or "psm",
-                )
-            )
+            ids = encode(fim.render(prefix, suffix))
         elif not isinstance(prompt, str):
+            if isinstance(prompt, Message):
+                prompt = _conversation(prompt.text)
             ids = requests.prompt_ids(self.lm, prompt)[1:]
         else:
             ids = encode(prompt)
@@ -154,7 +138,7 @@ class Model:
         self,
         asked: Sequence[Asked],
         stop_strings: Sequence[str] = (),
-        sampling: Sampling = Sampling(),
+        sampling: Mapping | None = None,
         seeds: Sequence[int] | None = None,
     ) -> list[Text]:
         """The answers to prompts that run together.
@@ -162,10 +146,11 @@ class Model:
         Args:
             asked: prompts.
             stop_strings: an answer ends before the first of these.
-            sampling: how tokens are chosen.
+            sampling: arguments of a `decoding.Sampling`; default: greedy.
             seeds: one for each prompt, of its noise.
         """
         generation = self.lm.engine.generation()
+        sampling = Sampling(**(sampling or {}))
         seeds = [0] * len(asked) if seeds is None else seeds
         answers = [
             requests.answer_to(
@@ -228,3 +213,7 @@ class Model:
             return ids, head
         # bos stays: without it Gemma's likelihoods mean nothing.
         return [ids[0], *ids[1 + over :]], max(1, head - over)
+
+
+def _conversation(text):
+    return Conversation([{"role": "user", "content": text}])

@@ -108,13 +108,12 @@ def remarks(run) -> Iterator[str]:
         )
     yield from run["notes"]
     question = _question(run)
-    sampling = question["sampling"]
     drawn = (
         "Greedy, one sample a problem."
-        if not sampling["temperature"]
+        if not question["temperature"]
         else f"{question['samples']} samples a problem at temperature "
-        f"{sampling['temperature']:g}, top-p {sampling['top_p']:g}, top-k "
-        f"{sampling['top_k']}, seed {question['seed']}."
+        f"{question['temperature']:g}, top-p {question['top_p']:g}, top-k "
+        f"{question['top_k']}, seed {question['seed']}."
     )
     if question["preset"] is None:
         yield f"No model was asked; judged were the answers {question['answers']}."

@@ -21,7 +21,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from codegemma_keras import files
-from codegemma_keras.decoding import Sampling
 from codegemma_keras.evals import machine
 from codegemma_keras.evals.task import Problem, Task
 
@@ -35,14 +34,17 @@ class Settings:
 
     Attributes:
         samples: of each problem.
-        sampling: how tokens are chosen; the default is greedy.
+        temperature: 0 is greedy.
+        top_k, top_p: as of `decoding.Sampling`.
         seed: of all noise.
         batch_size: prompts at once.
         limit: the first so many problems; None: all.
     """
 
     samples: int = 1
-    sampling: Sampling = Sampling()
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
     seed: int = 0
     batch_size: int = 16
     limit: int | None = None
@@ -52,12 +54,17 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value} must be at least 1.")
-        if self.samples > 1 and self.sampling.greedy:
+        if self.samples > 1 and not self.temperature:
             raise ValueError(
                 f"samples={self.samples}, but greedy samples of a problem are all the "
                 "same. Set a temperature above 0, such as 0.2 for pass@1 or 0.8 for "
                 "pass@100."
             )
+
+    @property
+    def sampling(self) -> dict:
+        """The arguments of a `decoding.Sampling`."""
+        return {n: getattr(self, n) for n in ("temperature", "top_k", "top_p")}
 
 
 Progress = Callable[[str, int, int], None]
@@ -266,7 +273,7 @@ def _seed(seed, problem, index):
 def judge(
     run: Run,
     task: Task,
-    check_all: Callable,
+    check_all: Callable | None,
     settings: Settings,
     progress: Progress | None = None,
 ) -> None:
@@ -275,7 +282,7 @@ def judge(
     Args:
         run: with all its samples.
         task: judges.
-        check_all: of `sandbox`, with its limits bound: cases in, results out.
+        check_all: cases to `sandbox.Result`s, in order; None for a task without cases.
         settings: of the run.
         progress: called with (stage, verdicts done, of how many).
     """
@@ -294,12 +301,18 @@ def judge(
 def _verdicts(task, problems, records, check_all):
     if task.case is not None:
         cases = [task.case(problems[r["task_id"]], r["solution"]) for r in records]
-        found = [(result.passed, result.reason) for result in check_all(cases)]
+        found = [(result.kind, result.reason) for result in check_all(cases)]
     else:
         found = [_compared(task, problems[r["task_id"]], r) for r in records]
     return [
-        {"task_id": r["task_id"], "index": r["index"], "passed": passed, "reason": why}
-        for r, (passed, why) in zip(records, found, strict=True)
+        {
+            "task_id": r["task_id"],
+            "index": r["index"],
+            "passed": kind == "passed",
+            "kind": kind,
+            "reason": why,
+        }
+        for r, (kind, why) in zip(records, found, strict=True)
     ]
 
 
@@ -309,7 +322,7 @@ def _compared(task, problem, record):
         passed = best(choice, record["log_likelihoods"], task.by_length) == choice.gold
     else:
         passed = bool(task.right(problem, record["completion"]))
-    return passed, "passed" if passed else "wrong answer"
+    return ("passed" if passed else "wrong answer",) * 2
 
 
 def best(choices, log_likelihoods: Sequence[float], by_length: bool) -> int:

@@ -43,9 +43,7 @@ def summary(run: Run, task: Task) -> dict:
             if k <= n
         },
         "reasons": dict(
-            collections.Counter(
-                kind(v["reason"]) for v in run.verdicts.values()
-            ).most_common()
+            collections.Counter(kind(v) for v in run.verdicts.values()).most_common()
         ),
         "notes": list(task.notes),
     }
@@ -56,9 +54,11 @@ def summary(run: Run, task: Task) -> dict:
     return {**about, "speed": speed(run.folder)}
 
 
-def kind(reason: str) -> str:
-    """A reason without what belongs to one sample only: `NameError: name 'x' ...`."""
-    return reason.partition(":")[0][:60]
+def kind(verdict: dict) -> str:
+    """Why a sample failed, without what belongs to it alone: `exception: NameError`."""
+    if verdict["kind"] != "exception":
+        return verdict["kind"]
+    return f"exception: {verdict['reason'].partition(':')[0][:60]}"
 
 
 def speed(folder: pathlib.Path) -> dict:

@@ -3,7 +3,7 @@
 A `Task` is one benchmark under one convention. It reads nothing and runs nothing: its
 module made it from rows, and `run` asks the model and the sandbox.
 
-    problem ──prompt──▶ text, Cursor, Conversation ──model──▶ text ──answer──▶ answer
+    problem ──prompt──▶ text, Hole, Message ──model──▶ text ──answer──▶ answer
             ──prompt──▶ Choices ──model──▶ log-likelihoods ──choose──▶ right or wrong
     answer ──program──▶ program ──case──▶ program and tests for the sandbox
            ──right──▶ bool, for tasks that are no programs
@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from codegemma_keras.data.clean import decontaminate
-from codegemma_keras.decoding.request import Conversation, Cursor
 
 CONVENTIONS = ("paper", "openai", "bigcode", "lm-eval")
 
@@ -31,6 +30,21 @@ class Problem:
 
     id: str
     row: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Hole:
+    """A place between two texts, to be filled by fill-in-the-middle."""
+
+    prefix: str
+    suffix: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Message:
+    """What a user says to a model that chats."""
+
+    text: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +85,7 @@ class Case:
     helpers: str = ""
 
 
-Prompt = str | Cursor | Conversation | Choices
+Prompt = str | Hole | Message | Choices
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -140,13 +154,10 @@ def in_chat(task: Task) -> Task:
             f"{task.name} {why}, so it has no chat form. Leave out --chat."
         )
 
-    def conversation(problem):
-        return Conversation([{"role": "user", "content": task.message(problem)}])
-
     changed = {"answer": lambda problem, text: code_of(text)} if task.case else {}
     return dataclasses.replace(
         task,
-        prompt=conversation,
+        prompt=lambda problem: Message(task.message(problem)),
         program=task.message_program or task.program,
         stop_strings=(),
         notes=(*task.notes, "Asked in the chat format, without worked examples."),

@@ -9,9 +9,9 @@ import sys
 import time
 
 from codegemma_keras import evals
-from codegemma_keras.decoding.request import Cursor
-from codegemma_keras.evals.model import Asked, Text
+from codegemma_keras.evals.asked import Asked, Text
 from codegemma_keras.evals.run import Settings
+from codegemma_keras.evals.task import Hole
 
 
 class FakeModel:
@@ -20,19 +20,23 @@ class FakeModel:
     So a batch that is not the same gives other samples, and a test sees it.
     """
 
-    name, context, dtype, backend, compilations = "fake", 4096, "float32", "none", 0
+    name, device, dtype, backend = "fake", "nothing", "float32", "none"
+    context, compilations = 4096, 0
 
     def __init__(self, answer=lambda prompt: "", seconds=0.0):
         self._answer, self._seconds = answer, seconds
         self._prompts = {}
         self.asked = 0
 
+    def check(self, sampling, chat):
+        pass
+
     def fingerprint(self):
         return "0"
 
     def ask(self, prompt, max_new_tokens, max_tokens=None):
         text = (
-            f"{prompt.prefix}|{prompt.suffix}" if isinstance(prompt, Cursor) else prompt
+            f"{prompt.prefix}|{prompt.suffix}" if isinstance(prompt, Hole) else prompt
         )
         self._prompts[tuple(text.encode())] = prompt
         return Asked(tuple(text.encode()), max_new_tokens, False)

@@ -1,5 +1,6 @@
 """Samples from files: the three formats there and back, and files that are wrong."""
 
+import contextlib
 import json
 
 import pytest
@@ -19,17 +20,13 @@ class NothingRuns:
     least = "limits"
     seconds = 1.0
 
+    @contextlib.contextmanager
+    def opened(self):
+        yield self.check_all
+
     def check_all(self, cases):
-        return [
-            Result(
-                "right" in c.program,
-                "passed" if "right" in c.program else "no",
-                "",
-                0,
-                "",
-            )
-            for c in cases
-        ]
+        kinds = ["passed" if "right" in c.program else "exception" for c in cases]
+        return [Result(kind, "no", "", 0, "limits") for kind in kinds]
 
 
 @pytest.fixture

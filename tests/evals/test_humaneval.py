@@ -2,9 +2,9 @@
 
 import pytest
 
-from codegemma_keras.decoding.request import Cursor
 from codegemma_keras.evals import catalog
 from codegemma_keras.evals.data import Data
+from codegemma_keras.evals.task import Hole
 
 SIZES = {
     "humaneval": 164,
@@ -46,7 +46,7 @@ def test_prompts_by_convention():
     single = "humaneval-infilling-single"
     paper, theirs = task(single, "paper"), task(single, "lm-eval")
     prompt = paper.prompt(paper.problems[1])
-    assert isinstance(prompt, Cursor)
+    assert isinstance(prompt, Hole)
     assert (paper.max_new_tokens, paper.stop_strings) == (128, ())
     assert theirs.prompt(theirs.problems[1]) == f"{prompt.suffix}\n\n{prompt.prefix}"
     assert (theirs.max_new_tokens, theirs.stop_strings) == (1024, ("\n",))

@@ -80,7 +80,8 @@ def test_right_and_wrong_programs(data):
         task.case(p, task.program(p, task.answer(p, text))) for p, text, _ in answers
     ]
     assert [case.names for case in cases[:3]] == [("double",), (), ("mean",)]
-    results = Judging().check_all(cases)
+    with Judging().opened() as check:
+        results = check(cases)
     for (problem, text, right), result in zip(answers, results, strict=True):
         assert result.passed == right, (problem.id, text, result.reason)
 
@@ -95,7 +96,8 @@ def test_answers_that_are_large_or_binary_are_only_wrong(data):
         "def double(n): return '\ud800'",
         "x = '" + "y" * 1_000_000,
     ]
-    results = Judging().check_all([task.case(problem, text) for text in texts])
+    with Judging().opened() as check:
+        results = check([task.case(problem, text) for text in texts])
     assert [result.passed for result in results] == [True, True, False, False, False]
 
 

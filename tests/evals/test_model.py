@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from codegemma_keras.decoding import Sampling
-from codegemma_keras.decoding.request import Conversation, Cursor
 from codegemma_keras.evals.model import Model
+from codegemma_keras.evals.task import Hole, Message
 from tests import tiny_models
 
 TEXTS = ["def f(x):\n    return", "import os\nimport", "class Parser:", "x = 1\n" * 9]
@@ -17,9 +16,9 @@ def model():
 
 
 def test_a_batch_gives_what_each_prompt_gives_alone(model):
-    prompts = [*TEXTS, Cursor("def f(", "):\n    pass\n")]
+    prompts = [*TEXTS, Hole("def f(", "):\n    pass\n")]
     asked = [model.ask(prompt, 8) for prompt in prompts]
-    sampling = Sampling(temperature=1.0)
+    sampling = {"temperature": 1.0}
     together = model.complete(asked, ("\n",), sampling, seeds=[1, 2, 3, 4, 5])
     alone = [
         model.complete([one], ("\n",), sampling, seeds=[seed])[0]
@@ -47,11 +46,11 @@ def test_what_does_not_fit_loses_its_beginning(model):
     assert model.tokenizer.decode(list(asked.ids)).endswith("last")
     limited = model.ask("x", 500, max_tokens=20)
     assert len(limited.ids) + limited.max_new_tokens == 20
-    cursor = model.ask(Cursor("a = 0\n" * 200, "b = 1\n" * 200), 8)
+    cursor = model.ask(Hole("a = 0\n" * 200, "b = 1\n" * 200), 8)
     assert cursor.truncated
     assert len(cursor.ids) + cursor.max_new_tokens <= context
     with pytest.raises(ValueError, match=r"conversation of .* tokens does not fit"):
-        model.ask(Conversation([{"role": "user", "content": "x = 1\n" * 300}]), 8)
+        model.ask(Message("x = 1\n" * 300), 8)
 
 
 def test_likelihoods_are_sums_over_the_continuation(model):
@@ -99,7 +98,9 @@ def test_the_fingerprint_is_of_the_weights():
     assert same.fingerprint() != other.fingerprint()
 
 
-def test_a_base_model_has_no_chat(model):
-    model.check_chat()
+def test_what_a_model_cannot_be_asked(model):
+    model.check({"temperature": 0.5}, chat=True)
     with pytest.raises(ValueError, match="base model, which was never taught to chat"):
-        Model(model.lm, "code_gemma_tiny_py").check_chat()
+        Model(model.lm, "code_gemma_tiny_py").check({}, chat=True)
+    with pytest.raises(ValueError, match="temperature=-1"):
+        model.check({"temperature": -1}, chat=False)

@@ -10,7 +10,6 @@ import sys
 import pytest
 
 from codegemma_keras import evals
-from codegemma_keras.decoding import Sampling
 from codegemma_keras.evals.run import Run, Settings
 from tests.evals import fake_model
 from tests.evals.fake_model import FakeModel
@@ -100,7 +99,7 @@ def test_a_folder_of_somebody_else_is_left_alone(tmp_path):
 
 
 def test_several_samples_have_seeds_of_their_own(tmp_path):
-    gsm8k(tmp_path, limit=4, samples=3, sampling=Sampling(temperature=0.5))
+    gsm8k(tmp_path, limit=4, samples=3, temperature=0.5)
     lines = (tmp_path / "gsm8k" / "samples.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]
     assert len(records) == 12

@@ -230,7 +230,7 @@ def test_options_without_a_meaning_are_refused(lm):
     stops, length, sampling = generation_options(
         {"until": "\n", "max_new_tokens": 5, "do_sample": True, "temperature": 0.7}
     )
-    assert (stops, length, sampling.temperature) == (("\n",), 5, 0.7)
+    assert (stops, length, sampling["temperature"]) == (("\n",), 5, 0.7)
 
 
 def test_inspect_finds_the_provider_and_scores_as_we_do(lm, tmp_path):
