@@ -76,6 +76,7 @@ class CodeGemmaCausalLM(keras_hub.models.CausalLM):
         self._engine = None
         self._version = backbone.version
         self._token_metrics = None
+        self._loss_of_hidden = None
         inputs = backbone.input
         super().__init__(
             inputs=inputs,
@@ -111,7 +112,8 @@ class CodeGemmaCausalLM(keras_hub.models.CausalLM):
         The sampler is greedy. `loss="auto"` is `losses.NextTokenLoss()`: the mean over
         the sample weights, computed without logits; give an instance to set its
         options. With it, `weighted_metrics="auto"` is accuracy and perplexity from the
-        same pass. Any other loss or metric of yours is given logits `[B, T, V]`.
+        same pass. A `losses.LossOfHidden` is given hidden states, and targets of any
+        structure. Any other loss or metric of yours is given logits `[B, T, V]`.
         `jit_compile="auto"` is False for TensorFlow on a CPU: XLA computes the matrix
         products of a loop on one core there (and has no bfloat16 instructions).
         """
@@ -122,7 +124,10 @@ class CodeGemmaCausalLM(keras_hub.models.CausalLM):
         if isinstance(loss, str) and loss == "auto":
             loss = losses.NextTokenLoss()
         automatic = isinstance(weighted_metrics, str) and weighted_metrics == "auto"
-        self._token_metrics = None
+        self._token_metrics = self._loss_of_hidden = None
+        if isinstance(loss, losses.LossOfHidden):
+            # Keras would want logits for a loss of its own.
+            self._loss_of_hidden, loss, weighted_metrics = loss, None, []
         if isinstance(loss, losses.NextTokenLoss) and not kwargs.get("metrics"):
             if automatic or not weighted_metrics:
                 self._token_metrics = losses.TokenMetrics(shown=automatic)
@@ -335,24 +340,29 @@ class CodeGemmaCausalLM(keras_hub.models.CausalLM):
     # Training without logits: Keras's hooks; the work is done in `losses`.
 
     def train_step(self, *args):
-        with losses.hidden_states_only(self, self._token_metrics is not None):
+        with losses.hidden_states_only(self, self._wants_hidden()):
             return super().train_step(*args)
 
     def test_step(self, *args):
-        with losses.hidden_states_only(self, self._token_metrics is not None):
+        with losses.hidden_states_only(self, self._wants_hidden()):
             return super().test_step(*args)
+
+    def _wants_hidden(self):
+        return self._token_metrics is not None or self._loss_of_hidden is not None
 
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
         if not losses.wants_hidden_states(self):
             return super().compute_loss(x, y, y_pred, sample_weight, training)
+        if self._loss_of_hidden is not None:
+            return self._loss_of_hidden.of(self, y, y_pred)
         return losses.model_loss(self, y, y_pred, sample_weight, training)
 
     @property
     def metrics(self):
-        ours = self._token_metrics.shown if self._token_metrics else []
-        return super().metrics + ours
+        ours = self._token_metrics or self._loss_of_hidden
+        return super().metrics + (ours.shown if ours else [])
 
     # Decoding
 

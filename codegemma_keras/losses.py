@@ -91,7 +91,7 @@ def linear_cross_entropy(
     ids, values = rows or (None, ops.zeros((0, hidden.shape[-1]), embedding.dtype))
 
     def forward(hidden, embedding, values):
-        sums, to_hidden, to_embedding, to_rows = _all_chunks(
+        sums, to_hidden, to_embedding, to_rows = all_chunks(
             hidden,
             embedding,
             targets,
@@ -124,7 +124,7 @@ def linear_cross_entropy(
     return ops.custom_gradient(forward)(hidden, embedding, values)
 
 
-def _all_chunks(
+def all_chunks(
     hidden,
     embedding,
     targets,
@@ -143,16 +143,16 @@ def _all_chunks(
     """
     embedding = place(embedding, "all", None)
     length, width = ops.shape(hidden)[1], hidden.shape[2]
-    (hidden_, targets_, weights_), size = _split(
+    (hidden_, targets_, weights_), size = split_chunks(
         (hidden, targets, weights), embedding.shape[0], chunk_tokens
     )
     rows, chunks = ops.shape(hidden_)[0], ops.shape(hidden_)[1]
 
     def body(i, state):
         sums, to_hidden, to_embedding, to_rows = state
-        h = place(_nth(hidden_, i), None, None, None)  # [B, C, D]
+        h = place(nth_chunk(hidden_, i), None, None, None)  # [B, C, D]
         chunk, grad_logits = _one_chunk(
-            h, embedding, _nth(targets_, i), _nth(weights_, i), z_loss
+            h, embedding, nth_chunk(targets_, i), nth_chunk(weights_, i), z_loss
         )
         sums = sums + chunk
         if hidden_gradient:
@@ -176,7 +176,7 @@ def _all_chunks(
         else ops.zeros((), "float32"),
         ops.zeros(() if row_ids is None else (len(row_ids), width), "float32"),
     )
-    sums, to_hidden, to_embedding, to_rows = _loop(chunks, body, state)
+    sums, to_hidden, to_embedding, to_rows = loop_chunks(chunks, body, state)
     if hidden_gradient:
         to_hidden = ops.reshape(to_hidden, (ops.shape(hidden)[0], -1, width))
         to_hidden = to_hidden[:, :length]
@@ -188,7 +188,7 @@ def _all_chunks(
     )
 
 
-def _loop(count, body, state):
+def loop_chunks(count, body, state):
     """`state = body(i, state)` for i in 0..count-1, one after the other."""
     if keras.backend.backend() != "tensorflow":
         return ops.fori_loop(0, count, body, state)
@@ -205,7 +205,7 @@ def _loop(count, body, state):
 
 def _one_chunk(hidden, embedding, targets, weights, z_loss):
     """Sums `[3]` of a chunk, and the gradient of their first to its logits."""
-    logits = _einsum32("bcd,vd->bcv", hidden, embedding)
+    logits = einsum32("bcd,vd->bcv", hidden, embedding)
     logits = place(logits, None, None, "all")
     is_target = ops.arange(embedding.shape[0], dtype="int32") == targets[..., None]
     if keras.distribution.distribution() is None:
@@ -226,7 +226,7 @@ def _one_chunk(hidden, embedding, targets, weights, z_loss):
     return sums, grad - ops.where(is_target, weights[..., None], 0.0)
 
 
-def _split(tensors, vocabulary_size, chunk_tokens):
+def split_chunks(tensors, vocabulary_size, chunk_tokens):
     """Tensors `[B, T, ...]` as chunks `[B, n, C, ...]` (TensorFlow: `[1, B n, C, ...]`).
 
     Rows stay whole along B on JAX, where a mesh may have split them over devices.
@@ -253,7 +253,7 @@ def _split(tensors, vocabulary_size, chunk_tokens):
     return out, size
 
 
-def _nth(chunks, i):
+def nth_chunk(chunks, i):
     """Chunk i, `[B, C, ...]`, of `[B, n, C, ...]`."""
     shape = list(ops.shape(chunks))
     start = [0] * len(shape)
@@ -261,7 +261,7 @@ def _nth(chunks, i):
     return ops.squeeze(ops.slice(chunks, start, shape), axis=1)
 
 
-def _einsum32(equation, a, b):
+def einsum32(equation, a, b):
     """`einsum` with a float32 result, accumulated in float32."""
     if keras.backend.backend() == "jax":
         import jax.numpy as jnp
@@ -280,7 +280,7 @@ def _gradient_einsum(equation, a, b):
     """
     if keras.backend.backend() == "tensorflow" and a.dtype == b.dtype == "bfloat16":
         return ops.cast(ops.einsum(equation, a, b), "float32")
-    return _einsum32(equation, a, b)
+    return einsum32(equation, a, b)
 
 
 def mean_loss(sums, weights):
@@ -406,6 +406,28 @@ def model_loss(lm, y, hidden, sample_weight=None, training=True):
     for extra in lm.losses:  # regularisers and add_loss()
         total = total + ops.sum(ops.cast(extra, "float32"))
     return total
+
+
+class LossOfHidden:
+    """A loss that is computed from hidden states, so that logits need not exist.
+
+    For `CodeGemmaCausalLM.compile`. Not a Keras loss: its targets may be any structure.
+
+    Attributes:
+        shown: Keras metrics that `of` updates.
+    """
+
+    shown = ()
+
+    def of(self, lm, y, hidden):
+        """The loss, a float32 scalar.
+
+        Args:
+            lm: the model.
+            y: targets, as given to `fit` or `train_on_batch`.
+            hidden: `[B, T, D]`.
+        """
+        raise NotImplementedError
 
 
 # While a step is traced, the model's call returns hidden states, not logits. Of the

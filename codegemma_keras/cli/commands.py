@@ -65,6 +65,11 @@ COMMANDS = {
     "sft": Command(
         "teach a preset to answer, from conversations", "recipes.sft:train", keras=True
     ),
+    "rl": Command(
+        "improve a model by rewards that can be checked",
+        "recipes.rl:train",
+        keras=True,
+    ),
     "export": Command(
         "write a model for Transformers, vLLM, llama.cpp or Ollama",
         "cli.export:export",

@@ -1,8 +1,9 @@
 """What every recipe can be told, and what is checked before anything is loaded.
 
-`TrainingConfig` holds the settings that all recipes share; each recipe adds where its rows
-come from. A value that cannot work raises when the configuration is made, or in
-`resolved` where the answer needs a file: long before weights are loaded.
+`RunConfig` holds the settings that all recipes share, `TrainingConfig` adds those of
+training on given rows, and each recipe adds where its rows come from. A value that cannot
+work raises when the configuration is made, or in `resolved` where the answer needs a file:
+long before weights are loaded.
 
 The docstring below each field is its help on the command line: meaning, unit, and why the
 default is what it is. Nothing here imports Keras.
@@ -23,8 +24,8 @@ CONTEXT = 8192
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainingConfig:
-    """Settings of a run. None is derived; `config.json` of the run has what was chosen."""
+class RunConfig:
+    """Settings of any run. None is derived; `config.json` has what was chosen."""
 
     out: str = "runs/run"
     """Folder of the run: settings, log, checkpoints and the result. The same command with
@@ -61,15 +62,10 @@ class TrainingConfig:
     remat: Literal["none", "attention", "block"] = "none"
     """What is computed again instead of kept for the backward pass: "block" needs the
     least memory, for a third more work."""
-    mesh: str | None = None
-    """How several devices share the work, such as data=8 or fsdp=2,model=4 (JAX; see
-    docs/plan.md). None: one device."""
 
     # Batches
     sequence_length: int | None = None
     """Tokens of a row, up to the model's context. None: the recipe's default."""
-    batch_tokens: int = 8192
-    """Tokens of an update, padding included."""
     accumulation: int = 1
     """Parts in which the batch of an update is computed. More parts need less memory and
     give the same update; it may change when a run goes on."""
@@ -88,13 +84,8 @@ class TrainingConfig:
     """Decay of the weights, times the rate, an update."""
     clip_norm: float = 1.0
     """Highest norm of all gradients together; larger ones are scaled down to it."""
-    z_loss: float = 0.0
-    """Factor of the squared logarithm of the softmax's sum, added to the loss of training
-    (never to the held-out loss). 1e-4 keeps logits from drifting in long runs."""
 
-    # Watching, in updates. log_every divides the two others.
-    log_every: int = 1
-    """Updates between two lines of the log."""
+    # Watching, in updates
     evaluate_every: int = 50
     """Updates between two evaluations on held-out rows; 0: none."""
     save_every: int = 50
@@ -102,37 +93,31 @@ class TrainingConfig:
     keep: int = 2
     """Checkpoints that stay; at least 2, so that one survives whatever happens to the
     newest."""
-    patience: int = 0
-    """Evaluations in a row without a better one that end the run early; 0: it never ends
-    early."""
-    peak_tflops: float | None = None
-    """Peak of one device in 10^12 operations a second, for the share of it that is reached
-    (MFU). None: by the data sheet, if the chip is known."""
-    tensorboard: bool = False
-    """Whether to write the log as TensorBoard events too (needs tensorboardX)."""
     seed: int = 0
     """Seed of every random choice: new weights, the order of rows, dropout."""
 
     def __post_init__(self):
-        least = {"accumulation": 1, "batch_tokens": 1, "log_every": 1, "save_every": 1}
-        least |= {"evaluate_every": 0, "keep": 2, "patience": 0}
+        least = {"accumulation": 1, "save_every": 1, "evaluate_every": 0, "keep": 2}
         for name, low in least.items():
             at_least(self, name, low)
         for name in ("sequence_length", "warmup_steps"):
             if getattr(self, name) is not None:
                 at_least(self, name, 1)
+        if (self.sequence_length or 0) > CONTEXT:
+            raise ValueError(
+                f"sequence_length={self.sequence_length} is more than the {CONTEXT} tokens "
+                "of CodeGemma's context. Give at most that."
+            )
         if self.lora_rank is not None:
             at_least(self, "lora_rank", 0)
-        for name in ("learning_rate", "clip_norm", "peak_tflops", "lora_alpha"):
+        for name in ("learning_rate", "clip_norm", "lora_alpha"):
             if getattr(self, name) is not None:
                 above(self, name, 0)
-        for name in ("weight_decay", "z_loss"):
-            at_least(self, name, 0)
+        at_least(self, "weight_decay", 0)
         between(self, "decay", 0, 1)
         if self.lora_dropout is not None:
             between(self, "lora_dropout", 0, 1, below=True)
         self._check_choices()
-        self._check_divisors()
         self._check_what_trains()
 
     def _check_choices(self):
@@ -147,27 +132,6 @@ class TrainingConfig:
                 raise ValueError(
                     f"{name}={getattr(self, name)!r}: give one of {listed}."
                 )
-
-    def _check_divisors(self):
-        for name in ("evaluate_every", "save_every"):
-            if getattr(self, name) % self.log_every:
-                raise ValueError(
-                    f"{name}={getattr(self, name)} must be a multiple of "
-                    f"log_every={self.log_every}."
-                )
-        length = self.sequence_length
-        if length is None:
-            return
-        if length > CONTEXT:
-            raise ValueError(
-                f"sequence_length={length} is more than the {CONTEXT} tokens of "
-                "CodeGemma's context. Give at most that."
-            )
-        if self.batch_tokens % (length * self.accumulation):
-            raise ValueError(
-                f"batch_tokens={self.batch_tokens} must be a multiple of sequence_length "
-                f"x accumulation = {length} x {self.accumulation}."
-            )
 
     def _check_what_trains(self):
         if self.lora_rank == 0:
@@ -192,6 +156,55 @@ class TrainingConfig:
             raise ValueError(
                 f"quantize='int8' with dtype={self.dtype!r}: Keras's int8 layers do not "
                 "compute in float16. Take quantize='int4', or dtype='bfloat16'."
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingConfig(RunConfig):
+    """Settings of training on given rows."""
+
+    mesh: str | None = None
+    """How several devices share the work, such as data=8 or fsdp=2,model=4 (JAX; see
+    docs/plan.md). None: one device."""
+    batch_tokens: int = 8192
+    """Tokens of an update, padding included."""
+    z_loss: float = 0.0
+    """Factor of the squared logarithm of the softmax's sum, added to the loss of training
+    (never to the held-out loss). 1e-4 keeps logits from drifting in long runs."""
+
+    # Watching, in updates. log_every divides evaluate_every and save_every.
+    log_every: int = 1
+    """Updates between two lines of the log."""
+    patience: int = 0
+    """Evaluations in a row without a better one that end the run early; 0: it never ends
+    early."""
+    peak_tflops: float | None = None
+    """Peak of one device in 10^12 operations a second, for the share of it that is reached
+    (MFU). None: by the data sheet, if the chip is known."""
+    tensorboard: bool = False
+    """Whether to write the log as TensorBoard events too (needs tensorboardX)."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name, low in {"batch_tokens": 1, "log_every": 1, "patience": 0}.items():
+            at_least(self, name, low)
+        if self.peak_tflops is not None:
+            above(self, "peak_tflops", 0)
+        at_least(self, "z_loss", 0)
+        self._check_divisors()
+
+    def _check_divisors(self):
+        for name in ("evaluate_every", "save_every"):
+            if getattr(self, name) % self.log_every:
+                raise ValueError(
+                    f"{name}={getattr(self, name)} must be a multiple of "
+                    f"log_every={self.log_every}."
+                )
+        length = self.sequence_length
+        if length is not None and self.batch_tokens % (length * self.accumulation):
+            raise ValueError(
+                f"batch_tokens={self.batch_tokens} must be a multiple of sequence_length "
+                f"x accumulation = {length} x {self.accumulation}."
             )
 
 

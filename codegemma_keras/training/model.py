@@ -40,7 +40,8 @@ def described(config, device) -> str:
         what = f"adapter of rank {config.lora_rank} in float32 over a {base}"
     else:
         what = "all weights in float32"
-    where = f"{device}, mesh {config.mesh}" if config.mesh else device
+    mesh = getattr(config, "mesh", None)
+    where = f"{device}, mesh {mesh}" if mesh else device
     return f"trains {what}; computes in {compute}; on {where}"
 
 
@@ -91,14 +92,18 @@ def add_adapter(lm, config, name, token_rows=()):
         )
 
 
-def compile_model(lm, config, steps):
+def compile_model(lm, config, steps, loss=None):
     """Compile with AdamW for a run of `steps` updates.
 
     Args:
         lm: the model.
-        config: `TrainingConfig`, with nothing left to derive.
+        config: `RunConfig`, with nothing left to derive.
         steps: int.
+        loss: that of a part, of which an update is the mean; default: that of the next
+            token, whose parts the loop makes the mean over the weights.
     """
+    if loss is None:
+        loss = NextTokenLoss(z_loss=config.z_loss, reduction="sum_over_batch_size")
     parts = config.accumulation
     rate = schedules.learning_rate(
         config.schedule,
@@ -123,8 +128,7 @@ def compile_model(lm, config, steps):
     on_cpu = hardware.device_name() == "cpu"
     lm.compile(
         optimizer=optimizer,
-        # Parts of a batch add up; the loop makes it the mean over the weights.
-        loss=NextTokenLoss(z_loss=config.z_loss, reduction="sum_over_batch_size"),
+        loss=loss,
         weighted_metrics=[],
         # On a CPU, TensorFlow's own kernels know bfloat16 instructions; XLA's do not.
         jit_compile=not (on_cpu and keras.backend.backend() == "tensorflow"),

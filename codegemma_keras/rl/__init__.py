@@ -1,0 +1,12 @@
+"""Reinforcement learning: what is sampled, what it is worth, and what is learnt of it.
+
+    rollout             prompts -> groups of answers with their log-probabilities
+    rewards             answers -> numbers, by functions with TRL's signature
+    mathematics         whether an answer equals the right one
+    losses              rewards -> advantages -> a loss of log-probabilities
+    log_probabilities   of given tokens, with a gradient, without logits [B, T, V]
+    update              answers as packed rows, and the step
+    curve               what a run shows
+
+The recipe that puts them together is `recipes/rl.py`.
+"""
