@@ -17,7 +17,7 @@ PLAIN := tests/data tests/sandbox tests/tasks tests/recipes/test_conversations.p
   $(filter-out %/test_evals.py %/test_model.py,$(wildcard tests/evals/test_*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint contracts platforms test-plain test-jax test-tensorflow test-real-vocabulary test-beam test-harnesses notebooks \
+.PHONY: help demo test lint contracts platforms test-plain test-jax test-tensorflow test-real-vocabulary test-beam test-harnesses rl-goldens notebooks \
   notebooks-check notebooks-smoke lab wheel format clean
 
 help:  ## Show this list.
@@ -58,6 +58,9 @@ test-beam: .venv-beam/.installed  ## Not in `test`: the pipeline on Apache Beam,
 
 test-harnesses: .venv-evals/.installed  ## Not in `test`: lm-evaluation-harness and Inspect on our models; its own environment.
 	KERAS_BACKEND=jax .venv-evals/bin/python -m pytest tests/optional/harnesses.py -p no:cacheprovider --noconftest
+
+rl-goldens: .venv-trl/.installed  ## Not in `test`: goldens of the losses, from TRL in its own environment.
+	.venv-trl/bin/python tools/rl_goldens.py
 
 notebooks: $(VENV)/.installed-dev  ## Build and execute every notebook in full; under an hour.
 	$(BIN)/python tools/notebooks.py run
@@ -100,6 +103,11 @@ $(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
 	@echo "Installing into $(VENV), with the tools and the peers that tests compare to."
 	$(PIP) install --quiet --editable '.[dev]'
 	@touch $@ $(VENV)/.installed $(VENV)/.installed-notebooks
+
+.venv-trl/.installed: tools/rl_goldens.py
+	$(PYTHON) -m venv .venv-trl
+	.venv-trl/bin/python -m pip install --quiet 'trl==1.16.0' 'torch==2.13.0'
+	@touch $@
 
 .venv-beam/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv-beam

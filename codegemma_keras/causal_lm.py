@@ -140,6 +140,8 @@ class CodeGemmaCausalLM(keras_hub.models.CausalLM):
             jit_compile=jit_compile,
             **kwargs,
         )
+        if self._loss_of_hidden is not None:
+            self.loss = self._compile_loss = None  # Keras keeps those of before
         # Keras scales the loss of mixed_float16 only; an adapter on a float16 base
         # needs it as much.
         scale = kwargs.get("auto_scale_loss", True)

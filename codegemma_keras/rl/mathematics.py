@@ -13,8 +13,8 @@ from codegemma_keras import sandbox
 from codegemma_keras.tasks import answers
 
 AT_ONCE = 500  # their verdicts fit in the output that a result keeps
-# It imports SymPy, and may take up to two seconds for an answer.
-LIMITS = sandbox.Limits(seconds=60.0, memory_mb=2048)
+START = 30.0  # seconds to import SymPy, on a busy machine
+EACH = 2.0  # seconds an answer, on average; one alone may take three times that
 
 PROGRAM = """
 import json, logging
@@ -22,9 +22,9 @@ from math_verify import parse, verify
 logging.disable(logging.CRITICAL)
 for gold, text in json.loads({pairs!r}):
     try:
-        right = parse(gold, parsing_timeout=1)
+        right = parse(gold, parsing_timeout=20)
         print(None if not right else float(
-            verify(right, parse(text, parsing_timeout=1), timeout_seconds=1)))
+            verify(right, parse(text, parsing_timeout=3), timeout_seconds=3)))
     except Exception:
         print(0.0)
 """
@@ -74,7 +74,8 @@ def _verified(pairs, isolation):
 def _in_a_process(pairs, isolation):
     """Verdicts of pairs; where all at once meet a limit, each half is tried alone."""
     program = PROGRAM.format(pairs=json.dumps(pairs))
-    result = sandbox.run(program, LIMITS, least=isolation)
+    limits = sandbox.Limits(seconds=START + EACH * len(pairs), memory_mb=2048)
+    result = sandbox.run(program, limits, least=isolation)
     lines = result.output.split()
     if not result.passed or len(lines) != len(pairs):
         if len(pairs) == 1:

@@ -20,6 +20,7 @@ import importlib
 import importlib.util
 import math
 import pathlib
+import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -30,6 +31,7 @@ from codegemma_keras.tasks.instruct import FENCE, code_of
 from codegemma_keras.tasks.prompts import Prompt
 
 Reward = Callable[..., list]
+ANY_FENCE = re.compile(r"```\w*[ \t]*\n(.*?)```", re.DOTALL)
 
 
 def passes_tests(
@@ -38,6 +40,7 @@ def passes_tests(
     tests=None,
     names=None,
     after=None,
+    wrapper=None,
     isolation="bubblewrap",
     **columns,
 ):
@@ -49,11 +52,19 @@ def passes_tests(
     Columns:
         tests: list of str, each a line of Python that calls the functions and raises.
         names: list of str, the functions that the tests call.
+        wrapper: str, where the answer is no Python: a program in which `ANSWER` stands
+            for its text.
     """
-    return [
-        None if verdict is None else float(all(verdict))
-        for verdict in _verdicts(prompts, completions, tests, names, after, isolation)
-    ]
+    if tests is None:
+        return [None] * len(prompts)
+    programs = _programs(prompts, completions, after, wrapper)
+    judged = [place for place, each in enumerate(tests) if each is not None]
+    cases = [(programs[p], "\n".join(tests[p]), list(names[p])) for p in judged]
+    found = [None] * len(prompts)
+    results = sandbox.check_all(cases, least=isolation)
+    for place, result in zip(judged, results, strict=True):
+        found[place] = float(result.passed)
+    return found
 
 
 def share_of_tests(
@@ -62,48 +73,44 @@ def share_of_tests(
     tests=None,
     names=None,
     after=None,
+    wrapper=None,
     isolation="bubblewrap",
     **columns,
 ):
     """The share of its tests that the program passes; each is run apart."""
     if tests is None:
         return [None] * len(prompts)
-    alone = [None if t is None else [[test] for test in t] for t in tests]
-    flat = [(place, test) for place, each in enumerate(alone) for test in (each or ())]
-    verdicts = _verdicts(
-        [prompts[place] for place, _ in flat],
-        [completions[place] for place, _ in flat],
-        [test for _, test in flat],
-        None if names is None else [names[place] for place, _ in flat],
-        None if after is None else [after[place] for place, _ in flat],
-        isolation,
-    )
-    found = [[] for _ in prompts]
-    for (place, _), verdict in zip(flat, verdicts, strict=True):
-        found[place] += verdict
+    programs = _programs(prompts, completions, after, wrapper)
+    cases, places = [], []
+    for place, each in enumerate(tests):
+        for test in each or ():
+            cases.append((programs[place], test, list(names[place])))
+            places.append(place)
+    passed = [[] for _ in prompts]
+    results = sandbox.check_all(cases, least=isolation)
+    for place, result in zip(places, results, strict=True):
+        passed[place].append(result.passed)
     return [
-        None if t is None else float(np.mean(each))
-        for t, each in zip(alone, found, strict=True)
+        None if each is None else float(np.mean(passed[place]))
+        for place, each in enumerate(tests)
     ]
 
 
-def _verdicts(prompts, completions, tests, names, after, isolation):
-    """A list of one bool for each answer; None where there are no tests."""
-    cases, places = [], []
-    tests = [None] * len(prompts) if tests is None else tests
+def _programs(prompts, completions, after, wrapper):
+    """The program of each answer; see `passes_tests`."""
+    found = []
     for place, (prompt, completion) in enumerate(
         zip(prompts, completions, strict=True)
     ):
-        if tests[place] is None:
-            continue
-        rest = None if after is None else after[place]
-        code = code_of(completion) if rest is None else prompt + completion + rest
-        cases.append((code, "\n".join(tests[place]), list(names[place])))
-        places.append(place)
-    found = [None] * len(prompts)
-    results = sandbox.check_all(cases, least=isolation) if cases else []
-    for place, result in zip(places, results, strict=True):
-        found[place] = [result.passed]
+        if after is not None and after[place] is not None:
+            program = prompt + completion + after[place]
+        elif wrapper is not None and wrapper[place] is not None:
+            block = ANY_FENCE.search(completion)
+            text = (block[1] if block else completion).strip()
+            program = wrapper[place].replace("ANSWER", repr(text))
+        else:
+            program = code_of(completion)
+        found.append(program)
     return found
 
 

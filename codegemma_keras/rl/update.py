@@ -169,7 +169,11 @@ def update(lm, parts: Sequence[Part]) -> dict[str, float]:
     Args:
         lm: compiled with a `PolicyLoss`, and with as many accumulation steps as parts.
     """
-    logs = [lm.train_on_batch(p.inputs, p.targets, return_dict=True) for p in parts]
+    logs = []
+    for part in parts:
+        # Keras's own: KerasHub's would preprocess, and wants one tensor of targets.
+        x, y = keras.tree.map_structure(ops.convert_to_tensor, tuple(part))
+        logs.append(keras.Model.train_on_batch(lm, x, y, return_dict=True))
     found = {
         name: float(np.mean([float(log[name]) for log in logs]))
         for name in ("loss", *MEANS)

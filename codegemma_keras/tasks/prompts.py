@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from codegemma_keras import chat, fim
-from codegemma_keras.tasks import maths
+from codegemma_keras.tasks import maths, programs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,9 +63,32 @@ def _maths(name, count, seed, held_out):
         yield Prompt(f"maths/{name}", problem.question, columns=columns)
 
 
+def _questions(group, make):
+    """Maker of prompts whose tasks are `(question, columns)`."""
+
+    def prompts(name, count, seed, held_out):
+        for text, columns in programs.distinct(make, name, count, seed, held_out):
+            yield Prompt(f"{group}/{name}", text, columns=columns)
+
+    return prompts
+
+
+def _infilling(name, count, seed, held_out):
+    make = programs.infilling_task
+    for before, after, columns in programs.distinct(make, name, count, seed, held_out):
+        yield Prompt(f"infilling/{name}", before, after, columns)
+
+
 # group -> (its families, maker of prompts of one: name, count, seed, held_out)
 GROUPS: dict[str, tuple[tuple[str, ...], Callable]] = {
     "maths": (tuple(maths.FAMILIES), _maths),
+    "functions": (
+        programs.FUNCTIONS,
+        _questions("functions", programs.function_task),
+    ),
+    "infilling": (programs.INFILLING, _infilling),
+    "regex": (programs.REGEX, _questions("regex", programs.regex_task)),
+    "sql": (programs.SQL, _questions("sql", programs.sql_task)),
 }
 
 

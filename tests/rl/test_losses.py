@@ -78,18 +78,14 @@ def test_dpo_is_that_of_trl():
     signs = np.tile([1.0, -1.0], half).astype("float32")
     loss, gradient = loss_of("dpo", TENSORS["now"][order], signs, **pairs)
     assert loss == pytest.approx(golden["loss"], abs=1e-5)
-    np.testing.assert_allclose(
-        gradient, np.array(golden["gradient"])[order], atol=1e-5
-    )
+    np.testing.assert_allclose(gradient, np.array(golden["gradient"])[order], atol=1e-5)
 
 
 @pytest.mark.parametrize("name", OF_GROUPS)
 def test_on_policy_the_gradient_is_reinforce(name):
     """At ratio 1 and without a divergence, it is -advantage, weighed by token."""
     advantages = ALGORITHMS[name].advantages(TENSORS["rewards"]).ravel()
-    _, gradient = loss_of(
-        name, TENSORS["old"], advantages, reference=TENSORS["old"]
-    )
+    _, gradient = loss_of(name, TENSORS["old"], advantages, reference=TENSORS["old"])
     mask, limit = TENSORS["mask"], GOLDEN["limit"]
     lengths = mask.sum(axis=1, keepdims=True)
     share = {
@@ -99,9 +95,7 @@ def test_on_policy_the_gradient_is_reinforce(name):
         "dr_grpo": 1 / (len(mask) * limit) * np.ones_like(lengths),
         "dapo": 1 / mask.sum() * np.ones_like(lengths),
     }[name]
-    np.testing.assert_allclose(
-        gradient, -advantages[:, None] * mask * share, atol=1e-6
-    )
+    np.testing.assert_allclose(gradient, -advantages[:, None] * mask * share, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", OF_GROUPS)
