@@ -71,28 +71,29 @@ def curve(out):
     ]
 
 
-def test_the_reward_rises_and_the_engine_and_the_update_agree(folder):
-    lm = run(config(folder, "whole", steps=16))
-    rows = curve(folder / "whole")
-    steps = [row for row in rows if row["step"]]
-    assert rows[0]["held_out_pass_1"] is not None
+def test_the_reward_rises_and_engine_and_update_agree(folder):
+    settings = config(
+        folder,
+        "rises",
+        lora_rank=0,
+        beta=0.0,
+        learning_rate=1e-2,
+        steps=20,
+        group_size=8,
+        rollout_rows=32,
+        save_every=20,
+        evaluate_every=0,
+    )
+    run(settings)
+    rows = curve(folder / "rises")
     first, last = (
-        np.mean([row["reward"] for row in part]) for part in (steps[:4], steps[-4:])
+        np.mean([row["reward"] for row in part]) for part in (rows[:4], rows[-4:])
     )
     assert last > first + 0.05
-    assert max(row["largest_gap"] for row in steps) < 1e-4  # float32
-    assert abs(steps[0]["kl"]) < 1e-6  # the adapter is zero before the first update
-    assert steps[-1]["kl"] > 1e-4
-    assert (folder / "whole" / "curve.png").stat().st_size > 1000
-    again = CodeGemmaCausalLM.from_preset(str(folder / "preset"))
-    lora.load(again, folder / "whole" / "adapter")
-    ids = np.arange(3, 13)[None]
-    x = {"token_ids": ids, "padding_mask": np.ones_like(ids)}
-    np.testing.assert_allclose(
-        keras.ops.convert_to_numpy(again(x)),
-        keras.ops.convert_to_numpy(lm(x)),
-        atol=1e-6,
-    )
+    assert rows[-1]["entropy"] < rows[0]["entropy"]
+    assert max(row["largest_gap"] for row in rows) < 1e-4  # float32
+    assert (folder / "rises" / "curve.png").stat().st_size > 1000
+    assert (folder / "rises" / "preset" / "config.json").exists()
 
 
 def command(settings):
@@ -111,7 +112,11 @@ def test_killed_runs_go_on_with_the_same_answers_and_weights(folder):
         data=str(folder / "prompts.jsonl"),
         rewards=(f"{__file__}:letters",),
     )
-    rl.train(settings)
+    lm = rl.train(settings)
+    rows = curve(folder / "undisturbed")
+    assert rows[0]["held_out_pass_1"] is not None
+    assert abs(rows[1]["kl"]) < 1e-6  # a new adapter is the first model itself
+    assert rows[-1]["kl"] > 1e-4
     killed = dataclasses.replace(settings, out=str(folder / "killed"))
     for step in (3, 5):
         with subprocess.Popen(
@@ -128,6 +133,15 @@ def test_killed_runs_go_on_with_the_same_answers_and_weights(folder):
         for name in ("undisturbed", "killed")
     )
     assert first == second
+    again = CodeGemmaCausalLM.from_preset(str(folder / "preset"))
+    lora.load(again, folder / "killed" / "adapter")
+    ids = np.arange(3, 13)[None]
+    x = {"token_ids": ids, "padding_mask": np.ones_like(ids)}
+    np.testing.assert_allclose(
+        keras.ops.convert_to_numpy(again(x)),
+        keras.ops.convert_to_numpy(lm(x)),
+        atol=1e-6,
+    )
 
 
 def test_all_groups_without_signal_stop_the_run(folder):
