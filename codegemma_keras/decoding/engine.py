@@ -179,7 +179,7 @@ class Engine:
                 scores, greedy = map(np.asarray, program(ids))
             for values, taken, i in zip(scores, greedy, chosen, strict=False):
                 size = len(rows[i])
-                results[i] = values[:size].copy(), taken[:size].copy()
+                results[i] = values[:size].copy(), taken[:size] > 0
         return results
 
     # Limits

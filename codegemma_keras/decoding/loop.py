@@ -169,8 +169,8 @@ def score(backbone, token_ids):
         token_ids: int `[B, T]`, right-padded; SCORE_SPAN divides T.
 
     Returns:
-        float32 `[B, T]`; the first column, which nothing predicts, is 0. And bool
-        `[B, T]`: whether greedy decoding would take the token.
+        float32 `[B, T]`; the first column, which nothing predicts, is 0. And int32
+        `[B, T]`: 1 where greedy decoding would take the token.
     """
     hidden = backbone.forward(token_ids)  # [B, T, D]
     rows, length = token_ids.shape
@@ -185,6 +185,7 @@ def score(backbone, token_ids):
         picked = ops.take_along_axis(logits, wanted[:, :, None], axis=-1)[..., 0]
         picked = picked - ops.logsumexp(logits, axis=-1)
         best = ops.cast(ops.argmax(logits, axis=-1), wanted.dtype) == wanted
+        best = ops.cast(best, "int32")
         return (
             start + SCORE_SPAN,
             ops.slice_update(scores, [zero, start], picked),
@@ -192,7 +193,7 @@ def score(backbone, token_ids):
         )
 
     zeros = ops.zeros((rows, length), "float32")
-    never = ops.zeros((rows, length), "bool")
+    never = ops.zeros((rows, length), "int32")
     start = ops.zeros_like(token_ids[0, 0])
     _, scores, greedy = ops.while_loop(
         lambda start, *_: start < length, body, (start, zeros, never)

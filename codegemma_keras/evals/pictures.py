@@ -61,8 +61,8 @@ def score_bars(rows: Sequence[tuple[str, float, tuple[float, float], float | Non
 
 
 def grid(shares: Sequence[float]) -> str:
-    """A small square for each problem, in the order of the data; green: solved."""
-    columns = max(1, min(60, math.ceil(math.sqrt(len(shares) * 4))))
+    """A small square for each problem, row by row; green: solved."""
+    columns = max(24, min(60, math.ceil(math.sqrt(len(shares) * 4))))
 
     def fill(axes):
         rows = math.ceil(len(shares) / columns)

@@ -275,9 +275,9 @@ def _details(run):
         for v in summary.lines(run["folder"] / "verdicts.jsonl")
     }
     shares = {}
-    for (problem, _), verdict in sorted(verdicts.items()):
+    for (problem, _), verdict in sorted(verdicts.items(), key=_natural):
         shares.setdefault(problem, []).append(verdict["passed"])
-    yield "<p>Every problem, solved (green) or not:</p>"
+    yield "<p>Every problem by its name, row by row; green is solved:</p>"
     yield _picture(pictures.grid([sum(v) / len(v) for v in shares.values()]))
     passed = [verdicts[s["task_id"], s["index"]]["passed"] for s in samples]
     for key, label in (
@@ -303,6 +303,13 @@ def _details(run):
         if "log_likelihoods" in record:
             yield f"<p>Log-likelihoods: {_text(record['log_likelihoods'])}</p>"
         yield "</details>"
+
+
+def _natural(item):
+    """So that problem 2 comes before problem 10."""
+    (problem, index), _ = item
+    parts = re.split(r"(\d+)", problem)
+    return [int(p) if p.isdigit() else p for p in parts], index
 
 
 def visible(text) -> str:
