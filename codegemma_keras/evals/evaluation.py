@@ -94,13 +94,7 @@ def evaluate(
         FileNotFoundError: the data of a task are nowhere.
         RuntimeError: no sandbox as strong as was asked for.
     """
-    made, data = [], data or Data()
-    for name in catalog.names(tasks):
-        data.digests.clear()
-        task = catalog.make(name, convention, data)
-        made.append((in_chat(task) if chat else task, dict(data.digests)))
-    if not made:
-        raise ValueError(f"Name a task: {', '.join(catalog.TASKS)}.")
+    made = _make(tasks, convention, data or Data(), chat)
     if any(task.case for task, _ in made):
         accepted(judging.least)  # before hours of generation
     ask, said = _asker(preset, dtype, answers, settings, chat)
@@ -128,6 +122,18 @@ def evaluate(
             comparison.write(out / name, pathlib.Path(compared_with) / name)
     report.write(out)
     return found
+
+
+def _make(names, convention, data, chat):
+    """`(task, hashes of its data)` of each name."""
+    made = []
+    for name in catalog.names(names):
+        data.digests.clear()
+        task = catalog.make(name, convention, data)
+        made.append((in_chat(task) if chat else task, dict(data.digests)))
+    if not made:
+        raise ValueError(f"Name a task: {', '.join(catalog.TASKS)}.")
+    return made
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ import pytest
 
 from codegemma_keras.evals import catalog
 from codegemma_keras.evals.data import Data
-from codegemma_keras.evals.task import Hole
+from codegemma_keras.evals.task import Hole, Message, in_chat
 
 SIZES = {
     "humaneval": 164,
@@ -79,3 +79,21 @@ def test_unknown_tasks_name_the_nearest():
     assert (
         len(catalog.names(["humaneval-infilling", "humaneval-infilling-single"])) == 2
     )
+
+
+def test_in_chat_a_whole_function_or_the_rest_of_one_is_taken():
+    plain = catalog.make("humaneval", "paper", Data())
+    task = in_chat(plain)
+    problem = task.problems[0]
+    said = task.prompt(problem)
+    assert isinstance(said, Message)
+    assert problem.row["prompt"] in said.text
+    whole = problem.row["prompt"] + task.canonical(problem)
+    for text in (whole, task.canonical(problem)):
+        answer = task.answer(problem, f"Sure:\n```python\n{text}```\nThat is it.")
+        program = task.program(problem, answer)
+        space = {}
+        exec(program, space)
+        assert space["has_close_elements"]([1.0, 1.1], 0.5)
+    with pytest.raises(ValueError, match="asked at a cursor"):
+        in_chat(catalog.make("humaneval-infilling-light", "paper", Data()))
