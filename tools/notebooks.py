@@ -31,6 +31,7 @@ import pathlib
 import platform
 import re
 import sys
+import tomllib
 
 import jupytext
 import nbformat
@@ -38,12 +39,17 @@ import nbformat
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 
 import notebook_execution
+import platforms
 from notebook_execution import ROOT, NotebookError, output_problems, tags_of
 
 TUTORIALS = ROOT / "tutorials"
 NOTEBOOKS = ROOT / "notebooks"
 RESULTS = ROOT / "benchmarks" / "results"
-REPOSITORY = "codegemma-keras/codegemma-keras"  # on GitHub; what the badges open
+# Where the package is had, and what the badges open. Set in one place, pyproject.toml.
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))[
+    "project"
+]
+REPOSITORY = PROJECT["urls"]["Repository"]
 MAX_BYTES = 300_000  # of a notebook with its outputs: GitHub shows no large ones
 METADATA = {
     "kernelspec": {
@@ -54,18 +60,31 @@ METADATA = {
     "language_info": {"name": "python"},
 }
 INSTALL = """\
-# Colab and Kaggle: this installs the package. Where it is installed, nothing happens.
+# On Colab and Kaggle this installs the package, and leaves all that is there as it is.
+# Where the package is installed already, nothing happens.
+import importlib.metadata
 import importlib.util
 import os
+import sys
 
 os.environ.setdefault("KERAS_BACKEND", BACKEND
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's start-up messages
 if importlib.util.find_spec("codegemma_keras") is None:
-    %pip install -q "codegemma-keras[notebooks]"
+    there = {d.name: d.version for d in importlib.metadata.distributions()}
+    names = "NAMES".split()
+    held = " ".join(f"{name}=={there[name]}" for name in names if name in there)
+    kaggle = "KAGGLE_KERNEL_RUN_TYPE" in os.environ
+    place = "Colab" if "google.colab" in sys.modules else "Kaggle" if kaggle else "here"
+    print(f"Installing codegemma-keras ({place}). These versions stay: {held}")
+    %pip install -q "codegemma-keras[notebooks] @ git+REPOSITORY" {held}
     importlib.invalidate_caches()
     if importlib.util.find_spec("codegemma_keras") is None:
         raise ImportError("pip could not install codegemma-keras. Is there a network?")
-    print("If Keras was imported before this cell, restart the session now.")"""
+    if "keras" in sys.modules:
+        raise RuntimeError(
+            "Keras was imported before this cell, perhaps on another backend. "
+            "Restart the session once, and run all cells again."
+        )"""
 # What the install cell says of a notebook's own backend.
 BACKENDS = {
     "jax": '"jax")  # or "tensorflow"; before importing Keras',
@@ -129,7 +148,9 @@ def make(file, costs=None):
     made = [
         nbformat.v4.new_markdown_cell(f"{head}\n{rest}".rstrip()),
         nbformat.v4.new_code_cell(
-            INSTALL.replace("BACKEND\n", f"{BACKENDS[backend_of(cells)]}\n"),
+            INSTALL.replace("BACKEND\n", f"{BACKENDS[backend_of(cells)]}\n")
+            .replace("NAMES", " ".join(platforms.HELD))
+            .replace("REPOSITORY", REPOSITORY),
             metadata={"tags": ["install"]},
         ),
     ]
@@ -161,9 +182,10 @@ def backend_of(cells):
 
 def badges(name):
     """Markdown of the links that open a notebook in Colab and Kaggle."""
-    path = f"{REPOSITORY}/blob/main/notebooks/{name}.ipynb"
+    source = f"{REPOSITORY}/blob/main/notebooks/{name}.ipynb"
+    path = source.removeprefix("https://github.com/")
     colab = f"https://colab.research.google.com/github/{path}"
-    kaggle = f"https://kaggle.com/kernels/welcome?src=https://github.com/{path}"
+    kaggle = f"https://kaggle.com/kernels/welcome?src={source}"
     image = "https://colab.research.google.com/assets/colab-badge.svg"
     image_kaggle = "https://kaggle.com/static/images/open-in-kaggle.svg"
     return (
