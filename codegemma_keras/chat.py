@@ -11,9 +11,13 @@ Gemma was trained on no system turn. Leading messages of role `"system"` or `"de
 are therefore folded into the first user message, with an empty line between, as is usual;
 they then are user text, and `parse` gives them back as such.
 
+That is the format `"gemma"`. Models of another origin may have been taught other names of
+the roles, and a system turn: see `Format`.
+
 Left out: tools and images, for which CodeGemma has no turns.
 """
 
+import dataclasses
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -32,11 +36,39 @@ ROLES = {
 }
 TOOLS = ("tool", "function", "ipython")
 
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """How turns are written.
+
+    Attributes:
+        model: what the model's role is called in a prompt.
+        has_system: whether there is a system turn; if not, a system message is folded
+            into the first user message.
+        system: the system message where a conversation has none; None: no turn for it.
+    """
+
+    model: str = MODEL
+    has_system: bool = False
+    system: str | None = None
+
+
+FORMATS = {
+    "gemma": Format(),
+    "smollm2": Format(
+        model="assistant",
+        has_system=True,
+        system="You are a helpful AI assistant named SmolLM, trained by Hugging Face",
+    ),
+}
+
 Message = Mapping[str, str]
 
 
 def render(
-    messages: Sequence[Message], add_generation_prompt: bool = False
+    messages: Sequence[Message],
+    add_generation_prompt: bool = False,
+    chat_format: str = "gemma",
 ) -> list[tuple[str | Control, bool]]:
     """A conversation as parts, each with whether it belongs to an answer.
 
@@ -46,6 +78,7 @@ def render(
             may lead: they are folded into the first user message.
         add_generation_prompt: end with `<start_of_turn>model↵`, so that the model
             answers next. The last message must then be the user's.
+        chat_format: one of `FORMATS`.
 
     Returns:
         `(part, is_answer)` pairs; bos is not among them. An empty message of the model
@@ -55,7 +88,9 @@ def render(
         TypeError: messages that are no list of mappings to strings.
         ValueError: no message; roles that are unknown or do not alternate.
     """
-    turns = normalize(messages)
+    turns, form = normalize(messages, chat_format), FORMATS[chat_format]
+    if form.system is not None and turns[0][0] != SYSTEM:
+        turns.insert(0, (SYSTEM, form.system))
     if add_generation_prompt and turns[-1][0] == MODEL:
         raise ValueError(
             "add_generation_prompt=True, but the last message is the model's: nothing "
@@ -63,16 +98,21 @@ def render(
         )
     parts = []
     for role, content in turns:
-        parts += [(START_OF_TURN, False), (role + "\n", False)]
+        name = form.model if role == MODEL else role
+        parts += [(START_OF_TURN, False), (name + "\n", False)]
         answer = role == MODEL and content != ""
         parts += [(content, answer), (END_OF_TURN, answer), ("\n", False)]
     if add_generation_prompt:
-        parts += [(START_OF_TURN, False), (MODEL + "\n", False)]
+        parts += [(START_OF_TURN, False), (form.model + "\n", False)]
     return parts
 
 
-def normalize(messages: Sequence[Message]) -> list[tuple[str, str]]:
+def normalize(
+    messages: Sequence[Message], chat_format: str = "gemma"
+) -> list[tuple[str, str]]:
     """Messages as alternating `(role, content)`: trimmed, system messages folded in.
+
+    In a format that has a system turn, they become one, which leads.
 
     Raises: as `render`.
     """
@@ -93,8 +133,11 @@ def normalize(messages: Sequence[Message]) -> list[tuple[str, str]]:
                 "CodeGemma has no system turn: a system message is put before the first "
                 "user message, so a user message must follow it."
             )
-        folded = [content for _, content in (*leading, turns[0]) if content]
-        turns[0] = USER, "\n\n".join(folded)
+        has_system = FORMATS[chat_format].has_system
+        folded = [*leading, *([] if has_system else turns[:1])]
+        folded = "\n\n".join(content for _, content in folded if content)
+        if not has_system:
+            turns[0] = USER, folded
     for place, (role, _) in enumerate(turns):
         if role == SYSTEM:
             raise ValueError(
@@ -103,6 +146,8 @@ def normalize(messages: Sequence[Message]) -> list[tuple[str, str]]:
             )
         if role != (MODEL if place % 2 else USER):
             raise ValueError(_out_of_turn(first + place, role, place == 0))
+    if leading and has_system and folded:
+        turns.insert(0, (SYSTEM, folded))
     return turns
 
 
@@ -180,7 +225,8 @@ def _check_between(text, after_turn, place):
 
 def _message(text, place):
     role, newline, content = text.partition("\n")
-    if not newline or role not in (USER, MODEL):
+    role = ROLES.get(role)
+    if not newline or role is None:
         raise ValueError(
             f"The turn that ends at part {place} starts with {text!r:.40}, not with a "
             "role and a newline."

@@ -58,7 +58,8 @@ SUFFIX = Control("<|fim_suffix|>")
 FILE_SEPARATOR = Control("<|file_separator|>")
 SENTINELS = (PREFIX, MIDDLE, SUFFIX)
 # A model goes on with `<|file_separator|>another_file.py` after a good completion.
-STOP = (PREFIX, MIDDLE, SUFFIX, FILE_SEPARATOR, END, Control("<end_of_turn>"))
+# Bos begins another text.
+STOP = (PREFIX, MIDDLE, SUFFIX, FILE_SEPARATOR, END, START, Control("<end_of_turn>"))
 
 Parts = list[str | Control]
 Context = Sequence[tuple[str, str]]

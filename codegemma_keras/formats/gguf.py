@@ -18,7 +18,13 @@ import ml_dtypes
 import numpy as np
 
 from codegemma_keras import chat, fim
-from codegemma_keras.formats import checks, hub, sentencepiece_model, weights
+from codegemma_keras.formats import (
+    checks,
+    hub,
+    sentencepiece_model,
+    tokenizer_json,
+    weights,
+)
 
 ENDING = ".gguf"
 _HEAD = "output.weight"
@@ -41,12 +47,14 @@ _FOUND_IN_TEXT = {
 class File:
     """A model in one GGUF file; methods as of `keras_hub.Folder`."""
 
+    architecture = "gemma"
+
     def __init__(self, files: hub.Files):
         self.name = files.name
         self._path = files.location
         self._fields, self._tensors = read_header(self._path)
         kind = self._fields.get("general.architecture")
-        if kind != "gemma":
+        if kind != self.architecture:
             raise ValueError(
                 f"{self.name} holds a model of architecture {kind!r:.60}. Supported are "
                 "CodeGemma and Gemma 1 ('gemma')."
@@ -64,7 +72,7 @@ class File:
         for key, expected in same.items():
             if (value := self._field(key, expected)) != expected:
                 raise ValueError(
-                    f"gemma.{key} of {self.name} is {value!r:.60}, and the head size "
+                    f"{self._key(key)} of {self.name} is {value!r:.60}, and the head size "
                     f"{size}: CodeGemma's network does not have that."
                 )
         scaling = self._field("rope.scaling.type", "none")
@@ -88,15 +96,22 @@ class File:
         config["layer_norm_epsilon"] = _shortest(config["layer_norm_epsilon"])
         return checks.backbone_config(config, self.name)
 
+    def _key(self, key):
+        return f"{self.architecture}.{key}"
+
     def _field(self, key, default=None):
-        return self._fields.get(f"gemma.{key}", default)
+        return self._fields.get(self._key(key), default)
 
     def _integer(self, key, default=None):
         value = self._field(key, default)
-        return checks.integer(value, f"gemma.{key} of {self.name}")
+        return checks.integer(value, f"{self._key(key)} of {self.name}")
 
-    def weights(self, config: dict) -> weights.Checkpoint:
-        """The weights, whose headers fit `config`."""
+    def checked_tensors(self, config: dict) -> tuple[dict, dict]:
+        """Rows of the name table and tensors, by GGUF's names.
+
+        Raises:
+            ValueError: the tensors do not fit `config`.
+        """
         tensors = dict(self._tensors)
         weights.check_layers(config, tensors, self.name)
         rows = {row.gguf: row for row in weights.table(config["num_layers"])}
@@ -114,6 +129,12 @@ class File:
                 f"{self.name}: {_HEAD} differs from token_embd.weight, and this "
                 "network's head is its embedding."
             )
+        return rows, tensors
+
+    def weights(self, config: dict) -> weights.Checkpoint:
+        """The weights, whose headers fit `config`."""
+        rows, tensors = self.checked_tensors(config)
+        shapes = {name: weights.shape_of(row, config) for name, row in rows.items()}
 
         def convert(name):
             row, shape = rows[name], shapes[name]
@@ -130,19 +151,19 @@ class File:
         )
 
     def tokenizer_config(self) -> dict:
-        """Arguments of `CodeGemmaTokenizer`: a SentencePiece model made of the fields."""
+        """Arguments of `CodeGemmaTokenizer`: a vocabulary file made of the fields."""
         kind = self._fields.get("tokenizer.ggml.model")
+        if kind == "gpt2":
+            return {"proto": self._byte_level()}
         if kind != "llama":
             raise ValueError(
                 f"{self.name} has a tokenizer of kind {kind!r:.60}; SentencePiece's "
-                "('llama') is read."
+                "('llama') and byte-level BPE ('gpt2') are read."
             )
-        columns = []
-        for key, of in (("tokens", str), ("scores", float), ("token_type", int)):
-            column = self._fields.get(f"tokenizer.ggml.{key}")
-            if not isinstance(column, list) or any(type(v) is not of for v in column):
-                raise ValueError(f"tokenizer.ggml.{key} of {self.name} is damaged.")
-            columns.append(column)
+        columns = [
+            self._column(key, of)
+            for key, of in (("tokens", str), ("scores", float), ("token_type", int))
+        ]
         if len({len(column) for column in columns}) != 1:
             raise ValueError(f"{self.name}: tokens, scores and types differ in number.")
         control, user = sentencepiece_model.CONTROL, sentencepiece_model.USER_DEFINED
@@ -161,6 +182,28 @@ class File:
             )
         }
 
+    def _byte_level(self):
+        """A tokenizer.json of the fields."""
+        tokens, types = self._column("tokens", str), self._column("token_type", int)
+        if len(tokens) != len(types):
+            raise ValueError(f"{self.name}: tokens and types differ in number.")
+        control = sentencepiece_model.CONTROL
+        try:
+            return tokenizer_json.make(
+                tokens,
+                self._column("merges", str),
+                [i for i, kind in enumerate(types) if kind == control],
+                self._fields.get("tokenizer.ggml.pre", "gpt-2"),
+            )
+        except ValueError as error:
+            raise ValueError(f"Vocabulary of {self.name}: {error}") from None
+
+    def _column(self, key, of):
+        column = self._fields.get(f"tokenizer.ggml.{key}")
+        if not isinstance(column, list) or any(type(v) is not of for v in column):
+            raise ValueError(f"tokenizer.ggml.{key} of {self.name} is damaged.")
+        return column
+
     def _id(self, name):
         value = self._fields.get(f"tokenizer.ggml.{name}_token_id", -1)
         if value == -1:
@@ -174,7 +217,7 @@ class File:
         """Tokens that the model is made for."""
         length = self._field("context_length")
         if length is not None:
-            what = f"gemma.context_length of {self.name}"
+            what = f"{self._key('context_length')} of {self.name}"
             checks.integer(length, what, 1, checks.LONGEST_CONTEXT)
         return length
 

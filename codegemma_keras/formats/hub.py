@@ -7,6 +7,7 @@ says what to do. Left out: other hubs and cloud buckets; download, then pass the
 
 import dataclasses
 import os
+from collections.abc import Callable
 
 from codegemma_keras.formats import checks
 
@@ -23,6 +24,8 @@ class Files:
         name: what the caller asked for; the name in every message.
         location: a local folder, `kaggle://...` or `hf://...`.
         licence: page where the licence is accepted, for gated downloads; or None.
+        prepare: makes the local folder when the first file is asked for, and returns
+            its path; None: there is nothing to make.
 
     Each file is looked for once, however often it is asked for.
     """
@@ -30,6 +33,7 @@ class Files:
     name: str
     location: str
     licence: str | None = None
+    prepare: Callable[[], str] | None = None
     _found: dict = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
     def find(self, path: str) -> str | None:
@@ -45,12 +49,18 @@ class Files:
             self._found[path] = self._look_for(path)
         return self._found[path]
 
+    @property
+    def is_local(self) -> bool:
+        """Whether every file is on this machine already."""
+        return not self.location.startswith((KAGGLE, HUGGING_FACE))
+
     def _look_for(self, path):
         if self.location.startswith(KAGGLE):
             return self._from_kaggle(path)
         if self.location.startswith(HUGGING_FACE):
             return self._from_hugging_face(path)
-        local = os.path.join(self.location, *path.split("/"))
+        folder = self.location if self.prepare is None else self.prepare()
+        local = os.path.join(folder, *path.split("/"))
         return local if os.path.isfile(local) else None
 
     def get(self, path: str, mend: str) -> str:

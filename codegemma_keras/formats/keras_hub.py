@@ -25,6 +25,7 @@ METADATA = "metadata.json"
 WEIGHTS = "model.weights.h5"
 SHARDED_WEIGHTS = "model.weights.json"
 VOCABULARY = "assets/tokenizer/vocabulary.spm"
+JSON_VOCABULARY = "assets/tokenizer/tokenizer.json"
 
 # Our class -> the KerasHub class that folders name.
 CLASSES = {
@@ -116,7 +117,9 @@ class Folder:
                 "or Gemma's (CodeGemmaTokenizer). For other models use keras_hub."
             )
         config = _options(saved, f"{TOKENIZER} of {self.name}", _TOKENIZER_OPTIONS)
-        config["proto"] = self.files.read(VOCABULARY, _NO_TOKENIZER)
+        json_file = self.files.is_local and self.files.find(JSON_VOCABULARY)
+        vocabulary = JSON_VOCABULARY if json_file else VOCABULARY
+        config["proto"] = self.files.read(vocabulary, _NO_TOKENIZER)
         return config
 
     def preprocessor_config(self) -> tuple[str, dict] | None:
@@ -210,6 +213,7 @@ _TOKENIZER_OPTIONS = {
     "sequence_length": _maybe_length,
     "add_bos": _flag,
     "add_eos": _flag,
+    "chat_format": _name,
 }
 _PREPROCESSOR_OPTIONS = {
     **_LAYER_OPTIONS,
@@ -390,7 +394,8 @@ def _write_tokenizer(tokenizer, folder):
     assets = os.path.join(folder, os.path.dirname(VOCABULARY))
     os.makedirs(assets, exist_ok=True)
     _write_config(tokenizer, folder, TOKENIZER)
-    unlink(os.path.join(folder, VOCABULARY))  # It may be a link to another's.
+    for name in (VOCABULARY, JSON_VOCABULARY):  # They may be links to another's.
+        unlink(os.path.join(folder, name))
     tokenizer.save_assets(assets)
 
 
@@ -426,6 +431,10 @@ def as_keras_hub(value):
         if any(config[name] != constant for name, constant in _CONSTANTS.items()):
             return value
         del config["rope_max_wavelength"]
+    if theirs is keras_hub.models.GemmaTokenizer:
+        if value["config"].get("chat_format", "gemma") != "gemma":
+            return value
+        value["config"].pop("chat_format", None)
     if theirs is not None:
         value["module"] = theirs.__module__
         value["class_name"] = theirs.__name__

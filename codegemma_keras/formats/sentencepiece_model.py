@@ -29,6 +29,14 @@ def pieces(proto: bytes) -> Iterator[Piece]:
         yield piece
 
 
+def bytes_of(proto: bytes) -> list[bytes]:
+    """The bytes of each id; control pieces stand for their names here."""
+    return [
+        bytes([int(name[3:5], 16)]) if kind == BYTE else name.replace(SPACE, " ").encode()
+        for name, _, kind in pieces(proto)
+    ]
+
+
 def rewrite(
     proto: bytes,
     names: Mapping[int, str] | None = None,

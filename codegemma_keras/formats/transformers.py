@@ -4,6 +4,7 @@ Left out: another architecture, pickled weights (reading one runs code), code fr
 model's repository (never run), generation settings.
 """
 
+import itertools
 import os
 
 import numpy as np
@@ -13,6 +14,7 @@ from codegemma_keras.formats import (
     hub,
     safetensors,
     sentencepiece_model,
+    tokenizer_json,
     weights,
 )
 
@@ -65,16 +67,60 @@ class Folder:
         return _checkpoint(safetensors.tensors(paths), config, where, tied)
 
     def tokenizer_config(self) -> dict:
-        """Arguments of `CodeGemmaTokenizer`; `proto` is the vocabulary's bytes."""
-        mend = (
-            "It is the SentencePiece vocabulary, which this package reads instead of "
-            "tokenizer.json: copy it from the original model."
-        )
+        """Arguments of `CodeGemmaTokenizer`; `proto` is the vocabulary's bytes.
+
+        Raises:
+            FileNotFoundError: there is no vocabulary. ValueError: it is damaged, or two
+                disagree.
+        """
+        mend = "It is the vocabulary: copy it from the original model."
+        if self.files.find(TOKENIZER_FILE) is None:
+            if self.files.find(tokenizer_json.FILE) is None:
+                mend = f"Nor has it a {tokenizer_json.FILE}. {mend}"
+                self.files.get(TOKENIZER_FILE, mend)
+            proto = self.files.read(tokenizer_json.FILE, mend)
+            self._check_json(proto, *self._added_tokens())
+            self._check_json(proto, *self._listed_tokens())
+            return {"proto": proto}
         proto = self.files.read(TOKENIZER_FILE, mend)
         for added, file in (self._added_tokens(), self._listed_tokens()):
             if added:
                 proto = sentencepiece_model.with_added_tokens(proto, added, file)
+        # Of a download, the second file is not fetched: a repository is of one piece.
+        if self.files.is_local and self.files.find(tokenizer_json.FILE):
+            self._compare_tokenizers(proto)
         return {"proto": proto}
+
+    def _check_json(self, proto, added, file):
+        """Refuse added tokens that tokenizer.json calls otherwise."""
+        names = tokenizer_json.names(tokenizer_json.read(proto))
+        for i, token in added.items():
+            found = names[i] if i < len(names) else None
+            if found != token:
+                raise ValueError(
+                    f"{file} calls id {i} {token!r:.60}, and {tokenizer_json.FILE} calls "
+                    f"it {found!r:.60}. They are of two models."
+                )
+
+    def _compare_tokenizers(self, proto):
+        """Refuse a tokenizer.json whose ids mean other bytes than tokenizer.model's."""
+        of_json = tokenizer_json.bytes_of(
+            tokenizer_json.read(self.files.read(tokenizer_json.FILE, ""))
+        )
+        of_model = sentencepiece_model.bytes_of(proto)
+        if of_json == of_model:
+            return
+        pairs = itertools.zip_longest(of_model, of_json)
+        place = next(i for i, (a, b) in enumerate(pairs) if a != b)
+        shown = [
+            repr(found[place])[:60] if place < len(found) else "nothing"
+            for found in (of_model, of_json)
+        ]
+        raise ValueError(
+            f"{self.name} has two tokenizers that disagree: id {place} is {shown[0]} in "
+            f"{TOKENIZER_FILE} and {shown[1]} in {tokenizer_json.FILE}. Remove the one "
+            "that is not the model's."
+        )
 
     def _added_tokens(self):
         file = f"{ADDED_TOKENS} of {self.name}"

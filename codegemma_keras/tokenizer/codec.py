@@ -3,93 +3,62 @@
 What `CodeGemmaTokenizer.encode` and `decode*` are made of, without Keras, so that workers
 of the data pipeline start in a second and load neither TensorFlow nor JAX.
 
-The codec runs a copy of the SentencePiece model in which the control pieces have the
-type CONTROL, which SentencePiece never finds in text: only a `fim.Control` becomes a
-control token, and every byte comes back.
+Only a `fim.Control` becomes a control token, and every byte comes back, whichever file
+the vocabulary is of: `vocabularies` has one class for each.
 
 Left out: everything batched or in `tf.data`; that is `tokenizer.CodeGemmaTokenizer`.
 """
 
-import itertools
 import re
 from collections.abc import Iterable
 
 import numpy as np
-import sentencepiece
 
-from codegemma_keras import chat, fim
+from codegemma_keras import fim
 from codegemma_keras.fim import Control
-from codegemma_keras.formats import sentencepiece_model
-from codegemma_keras.formats.sentencepiece_model import SPACE
-
-# Attribute of the tokenizer -> the piece; `<attribute>_id` is its id.
-SPECIAL_TOKENS = {
-    "pad_token": fim.PAD,
-    "end_token": fim.END,
-    "start_token": fim.START,
-    "fim_prefix": fim.PREFIX,
-    "fim_middle": fim.MIDDLE,
-    "fim_suffix": fim.SUFFIX,
-    "file_separator": fim.FILE_SEPARATOR,
-    "start_of_turn": chat.START_OF_TURN,
-    "end_of_turn": chat.END_OF_TURN,
-}
-# What some checkpoints still call the sentinels, ids 67 to 70.
-OLD_NAMES = {
-    "<unused60>": str(fim.PREFIX),
-    "<unused61>": str(fim.MIDDLE),
-    "<unused62>": str(fim.SUFFIX),
-    "<unused63>": str(fim.FILE_SEPARATOR),
-}
-_BY_BYTES = re.compile(f"[{SPACE}\ud800-\udfff]+")
+from codegemma_keras.tokenizer import vocabularies
+from codegemma_keras.tokenizer.vocabularies import SPECIAL_TOKENS
 
 
 class PlainCodec:
-    """Parts to ids and back over a SentencePiece model; plain Python.
+    """Parts to ids and back over a vocabulary; plain Python.
 
     Args:
-        proto: a serialised SentencePiece model whose sentinels have their names.
+        proto: bytes of a vocabulary whose sentinels have their names: a SentencePiece
+            model, or a tokenizer.json.
 
     Raises:
-        ValueError: no valid model; the vocabulary lacks a control token or a byte
+        ValueError: no valid file; the vocabulary lacks a control token or a byte
             token, or changes text on the way.
     """
 
     def __init__(self, proto: bytes):
-        try:
-            if not proto:
-                raise RuntimeError("no bytes")
-            model = sentencepiece.SentencePieceProcessor(model_proto=proto)
-        except RuntimeError as error:
-            raise ValueError(
-                f"These {len(proto)} bytes are no valid SentencePiece model; they may be "
-                "truncated. Fetch the file again."
-            ) from error
-        size = model.vocab_size()
-        pieces = model.id_to_piece(list(range(size)))
+        self.vocabulary = vocabulary = vocabularies.read(proto)
+        pieces = vocabulary.pieces
         ids = {piece: i for i, piece in enumerate(pieces)}
         missing = [
             str(name) for name in SPECIAL_TOKENS.values() if str(name) not in ids
         ]
         if missing:
             raise ValueError(
-                f"The vocabulary of {size} pieces lacks the control tokens {missing}, so "
-                "prompts would silently turn into unknown tokens. Load a CodeGemma "
-                "vocabulary, or make one with "
+                f"The vocabulary of {len(pieces)} pieces lacks the control tokens "
+                f"{missing}, so prompts would silently turn into unknown tokens. Load a "
+                "CodeGemma vocabulary, or make one with "
                 "`codegemma_keras.tokenizer.training.train_tokenizer`."
             )
         self.control_ids = {name: ids[str(name)] for name in SPECIAL_TOKENS.values()}
-        unknown = model.unk_id()
-        for i, is_control in enumerate(model.is_control(list(range(size)))):
-            if is_control or i == unknown:
-                self.control_ids[Control(pieces[i])] = i
+        for i in sorted(vocabulary.controls):
+            self.control_ids.setdefault(Control(pieces[i]), i)
         self.controls = {i: name for name, i in self.control_ids.items()}
-        self._read_pieces(model, pieces)
-        types = dict.fromkeys(self.controls, sentencepiece_model.CONTROL)
-        types.pop(unknown)  # Never found in text as it is.
-        self._model = sentencepiece.SentencePieceProcessor(
-            model_proto=sentencepiece_model.rewrite(proto, types=types)
-        )
+        self.bytes_of = list(vocabulary.bytes_of)
+        for i in self.controls:
+            self.bytes_of[i] = b""
+        if len(vocabulary.byte_ids) != 256:
+            raise ValueError(
+                f"The vocabulary has {len(vocabulary.byte_ids)} of the 256 byte tokens, so "
+                "some text cannot be encoded. Train it with byte_fallback."
+            )
+        self._byte_ids = [vocabulary.byte_ids[value] for value in range(256)]
         probe = " \t  x\u00a0ﬁ①\r\n\n\0  "
         if self.decode_bytes(self.encode(probe)) != probe.encode():
             raise ValueError(
@@ -98,38 +67,9 @@ class PlainCodec:
                 "keeps white space; see `tokenizer_training`."
             )
 
-    def _read_pieces(self, model, pieces):
-        self.bytes_of = [piece.replace(SPACE, " ").encode() for piece in pieces]
-        byte_ids = {}
-        for i, is_byte in enumerate(model.is_byte(list(range(len(pieces))))):
-            if is_byte:
-                value = int(pieces[i][3:5], 16)  # <0x0A>
-                self.bytes_of[i] = bytes([value])
-                byte_ids[value] = i
-        for i in self.controls:
-            self.bytes_of[i] = b""
-        if len(byte_ids) != 256:
-            raise ValueError(
-                f"The vocabulary has {len(byte_ids)} of the 256 byte tokens, so some text "
-                "cannot be encoded. Train it with byte_fallback."
-            )
-        self._byte_ids = [byte_ids[value] for value in range(256)]
-
     def missing_pieces(self) -> list[int]:
-        """Ids before which the scores of a BPE vocabulary skip a piece.
-
-        Its pieces were learnt one after the other, with scores 0, -1, -2 and so on.
-        """
-        ids = [
-            i
-            for i in range(self._model.vocab_size())
-            if self._model.get_score(i) and i not in self.controls
-        ]
-        scores = [self._model.get_score(i) for i in ids]
-        steps = [before - score for before, score in itertools.pairwise(scores)]
-        if steps.count(1) < 0.9 * len(steps):
-            return []
-        return [i for i, step in zip(ids[1:], steps, strict=True) if step > 1]
+        """Ids before which a piece seems to be missing."""
+        return self.vocabulary.missing_pieces()
 
     def allow_ids(self, count: int):
         """Let ids up to `count` be decoded: those beyond the pieces have no text."""
@@ -160,13 +100,17 @@ class PlainCodec:
             )
         return self.control_ids[control]
 
+    def encode_raw(self, text: str) -> list[int]:
+        """Ids of a text in which the name of a control token becomes the token."""
+        return self.vocabulary.encode_raw(text)
+
     def _encode_text(self, text):
-        ids, done = [], 0
-        for match in _BY_BYTES.finditer(text):
-            ids += self._model.encode(text[done : match.start()])
+        ids, done, encode = [], 0, self.vocabulary.encode
+        for match in self.vocabulary.by_bytes.finditer(text):
+            ids += encode(text[done : match.start()])
             ids += [self._byte_ids[byte] for byte in _raw_bytes(text, match)]
             done = match.end()
-        return ids + self._model.encode(text[done:])
+        return ids + encode(text[done:])
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """See `CodeGemmaTokenizer.decode_bytes`."""
@@ -228,19 +172,3 @@ def _raw_bytes(text, match):
             "the text is no Unicode text. Decode files with encoding='utf-8' and "
             "errors='surrogateescape', which keeps bytes that are not UTF-8."
         ) from None
-
-
-def with_sentinel_names(proto: bytes) -> bytes:
-    """A SentencePiece model in which ids 67 to 70 have the sentinels' names.
-
-    Models that have the names already come back as they are.
-    """
-    names = {}
-    for place, (name, _, _) in enumerate(sentencepiece_model.pieces(proto)):
-        if name == str(fim.PREFIX):
-            return proto
-        if name in OLD_NAMES:
-            names[place] = OLD_NAMES[name]
-        if len(names) == len(OLD_NAMES):
-            break
-    return sentencepiece_model.rewrite(proto, names=names)

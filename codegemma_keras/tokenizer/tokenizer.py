@@ -1,4 +1,4 @@
-"""`CodeGemmaTokenizer`: SentencePiece, with control tokens that text cannot forge.
+"""`CodeGemmaTokenizer`: a vocabulary with control tokens that text cannot forge.
 
 Two ways in, over one vocabulary:
 
@@ -9,8 +9,9 @@ Two ways in, over one vocabulary:
   NULs, CRLF, runs of spaces, `▁` (which SentencePiece itself takes for a space), bytes
   that are not UTF-8 (as the surrogates of `errors="surrogateescape"`).
 
-The second way is `codec.PlainCodec`, which runs a copy of the model in which text never
-is a control piece. On text with none of the above both ways give the same ids.
+The second way is `codec.PlainCodec`, in which text never is a control piece. On text
+with none of the above both ways give the same ids. The vocabulary is a SentencePiece
+model, as CodeGemma's, or a tokenizer.json of the `tokenizers` library.
 
 Left out: sampling of segmentations and the unigram model, which Gemma does not use.
 """
@@ -23,14 +24,18 @@ import keras
 import keras_hub
 import numpy as np
 from keras.src.saving import serialization_lib
+from keras_hub.src.tokenizers.sentence_piece_tokenizer import VOCAB_FILENAME
 from keras_hub.src.utils.python_utils import classproperty
 
-from codegemma_keras import export, fim, presets
+from codegemma_keras import chat, export, fim, presets
 from codegemma_keras.fim import Control
+from codegemma_keras.formats import tokenizer_json
 from codegemma_keras.formats.keras_hub import save_tokenizer
-from codegemma_keras.tokenizer.codec import (
+from codegemma_keras.tokenizer.codec import PlainCodec
+from codegemma_keras.tokenizer.vocabularies import (
     SPECIAL_TOKENS,
-    PlainCodec,
+    InGraph,
+    RawProcessor,
     with_sentinel_names,
 )
 
@@ -61,19 +66,21 @@ class IncrementalDecoder:
 
 @keras.saving.register_keras_serializable(package="codegemma_keras")
 class CodeGemmaTokenizer(keras_hub.tokenizers.SentencePieceTokenizer):
-    """SentencePiece tokenizer of CodeGemma.
+    """Tokenizer of CodeGemma.
 
     Args:
-        proto: path or bytes of a SentencePiece model, or None to load it later
-            (`load_assets`). Models that call ids 67 to 70 `<unused60>` to `<unused63>`
-            get the sentinels' names.
+        proto: path or bytes of a SentencePiece model or of a tokenizer.json, or None to
+            load it later (`load_assets`). Vocabularies that call ids 67 to 70
+            `<unused60>` to `<unused63>` get the sentinels' names.
+        chat_format: name of the turns that the model was taught, one of
+            `chat.FORMATS`.
         **kwargs: as `keras_hub.tokenizers.SentencePieceTokenizer`; `sequence_length`,
             `add_bos` and `add_eos` concern `tokenize` alone.
 
     Attributes:
-        start_token_id, end_token_id, pad_token_id: bos 2, eos 1, padding 0.
-        fim_prefix_id, fim_middle_id, fim_suffix_id, file_separator_id: 67 to 70.
-        start_of_turn_id, end_of_turn_id: 106, 107.
+        start_token_id, end_token_id, pad_token_id: bos 2, eos 1, padding 0 in CodeGemma.
+        fim_prefix_id, fim_middle_id, fim_suffix_id, file_separator_id: 67 to 70 there.
+        start_of_turn_id, end_of_turn_id: 106, 107 there.
 
     Raises:
         ValueError: the vocabulary lacks a control token or a byte, or changes text.
@@ -90,7 +97,12 @@ class CodeGemmaTokenizer(keras_hub.tokenizers.SentencePieceTokenizer):
 
     backbone_cls = None  # set where the backbone is known
 
-    def __init__(self, proto=None, **kwargs):
+    def __init__(self, proto=None, chat_format="gemma", **kwargs):
+        if chat_format not in chat.FORMATS:
+            raise ValueError(
+                f"chat_format={chat_format!r}: known are {', '.join(chat.FORMATS)}."
+            )
+        self.chat_format = chat_format
         self._codec = None
         for attribute, name in SPECIAL_TOKENS.items():
             self._add_special_token(str(name), attribute)
@@ -115,16 +127,52 @@ class CodeGemmaTokenizer(keras_hub.tokenizers.SentencePieceTokenizer):
             self._codec = PlainCodec(proto)
         super().set_proto(proto)
 
+    # KerasHub's ways in, for TensorFlow and without it.
+
     def _set_proto_tf(self, proto):
         # TensorFlow's copy of the model is made where `tf.data` first needs it.
         self._sentence_piece = None
 
     def _maybe_initialized_tf(self):
-        if self._sentence_piece is None:
+        if self._sentence_piece is None and tokenizer_json.is_json(self.proto):
+            processor = RawProcessor(self.codec)
+            self._sentence_piece = InGraph(processor, self.compute_dtype)
+        elif self._sentence_piece is None:
             import tensorflow as tf
 
             with tf.init_scope():  # Outside the graph that asks for it.
                 super()._set_proto_tf(self.proto)
+
+    def _set_proto_spm(self, proto):
+        if not tokenizer_json.is_json(proto):
+            super()._set_proto_spm(proto)
+            return
+        if self._codec is None:  # as in `_update_special_token_ids`
+            self._codec = PlainCodec(with_sentinel_names(proto))
+        self._sentence_piece_spm = RawProcessor(
+            self._codec, strings=self.compute_dtype == "string"
+        )
+
+    @property
+    def vocabulary_file(self) -> str:
+        """Name of the file that `save_assets` writes."""
+        is_json = tokenizer_json.is_json(self.proto)
+        return tokenizer_json.FILE if is_json else VOCAB_FILENAME
+
+    def save_assets(self, dir_path):
+        with open(os.path.join(dir_path, self.vocabulary_file), "wb") as file:
+            file.write(self.proto)
+
+    def load_assets(self, dir_path):
+        json_file = os.path.join(dir_path, tokenizer_json.FILE)
+        if not os.path.exists(json_file):
+            super().load_assets(dir_path)
+            return
+        with open(json_file, "rb") as file:
+            self.set_proto(file.read())
+
+    def get_config(self):
+        return {**super().get_config(), "chat_format": self.chat_format}
 
     def _update_special_token_ids(self):
         if self._codec is None:  # `proto` was a string of base64, from `.keras` files.

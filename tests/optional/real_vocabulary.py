@@ -18,7 +18,7 @@ import pytest
 import tokenizers
 
 from codegemma_keras import fim
-from codegemma_keras.tokenizer.codec import OLD_NAMES, SPECIAL_TOKENS
+from codegemma_keras.tokenizer.vocabularies import OLD_NAMES, SPECIAL_TOKENS
 from codegemma_keras.tokenizer.tokenizer import CodeGemmaTokenizer
 from tools import real_vocabulary
 

