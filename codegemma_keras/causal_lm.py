@@ -509,7 +509,7 @@ class CodeGemmaCausalLM(keras_hub.models.CausalLM):
         """
         return requests.stream(self, requests.at_cursor(prefix, suffix, options))
 
-    def session(self, layout="line") -> Session:
+    def session(self, layout=None) -> Session:
         """A `decoding.Session`: completions that reuse what earlier ones computed."""
         return Session(self, layout)
 

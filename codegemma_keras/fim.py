@@ -11,6 +11,11 @@ border, and never becomes a control token, whatever it contains.
     render(..., mode="spm", spm_order="bavarian")    a.py↵ <prefix> <suffix> S <middle> P M
     render(..., context=[("b.py", "B")])             b.py↵B <file separator> a.py↵ <prefix> ...
 
+A model that was never taught to fill in is asked from left to right, with the suffix shown
+first, as another file would be:
+
+    render(..., mode="left_to_right")                S <file separator> a.py↵ P
+
 No whitespace is added but the newline that ends a path. CodeGemma's order of SPM is not
 published. `"suffix_first"` is the default: the prefix is a run of its own between two
 sentinels, so a prompt can be parsed back from its tokens, and as the prefix is followed
@@ -25,6 +30,8 @@ import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 
 MODES = ("psm", "spm")
+# A way to ask only: nothing is trained on it.
+LEFT_TO_RIGHT = "left_to_right"
 SPM_ORDERS = ("suffix_first", "bavarian")
 
 
@@ -109,7 +116,7 @@ def render(
         middle: None for inference.
         path: the file's path in its repository; recommended.
         context: `(path, text)` of other files, most related last, next to the cursor.
-        mode: `"psm"` or `"spm"`.
+        mode: `"psm"` or `"spm"`; without a middle, `"left_to_right"`, too.
         spm_order: `"suffix_first"` or `"bavarian"`.
 
     Returns:
@@ -119,14 +126,19 @@ def render(
         TypeError: something that must be text is not a string.
         ValueError: an unknown mode or order; a path that is empty or holds a newline.
     """
-    if mode not in MODES:
-        raise ValueError(f"mode={mode!r} must be one of {MODES}.")
+    modes = MODES if middle is not None else (*MODES, LEFT_TO_RIGHT)
+    if mode not in modes:
+        raise ValueError(f"mode={mode!r} must be one of {modes}.")
     if spm_order not in SPM_ORDERS:
         raise ValueError(f"spm_order={spm_order!r} must be one of {SPM_ORDERS}.")
     prefix, suffix = _text(prefix, "prefix"), _text(suffix, "suffix")
     parts = _render_context(context)
+    if mode == LEFT_TO_RIGHT and suffix.strip():
+        parts += [suffix.lstrip("\r\n"), FILE_SEPARATOR]
     if path is not None:
         parts.append(_path_line(path))
+    if mode == LEFT_TO_RIGHT:
+        return [*parts, prefix]
     if mode == "psm":
         parts += [PREFIX, prefix, SUFFIX, suffix, MIDDLE]
     elif spm_order == "suffix_first":

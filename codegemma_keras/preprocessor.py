@@ -22,7 +22,7 @@ import keras_hub
 import numpy as np
 from keras_hub.src.utils.python_utils import classproperty
 
-from codegemma_keras import chat, in_memory, presets
+from codegemma_keras import chat, fim, in_memory, presets
 from codegemma_keras.backbone import CodeGemmaBackbone
 from codegemma_keras.batches import INPUTS, PackedBatch, pack
 from codegemma_keras.data.document import Document
@@ -56,10 +56,21 @@ class CodeGemmaCausalLMPreprocessor(keras_hub.models.CausalLMPreprocessor):
             longer.
         add_start_token: bool. Prepend bos; CodeGemma needs it.
         add_end_token: bool. Append eos in training.
+        infill_mode: how a model with this preprocessor is asked to fill in, unless the
+            caller says it: `"psm"`, `"spm"`, or `"left_to_right"` for one that was never
+            taught to.
     """
 
     backbone_cls = CodeGemmaBackbone
     tokenizer_cls = CodeGemmaTokenizer
+
+    def __init__(self, tokenizer, *args, infill_mode="psm", **kwargs):
+        fim.render("", "", mode=infill_mode)  # raises if it is none
+        super().__init__(tokenizer, *args, **kwargs)
+        self.infill_mode = infill_mode
+
+    def get_config(self):
+        return {**super().get_config(), "infill_mode": self.infill_mode}
 
     @classproperty
     def presets(cls):

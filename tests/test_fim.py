@@ -135,6 +135,17 @@ def test_inference_prompt_starts_the_training_text(mode, order):
     assert training[len(prompt) :] == codec.encode("rn value")
 
 
+def test_a_model_that_cannot_fill_in_is_asked_from_left_to_right():
+    f = fim.FILE_SEPARATOR
+    options = {"path": "a.py", "mode": "left_to_right"}
+    assert fim.render("P", "\nS", **options) == ["S", f, "a.py\n", "P"]
+    assert fim.render("P", "\n \n", **options) == ["a.py\n", "P"]
+    context = fim.render("P", "", mode="left_to_right", context=[("b.py", "B")])
+    assert context == ["b.py\nB", f, "P"]
+    with pytest.raises(ValueError, match="mode='left_to_right' must be one of"):
+        fim.render("P", "S", "M", mode="left_to_right")
+
+
 def test_control_equals_no_string():
     assert fim.Control("<|fim_prefix|>") == fim.PREFIX
     assert fim.PREFIX != "<|fim_prefix|>"

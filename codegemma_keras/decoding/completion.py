@@ -159,6 +159,22 @@ def block_end(prefix: str, text: str) -> tuple[int, int] | None:
     return None
 
 
+def one_line_is_missing(prefix: str, suffix: str) -> bool:
+    """Whether what belongs at a cursor looks like (the rest of) one line, not a block.
+
+    For models that do not stop by themselves. It is a block after a line that opens one,
+    or on a blank line, unless the text after the cursor goes on at that depth.
+    """
+    line, rest = prefix[prefix.rfind("\n") + 1 :], suffix.split("\n")
+    if rest[0].strip():
+        return True
+    if line.strip():
+        return not line.rstrip().endswith((":", "{", "(", "["))
+    following = next((text for text in rest[1:] if text.strip()), None)
+    depth = len(line.expandtabs(8))
+    return following is not None and indentation(following) >= depth
+
+
 def repeated_line(suffix: str) -> str:
     """The first whole line of a suffix that says something, stripped; or "".
 

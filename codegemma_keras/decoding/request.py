@@ -23,6 +23,7 @@ from codegemma_keras.decoding.completion import (
     Completion,
     GrowingText,
     Stops,
+    one_line_is_missing,
     repeated_line,
     write,
 )
@@ -46,8 +47,9 @@ class Cursor:
         prefix, suffix: str, the text before and after the cursor.
         path: str, the file's path in its repository; recommended.
         context: `(path, text)` pairs of other files, most related last.
-        mode: `"psm"` or `"spm"`, the order of the prompt; None: `"psm"`, and in a
-            session, which has a layout instead, nothing else.
+        mode: `"psm"`, `"spm"` or `"left_to_right"`, the order of the prompt; None: that
+            of the preprocessor (`infill_mode`), and in a session, which has a layout
+            instead, nothing else.
     """
 
     prefix: str
@@ -105,7 +107,10 @@ class Request:
         stop_token_ids: `"auto"` (eos, the FIM sentinels and `<end_of_turn>`), a sequence
             of ids, or None to go on until the limit.
         until: None, `"line"` (end before the first line end) or `"block"` (end where
-            the cursor's block does; see `completion.Stops`).
+            the cursor's block does; see `completion.Stops`). Where a model is asked from
+            left to right, which does not stop by itself, None is one of the two, and
+            `"block"` is `"line"` where one line is missing
+            (`completion.one_line_is_missing`).
         stop_at_suffix: end before a line that repeats the suffix's first whole line.
         tidy: fit the text in between prefix and suffix by the rules of
             `postprocessing`: nothing that stands there is written twice. Implies
@@ -383,16 +388,21 @@ def answer_to(
         cached: what the prompt may begin with.
     """
     prompt, prefix, suffix, repeated, tidying = request.prompt, "", "", "", None
+    until = request.until
     if isinstance(prompt, Cursor):
         ids, prefix, suffix = _at_cursor(lm, request, session)
-        if request.stop_at_suffix or request.tidy:
+        mode = session.layout if session is not None else _mode(lm, prompt)
+        if mode == fim.LEFT_TO_RIGHT:
+            one_line = one_line_is_missing(prompt.prefix, prompt.suffix)
+            until = "line" if until == "line" or one_line else "block"
+        if request.stop_at_suffix or request.tidy or mode == fim.LEFT_TO_RIGHT:
             repeated = repeated_line(prompt.suffix)
         if request.tidy:
             tidying = Tidying(prompt.prefix, prompt.suffix)
     else:
         ids = prompt_ids(lm, prompt)
     before = getattr(prompt, "prefix", getattr(prompt, "text", ""))
-    stops = Stops(request.stop_strings, request.until, before, repeated)
+    stops = Stops(request.stop_strings, until, before, repeated)
     limit, stop_ids = request.max_new_tokens, request.stop_token_ids
     if limit is None or not isinstance(prompt, TokenIds):
         limit = room(lm, len(ids), None, limit)
@@ -430,9 +440,14 @@ def _at_cursor(lm, request, session):
     prefix, suffix, context = fim.shrink(
         cursor.prefix, cursor.suffix, cursor.context, limit, encode, path=cursor.path
     )
-    mode = cursor.mode or "psm"
-    parts = fim.render(prefix, suffix, path=cursor.path, context=context, mode=mode)
+    parts = fim.render(
+        prefix, suffix, path=cursor.path, context=context, mode=_mode(lm, cursor)
+    )
     return [lm.tokenizer.start_token_id, *encode(parts)], prefix, suffix
+
+
+def _mode(lm, cursor):
+    return cursor.mode or lm.preprocessor.infill_mode
 
 
 def cursor_limit(lm, max_new_tokens: int) -> int:

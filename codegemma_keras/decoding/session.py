@@ -10,6 +10,8 @@ on the order of the prompt, the *layout*; P, S, M are the sentinels:
                                          typing on one line only appends
     spm    P S suffix M prefix           typing anywhere only appends; a suffix that
                                          changes costs everything
+    left_to_right   suffix prefix        the same, for models that were taught no
+                                         filling in
 
 Cached results are exact: the tokens are those of a cold call with the same layout.
 
@@ -35,7 +37,7 @@ from codegemma_keras.decoding.sampling import Sampling
 # Where text is cut to fit, the cut stays at every so many lines of the file, so that it
 # does not move with every keystroke.
 CUT_LINES = 16
-LAYOUTS = ("psm", "line", "spm")
+LAYOUTS = ("psm", "line", "spm", fim.LEFT_TO_RIGHT)
 
 
 class Session:
@@ -47,14 +49,21 @@ class Session:
 
     Args:
         lm: a `CodeGemmaCausalLM`.
-        layout: `"psm"`, `"line"` or `"spm"`; see above.
+        layout: one of `LAYOUTS`; see above. None: `"line"`, or `"left_to_right"` for a
+            model that is asked so (`infill_mode` of its preprocessor).
+
+    Attributes:
+        layout: the one in use.
     """
 
-    def __init__(self, lm, layout="line"):
+    def __init__(self, lm, layout=None):
+        if layout is None:
+            mode = lm.preprocessor.infill_mode
+            layout = mode if mode == fim.LEFT_TO_RIGHT else "line"
         if layout not in LAYOUTS:
             raise ValueError(f"layout={layout!r}: give one of {', '.join(LAYOUTS)}.")
         self._lm = lm
-        self._layout = layout
+        self.layout = layout
         self._lock = threading.Lock()
         self._held = CachedPrefix()
 
@@ -128,9 +137,9 @@ class Session:
         return [tokenizer.start_token_id, *tokenizer.encode(parts)], prefix, suffix
 
     def _parts(self, prefix, suffix, path, context):
-        if self._layout != "line":
+        if self.layout != "line":
             return fim.render(
-                prefix, suffix, path=path, context=context, mode=self._layout
+                prefix, suffix, path=path, context=context, mode=self.layout
             )
         border = prefix.rfind("\n") + 1
         parts = fim.render(prefix[:border], suffix, path=path, context=context)

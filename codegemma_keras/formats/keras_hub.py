@@ -48,6 +48,9 @@ _GEMMA2_OPTIONS = {
 # What KerasHub's Gemma has in its code; its epsilon option reaches the last norm only.
 _CONSTANTS = {"rope_max_wavelength": 10_000.0, "layer_norm_epsilon": 1e-6}
 
+# Options of our tokenizer and preprocessor that KerasHub's do not have.
+_OURS = {"chat_format": "gemma", "infill_mode": "psm"}
+
 _NO_TOKENIZER = (
     "The preset holds no tokenizer: save one there with "
     "`tokenizer.save_to_preset(...)`, or pass `preprocessor=None` to load the network "
@@ -223,6 +226,7 @@ _PREPROCESSOR_OPTIONS = {
     "fim_rate": _rate,
     "spm_rate": _rate,
     "span_lengths": _name,
+    "infill_mode": _name,
     "middle_only": _flag,
     "middle_weight": _weight,
     "seed": _seed,
@@ -431,10 +435,12 @@ def as_keras_hub(value):
         if any(config[name] != constant for name, constant in _CONSTANTS.items()):
             return value
         del config["rope_max_wavelength"]
-    if theirs is keras_hub.models.GemmaTokenizer:
-        if value["config"].get("chat_format", "gemma") != "gemma":
-            return value
-        value["config"].pop("chat_format", None)
+    if theirs is not None:
+        # What KerasHub has no option for; its own meaning is left out, which it is.
+        for name, meaning in _OURS.items():
+            if value["config"].get(name, meaning) != meaning:
+                return value
+            value["config"].pop(name, None)
     if theirs is not None:
         value["module"] = theirs.__module__
         value["class_name"] = theirs.__name__

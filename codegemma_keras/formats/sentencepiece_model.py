@@ -32,7 +32,9 @@ def pieces(proto: bytes) -> Iterator[Piece]:
 def bytes_of(proto: bytes) -> list[bytes]:
     """The bytes of each id; control pieces stand for their names here."""
     return [
-        bytes([int(name[3:5], 16)]) if kind == BYTE else name.replace(SPACE, " ").encode()
+        bytes([int(name[3:5], 16)])
+        if kind == BYTE
+        else name.replace(SPACE, " ").encode()
         for name, _, kind in pieces(proto)
     ]
 

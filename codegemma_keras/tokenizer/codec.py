@@ -9,12 +9,10 @@ the vocabulary is of: `vocabularies` has one class for each.
 Left out: everything batched or in `tf.data`; that is `tokenizer.CodeGemmaTokenizer`.
 """
 
-import re
 from collections.abc import Iterable
 
 import numpy as np
 
-from codegemma_keras import fim
 from codegemma_keras.fim import Control
 from codegemma_keras.tokenizer import vocabularies
 from codegemma_keras.tokenizer.vocabularies import SPECIAL_TOKENS

@@ -133,7 +133,9 @@ class JsonVocabulary:
         # None of these is text: cutting, padding, and tokens put around it.
         settings |= {"truncation": None, "padding": None, "post_processor": None}
         self.pieces = tokenizer_json.names(settings)
-        self.unknown = settings["model"]["vocab"].get(settings["model"].get("unk_token"))
+        self.unknown = settings["model"]["vocab"].get(
+            settings["model"].get("unk_token")
+        )
         self.controls = set(tokenizer_json.special_ids(settings)) | _named(self.pieces)
         self.bytes_of = tokenizer_json.bytes_of(settings)
         self.byte_ids = tokenizer_json.byte_ids(settings)
@@ -195,7 +197,9 @@ class RawProcessor:
         return [self.IdToPiece(row) for row in rows] if self._strings else rows
 
     def Decode(self, rows: Iterable):  # noqa: N802
-        return [self._codec.decode_bytes(row).decode("utf-8", "replace") for row in rows]
+        return [
+            self._codec.decode_bytes(row).decode("utf-8", "replace") for row in rows
+        ]
 
 
 class InGraph:

@@ -9,6 +9,7 @@ from codegemma_keras.decoding.completion import (
     GrowingText,
     Stops,
     block_end,
+    one_line_is_missing,
     repeated_line,
 )
 from codegemma_keras.decoding.postprocessing import Tidying
@@ -31,6 +32,20 @@ def test_a_line_that_opens_a_block_stands_for_the_block():
     text = "> b {\n  c();\n}\nd();"
     assert block_end("if a ", text) == (text.index("d"), len("> b {\n  c();\n}"))
     assert block_end("if a ", "> b {\n  c();\n}") is None  # the line may go on
+
+
+def test_one_line_or_a_block():
+    """What a model that does not stop by itself is taken to be asked for."""
+    for prefix, suffix, one in (
+        ("total = ", "\n", True),
+        ("x = f(", ")\n", True),
+        ("def f():", "\n\nprint(f())\n", False),
+        ("def f():\n    ", "\n\nprint(f())\n", False),
+        ("def f():\n    ", "\n    return x\n", True),
+        ("def f():\n    x = 1\n    ", "\n", False),  # the rest of the file
+        ("import os\n", "import sys\n", True),
+    ):
+        assert one_line_is_missing(prefix, suffix) == one, (prefix, suffix)
 
 
 def test_the_line_of_the_suffix_that_counts():

@@ -7,7 +7,7 @@ import keras_hub
 import numpy as np
 import pytest
 
-from codegemma_keras import fim
+from codegemma_keras import CodeGemmaCausalLMPreprocessor, fim
 from codegemma_keras.decoding import (
     Conversation,
     Cursor,
@@ -17,6 +17,7 @@ from codegemma_keras.decoding import (
     TokenIds,
 )
 from codegemma_keras.decoding.completion import WATCHED_VISIT
+from codegemma_keras.decoding.request import answer_to
 from tests.tiny_models import our_task
 
 PREFIX = "def total(values):\n    result = 0\n    for value in values:\n        "
@@ -33,6 +34,37 @@ def lm():
 
 
 # Requests
+
+
+def test_the_preprocessor_says_how_a_model_is_asked(lm):
+    """One that was never taught to fill in ends with the line or the block."""
+    asked = lm.complete(PREFIX, SUFFIX, mode="left_to_right")
+    lm.preprocessor.infill_mode = "left_to_right"
+    try:
+        found = lm.complete(PREFIX, SUFFIX)
+        assert found == asked
+        assert lm.session().layout == "left_to_right"
+        assert lm.session().complete(PREFIX, SUFFIX).token_ids == found.token_ids
+        assert (
+            found.prompt_tokens
+            == len(lm.tokenizer.encode([SUFFIX[1:], fim.FILE_SEPARATOR, PREFIX])) + 1
+        )
+        # The suffix goes on at a lower depth, so a block is missing, else a line.
+        tokens = lm.tokenizer.encode(["x = 1\n        y = 2\n    z = 3\nw"])
+        for suffix, text in (
+            (SUFFIX, "x = 1\n        y = 2"),
+            ("\n        p()\n", "x = 1"),
+        ):
+            answer = answer_to(
+                lm, Request(prompt=Cursor(PREFIX, suffix)), Sampling(), 0
+            )
+            answer.text.push(tokens)
+            assert answer.text.text == text
+    finally:
+        lm.preprocessor.infill_mode = "psm"
+    assert lm.session().layout == "line"
+    with pytest.raises(ValueError, match="mode='sideways'"):
+        CodeGemmaCausalLMPreprocessor(lm.tokenizer, infill_mode="sideways")
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def test_a_session_gives_what_a_cold_call_gives(lm, layout):
 
 
 def test_the_layouts_of_a_session_are_those_of_fim(lm):
-    for layout in ("psm", "spm"):
+    for layout in ("psm", "spm", "left_to_right"):
         ours = cold(lm, layout, PREFIX, SUFFIX, path="a.py")
         plain = lm.complete(PREFIX, SUFFIX, path="a.py", mode=layout, **OPTIONS)
         assert ours.token_ids == plain.token_ids

@@ -18,8 +18,8 @@ import pytest
 import tokenizers
 
 from codegemma_keras import fim
-from codegemma_keras.tokenizer.vocabularies import OLD_NAMES, SPECIAL_TOKENS
 from codegemma_keras.tokenizer.tokenizer import CodeGemmaTokenizer
+from codegemma_keras.tokenizer.vocabularies import OLD_NAMES, SPECIAL_TOKENS
 from tools import real_vocabulary
 
 CHUNK = 32  # lines

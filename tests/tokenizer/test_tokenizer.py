@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from codegemma_keras import chat, fim
 from codegemma_keras.formats import sentencepiece_model
 from codegemma_keras.tokenizer import training as tokenizer_training
-from codegemma_keras.tokenizer.vocabularies import OLD_NAMES, SPECIAL_TOKENS
 from codegemma_keras.tokenizer.tokenizer import CodeGemmaTokenizer, IncrementalDecoder
+from codegemma_keras.tokenizer.vocabularies import OLD_NAMES, SPECIAL_TOKENS
 from tests.small_vocabulary import small_vocabulary, source
 
 CONTROLS = [*map(str, SPECIAL_TOKENS.values()), "<unk>"]

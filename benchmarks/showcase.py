@@ -1,0 +1,61 @@
+"""The programs of `examples/showcase.py`, completed by a model and run in the sandbox.
+
+    python benchmarks/showcase.py                     # smollm2_135m_code
+    python benchmarks/showcase.py --preset code_gemma_tiny_py
+
+A program passes if it runs to its end, checks included. What is completed is what an
+editor would get: `complete(..., tidy=True)`, greedy.
+"""
+
+import argparse
+import importlib.util
+import json
+import pathlib
+import time
+
+from codegemma_keras import CodeGemmaCausalLM, sandbox
+
+HERE = pathlib.Path(__file__).parent
+SHOWCASE = HERE.parent / "examples" / "showcase.py"
+
+
+def prompts():
+    spec = importlib.util.spec_from_file_location("showcase", SHOWCASE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return list(module.prompts())
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--preset", default="smollm2_135m_code")
+    parser.add_argument("--max-new-tokens", type=int, default=48)
+    options = parser.parse_args()
+    lm = CodeGemmaCausalLM.from_preset(options.preset)
+    records, start = [], time.perf_counter()
+    for prefix, suffix, checks in prompts():
+        middle = lm.infill(
+            prefix, suffix, max_new_tokens=options.max_new_tokens, tidy=True
+        )
+        result = sandbox.run(f"{prefix}{middle}{suffix}\n{checks}")
+        line = prefix[prefix.rfind("\n") + 1 :]
+        records.append({"line": line, "middle": middle, "passed": result.passed})
+        print("passed" if result.passed else "FAILED", repr(line), "->", repr(middle))
+    passed = sum(record["passed"] for record in records)
+    print(f"{passed} of {len(records)}")
+    result = {
+        "preset": options.preset,
+        "passed": passed,
+        "of": len(records),
+        "seconds": round(time.perf_counter() - start),
+        "date": time.strftime("%Y-%m-%d"),
+        "device": "2 CPU cores, shared",
+        "records": records,
+    }
+    name = pathlib.Path(options.preset).name
+    file = HERE / "results" / f"showcase_{name}.json"
+    file.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

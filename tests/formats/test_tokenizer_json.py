@@ -1,0 +1,224 @@
+"""tokenizer.json: the same ids as the `tokenizers` library, and nothing forged."""
+
+import json
+
+import pytest
+import tensorflow as tf
+import tokenizers
+import transformers
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from codegemma_keras import CodeGemmaTokenizer, fim
+from codegemma_keras.formats import sentencepiece_model, tokenizer_json
+from codegemma_keras.formats.transformers import write_tokenizer
+from codegemma_keras.tokenizer.codec import PlainCodec
+from tests import small_llama, tiny_models
+from tests.small_vocabulary import small_vocabulary, source
+
+NAMES = {0: "<eos>", 1: "<start_of_turn>", 2: "<end_of_turn>", 5: "<|file_separator|>"}
+NAMES |= {7: "<|fim_prefix|>", 8: "<|fim_middle|>", 9: "<|fim_suffix|>"}
+NAMES |= {15: "<bos>", 16: "<pad>"}
+
+
+def byte_level() -> bytes:
+    """A tokenizer.json of byte-level BPE, as the GGUF of a Llama gives it."""
+    tokens = small_llama.tokens()
+    special = range(len(small_llama.SPECIAL))
+    made = tokenizer_json.make(tokens, small_llama.merges(), special, "smollm")
+    return tokenizer_json.rewrite(made, NAMES)
+
+
+def of_sentencepiece(proto: bytes) -> bytes:
+    """The same vocabulary as Transformers converts Gemma's to tokenizer.json."""
+    pieces = list(sentencepiece_model.pieces(proto))
+    normal = {name: score for name, score, kind in pieces if kind == 1}
+    pairs = [
+        (-score, len(name[:cut]), name[:cut], name[cut:])
+        for name, score in normal.items()
+        for cut in range(1, len(name))
+        if name[:cut] in normal and name[cut:] in normal
+    ]
+    added = [
+        {
+            "id": i,
+            "content": name,
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+            "special": kind == sentencepiece_model.CONTROL,
+        }
+        for i, (name, _, kind) in enumerate(pieces)
+        if kind in (sentencepiece_model.CONTROL, sentencepiece_model.USER_DEFINED)
+    ]
+    for token in added:  # runs of spaces are found before spaces are replaced
+        token["content"] = token["content"].replace("▁", " ")
+    vocabulary = {name: i for i, (name, _, _) in enumerate(pieces)}
+    for token in added:
+        vocabulary.pop(pieces[token["id"]][0])
+        vocabulary[token["content"]] = token["id"]
+    return json.dumps(
+        {
+            "version": "1.0",
+            "added_tokens": added,
+            "normalizer": {
+                "type": "Replace",
+                "pattern": {"String": " "},
+                "content": "▁",
+            },
+            "pre_tokenizer": None,
+            "post_processor": None,
+            "decoder": None,
+            "model": {
+                "type": "BPE",
+                "unk_token": "<unk>",
+                "fuse_unk": True,
+                "byte_fallback": True,
+                "vocab": vocabulary,
+                "merges": [[a, b] for _, _, a, b in sorted(pairs)],
+            },
+        }
+    ).encode()
+
+
+@pytest.fixture(scope="module", params=["byte_level", "of_sentencepiece"])
+def codec(request):
+    if request.param == "byte_level":
+        return PlainCodec(byte_level())
+    return PlainCodec(of_sentencepiece(small_vocabulary()))
+
+
+HARD = st.text(
+    st.one_of(
+        st.sampled_from("abc 019(){}:=.\n\r\t\0\u2581\u00e9\u4e2d"),
+        st.characters(exclude_categories=["Cs"]),
+        st.integers(0xDC80, 0xDCFF).map(chr),
+    ),
+    max_size=40,
+)
+
+
+@settings(deadline=None, max_examples=200)
+@given(HARD)
+@example("<bos><|fim_prefix|><pad><unk><start_of_turn><0x0A><|im_start|>")
+@example("   " * 30 + "\n" * 20)
+@example(bytes(range(256)).decode("utf-8", "surrogateescape"))
+def test_bytes_come_back_and_nothing_is_forged(codec, text):
+    ids = codec.encode(text)
+    assert codec.decode_bytes(ids) == text.encode("utf-8", "surrogateescape")
+    assert not set(ids) & set(codec.controls)
+
+
+def test_ids_are_those_of_the_library():
+    codec, peer = PlainCodec(byte_level()), small_llama.tokenizer()
+    for text in (source(), "x = 1234567 \t\n\n\n  π=3.14 中文", "don't  I'll"):
+        assert codec.encode(text) == peer.encode(text).ids
+
+
+def test_ids_are_those_of_sentencepiece():
+    """One vocabulary in two files."""
+    ours = PlainCodec(of_sentencepiece(small_vocabulary()))
+    theirs = PlainCodec(small_vocabulary())
+    for line in source().splitlines(keepends=True)[:800]:
+        assert ours.encode(line) == theirs.encode(line), line
+    parts = fim.render("def f(", "):\n", path="a.py")
+    assert ours.encode(parts) == theirs.encode(parts)
+    raw = "a<|fim_prefix|>b<bos>"
+    assert ours.encode_raw(raw) == theirs.encode_raw(raw)
+
+
+def test_keras_hubs_ways_in():
+    tokenizer = CodeGemmaTokenizer(proto=byte_level(), sequence_length=6)
+    assert tokenizer(["a<bos>b", "c"]).tolist()[0][1] == 15
+    raw = CodeGemmaTokenizer(proto=byte_level())
+    assert raw.detokenize(raw.tokenize("héé<bos> x")) == "héé x"
+    assert raw.id_to_token(15) == "<bos>"
+    texts = tf.data.Dataset.from_tensor_slices(["a<bos>b", "def f(x):\n"]).batch(2)
+    [ids] = list(texts.map(raw))
+    assert ids.to_list() == [
+        raw.tokenize(t).tolist() for t in ("a<bos>b", "def f(x):\n")
+    ]
+    [dense] = list(texts.map(tokenizer))
+    assert dense.shape == (2, 6)
+
+
+def test_saved_presets_keep_it(tmp_path):
+    task = tiny_models.our_task()
+    tokenizer = CodeGemmaTokenizer(proto=byte_level(), chat_format="smollm2")
+    options = {"sequence_length": 64, "infill_mode": "left_to_right"}
+    cls = type(task.preprocessor)
+    cls(tokenizer, **options).save_to_preset(tmp_path / "preset")
+    loaded = cls.from_preset(tmp_path / "preset")
+    assert loaded.tokenizer.proto == tokenizer.proto
+    assert loaded.tokenizer.chat_format == "smollm2"
+    assert loaded.infill_mode == "left_to_right"
+    # Over it, one of the other kind: the old vocabulary goes.
+    task.preprocessor.save_to_preset(tmp_path / "preset")
+    assert cls.from_preset(tmp_path / "preset").tokenizer.proto == small_vocabulary()
+
+
+def folder(tmp_path, proto):
+    task = tiny_models.our_task()
+    task.export_to_transformers(tmp_path)
+    (tmp_path / "tokenizer.model").unlink()
+    write_tokenizer(proto, tmp_path, 96)
+    return tmp_path
+
+
+def test_a_folder_of_transformers(tmp_path):
+    where = folder(tmp_path, of_sentencepiece(small_vocabulary()))
+    tokenizer = CodeGemmaTokenizer.from_preset(where)
+    expected = PlainCodec(small_vocabulary()).encode(source()[:500])
+    assert tokenizer.encode(source()[:500]) == expected
+    peer = transformers.AutoTokenizer.from_pretrained(where)
+    assert peer.encode("def f(x):", add_special_tokens=False) == tokenizer.encode(
+        "def f(x):"
+    )
+
+
+def test_two_tokenizers(tmp_path):
+    where = folder(tmp_path, of_sentencepiece(small_vocabulary()))
+    (where / "tokenizer.model").write_bytes(small_vocabulary())
+    assert CodeGemmaTokenizer.from_preset(where).proto == small_vocabulary()
+    other = tokenizer_json.rewrite(of_sentencepiece(small_vocabulary()), {400: "other"})
+    (where / "tokenizer.json").write_bytes(other)
+    with pytest.raises(ValueError, match="two tokenizers that disagree: id 400"):
+        CodeGemmaTokenizer.from_preset(where)
+
+
+def test_added_tokens_that_disagree(tmp_path):
+    where = folder(tmp_path, of_sentencepiece(small_vocabulary()))
+    (where / "added_tokens.json").write_text('{"<|fim_prefix|>": 69}')
+    with pytest.raises(ValueError, match="calls id 69"):
+        CodeGemmaTokenizer.from_preset(where)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s["model"].pop("vocab"), "no valid tokenizer.json"),
+        (lambda s: s["model"].update(type="Unigram"), "type 'Unigram'"),
+        (lambda s: s["model"]["vocab"].update(x=2**40), "an id in tokenizer.json"),
+        (lambda s: s["model"]["vocab"].update(x=2**23), "ids up to 8388608"),
+        (lambda s: s["model"]["merges"].append(["a", "☃"]), "cannot be read"),
+        (lambda s: s["added_tokens"][0].update(content=3), "type"),
+        (lambda s: s.update(normalizer={"type": "NFKC"}), "normalises text"),
+        (lambda s: s["model"]["vocab"].pop("Ā"), "255 of the 256"),
+        (lambda s: s["added_tokens"].pop(7), None),  # still in the vocabulary
+    ],
+)
+def test_damaged_files(change, message):
+    settings = json.loads(byte_level())
+    change(settings)
+    if message is None:
+        text = "<|fim_prefix|>"
+        assert len(PlainCodec(json.dumps(settings).encode()).encode(text)) > 1
+        return
+    with pytest.raises(ValueError, match=message):
+        PlainCodec(json.dumps(settings).encode())
+
+
+def test_the_library_reads_what_is_made():
+    made = tokenizers.Tokenizer.from_str(byte_level().decode())
+    assert made.decode(made.encode("x = 1\n").ids) == "x = 1\n"

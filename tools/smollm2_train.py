@@ -1,0 +1,122 @@
+"""Train the adapter of `smollm2_135m_code` on the rows of `smollm2_adapter.py`.
+
+    python tools/smollm2_train.py runs/adapter --rows runs/adapter_rows --tokens 4000000
+    python tools/smollm2_train.py ... --minutes 10       # what a GPU is lent for
+
+The settings are those of `recipes.pretrain`, and so is the run: the same command goes on
+where it stopped, ^C and `--minutes` save first. `OUT/adapter` is the adapter in PEFT's
+format, in float16 (9.8 MB at rank 16); `--keep` copies it to the package's assets, where the
+preset finds it.
+
+Left out: full training of the base, of which no adapter of 16 MB could be made.
+"""
+
+import argparse
+import os
+import pathlib
+import signal
+import sys
+import threading
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from smollm2_adapter import load_rows
+
+from codegemma_keras.formats import peft, smollm2
+from codegemma_keras.recipes import pretrain
+from codegemma_keras.training import config as settings
+from codegemma_keras.training import loop, model, order
+from codegemma_keras.training.interrupt import Interrupted
+
+HELD_OUT = 16  # rows
+LARGEST = 16 * 2**20
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=pathlib.Path)
+    parser.add_argument("--rows", type=pathlib.Path, required=True, help="a folder")
+    parser.add_argument("--preset", default=smollm2.NAME)
+    parser.add_argument(
+        "--tokens", type=int, default=4_000_000, help="of the whole run"
+    )
+    parser.add_argument("--batch", type=int, default=8, help="rows of an update")
+    parser.add_argument("--accumulation", type=int, default=2)
+    parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--dtype", help="of the frozen base; None: the device's")
+    parser.add_argument("--save-every", type=int, default=20, help="updates")
+    parser.add_argument(
+        "--evaluate-every", type=int, default=60, help="updates; 0: never"
+    )
+    parser.add_argument("--minutes", type=float, help="save and end after so long")
+    parser.add_argument("--keep", action="store_true", help="copy it to the assets")
+    options = parser.parse_args()
+    rows = load_rows(options.rows / "rows.npz")
+    training, held_out = rows.take(slice(HELD_OUT, None)), rows.take(slice(HELD_OUT))
+    config = config_of(options, rows.targets.shape[1])
+    settings.keep_settings(config, rows=rows.rows)
+    steps = options.tokens // config.batch_tokens
+    lm = model.load(config, pretrain.ADAPTER)
+    model.compile_model(lm, config, steps)
+    lm.preprocessor = None  # rows are tokens already
+
+    def batches(start):
+        return order.batches_of(training, options.batch, config.seed, start)
+
+    if options.minutes:  # As ^C would: the loop saves and ends after its step.
+        timer = threading.Timer(
+            options.minutes * 60, os.kill, (os.getpid(), signal.SIGINT)
+        )
+        timer.daemon = True
+        timer.start()
+    try:
+        loop.run(
+            lm, config, steps, batches, held_out if config.evaluate_every else None
+        )
+    except Interrupted as error:
+        print(error)
+    keep(lm, options.out / "adapter", smollm2.ASSETS if options.keep else None, config)
+
+
+def config_of(options, length):
+    """The settings of the run, nothing left to derive."""
+    config = pretrain.PretrainConfig(
+        out=str(options.out),
+        preset=options.preset,
+        dtype=options.dtype,
+        lora_rank=options.rank,
+        sequence_length=length,
+        batch_tokens=length * options.batch,
+        accumulation=options.accumulation,
+        learning_rate=options.rate,
+        tokens=options.tokens,
+        warmup_steps=20,
+        decay=0.3,
+        weight_decay=0.0,
+        log_every=5,
+        save_every=options.save_every,
+        evaluate_every=options.evaluate_every,
+    )
+    return pretrain.resolved(config)
+
+
+def keep(lm, folder, assets, config):
+    """Write the adapter in float16, small enough for the repository."""
+    model.save_result(lm, config, pretrain.ADAPTER)
+    adapter = peft.read(folder)
+    adapter.pairs = {
+        path: tuple(matrix.astype("float16") for matrix in pair)
+        for path, pair in adapter.pairs.items()
+    }
+    if adapter.rows is not None:
+        adapter.rows = adapter.rows[0], adapter.rows[1].astype("float16")
+    for target in (folder, *([assets] if assets else [])):
+        peft.write(target, adapter)
+        size = (pathlib.Path(target) / peft.WEIGHTS_FILE).stat().st_size
+        print(f"{target}: {size / 1e6:.1f} MB")
+        if size > LARGEST:
+            raise ValueError(f"{target} is larger than {LARGEST} bytes: lower --rank.")
+
+
+if __name__ == "__main__":
+    main()
