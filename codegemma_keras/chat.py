@@ -69,6 +69,8 @@ def render(
     messages: Sequence[Message],
     add_generation_prompt: bool = False,
     chat_format: str = "gemma",
+    *,
+    goes_on: bool = False,
 ) -> list[tuple[str | Control, bool]]:
     """A conversation as parts, each with whether it belongs to an answer.
 
@@ -79,6 +81,8 @@ def render(
         add_generation_prompt: end with `<start_of_turn>model↵`, so that the model
             answers next. The last message must then be the user's.
         chat_format: one of `FORMATS`.
+        goes_on: whether other turns stand before these, so that the format's own system
+            message does not.
 
     Returns:
         `(part, is_answer)` pairs; bos is not among them. An empty message of the model
@@ -89,7 +93,7 @@ def render(
         ValueError: no message; roles that are unknown or do not alternate.
     """
     turns, form = normalize(messages, chat_format), FORMATS[chat_format]
-    if form.system is not None and turns[0][0] != SYSTEM:
+    if form.system is not None and turns[0][0] != SYSTEM and not goes_on:
         turns.insert(0, (SYSTEM, form.system))
     if add_generation_prompt and turns[-1][0] == MODEL:
         raise ValueError(

@@ -31,7 +31,7 @@ from tests.small_vocabulary import small_vocabulary
 keras_hub_opens_vocabulary = pytest.mark.filterwarnings(
     "ignore:unclosed file .*vocabulary.spm:ResourceWarning"
 )
-OFFICIAL = [name for name in presets.PRESETS if "tiny" not in name]
+OFFICIAL = [n for n, p in presets.PRESETS.items() if p.location.startswith("kaggle")]
 
 
 @pytest.fixture(scope="module")

@@ -113,10 +113,15 @@ def token_row(conversation, tokenizer, length):
             return [], [], False
         return ids + kept, weights + [1.0] * len(kept), len(kept) < len(text)
     turns = conversation.turns
-    for question, answer in zip(turns[::2], turns[1::2], strict=True):
+    form = tokenizer.chat_format
+    for number, (question, answer) in enumerate(
+        zip(turns[::2], turns[1::2], strict=True)
+    ):
         messages = [{"role": t.role, "content": t.content} for t in (question, answer)]
         new, new_weights = [], []
-        for part, is_answer in chat.render(messages):
+        for part, is_answer in chat.render(
+            messages, chat_format=form, goes_on=number > 0
+        ):
             part_ids = tokenizer.encode([part])
             new += part_ids
             new_weights += [answer.weight * is_answer] * len(part_ids)

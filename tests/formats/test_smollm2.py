@@ -16,8 +16,15 @@ import pytest
 import torch
 import transformers
 
-from codegemma_keras import CodeGemmaCausalLM, CodeGemmaTokenizer, chat, fim, presets
-from codegemma_keras.formats import peft, smollm2
+from codegemma_keras import (
+    CodeGemmaBackbone,
+    CodeGemmaCausalLM,
+    CodeGemmaTokenizer,
+    chat,
+    fim,
+    presets,
+)
+from codegemma_keras.formats import peft, smollm2, weights
 from tests import small_llama
 
 METADATA = """\
@@ -129,8 +136,20 @@ def test_turns_are_those_of_the_model_s_own_template(wheel):
         ours = "".join(part for part, _ in chat.render(messages, True, "smollm2"))
         ours = ours.replace("<start_of_turn>", "<|im_start|>")
         assert ours.replace("<end_of_turn>", "<|im_end|>") == theirs
+    first = chat.render([user, answer], chat_format="smollm2")
+    second = chat.render([user, answer], chat_format="smollm2", goes_on=True)
+    assert first + second == chat.render(
+        [user, answer, user, answer], chat_format="smollm2"
+    )
     parts = [part for part, _ in chat.render([system, user, answer], False, "smollm2")]
     assert chat.parse(parts) == [system, user, {"role": "model", "content": "Ho"}]
+
+
+def test_its_network_needs_no_download():
+    backbone = weights.build_empty(
+        lambda: CodeGemmaBackbone.from_preset(smollm2.NAME, load_weights=False)
+    )
+    assert backbone.count_params() == presets.PRESETS[smollm2.NAME].parameters
 
 
 def test_no_network(monkeypatch):
