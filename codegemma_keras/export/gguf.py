@@ -16,7 +16,7 @@ from codegemma_keras import files, fim
 from codegemma_keras.export import quantization as types
 from codegemma_keras.export.model import Model, check_room, parameters
 from codegemma_keras.export.vocabulary import CHAT_TEMPLATE, Vocabulary
-from codegemma_keras.formats import peft, weights
+from codegemma_keras.formats import peft, tokenizer_json, weights
 from codegemma_keras.formats.sentencepiece_model import SPACE, UNUSED, USER_DEFINED
 
 _ARCHITECTURE = "gemma"
@@ -47,6 +47,11 @@ def write(model: Model, path, quantization=None, track=iter):
     if model.tokenizer is None or model.config is None:
         raise ValueError(
             "A GGUF file holds a network and its vocabulary; one is missing."
+        )
+    if tokenizer_json.is_json(model.tokenizer.proto):
+        raise ValueError(
+            "GGUF files of Gemma hold a SentencePiece vocabulary, and this model has a "
+            "tokenizer.json. Export it with format='transformers'."
         )
     stored = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}[model.dtype]
     quantization = types.check(quantization or stored)

@@ -15,16 +15,16 @@ import os
 
 from codegemma_keras import files, fim
 from codegemma_keras.export import card
+from codegemma_keras.export import vocabulary as vocabularies
 from codegemma_keras.export.model import Model, check_room
-from codegemma_keras.export.vocabulary import CHAT_TEMPLATE, Vocabulary
 from codegemma_keras.formats import safetensors
 from codegemma_keras.formats.transformers import (
     CONFIG,
     INDEX_FILE,
-    SIZES,
     TOKENIZER_CONFIG,
     TOKENIZER_FILE,
     WEIGHTS_FILE,
+    config_json,
 )
 
 GENERATION_CONFIG = "generation_config.json"
@@ -73,7 +73,7 @@ def _bytes(model, dtype):
 
 
 def _fill(model, folder, dtype, max_shard_size, track=iter):
-    vocabulary = Vocabulary(model.tokenizer.proto) if model.tokenizer else None
+    vocabulary = vocabularies.read(model.tokenizer.proto) if model.tokenizer else None
     if model.config is not None:
         write_weights(model, folder, dtype or model.dtype, max_shard_size, track)
         config = config_json(model.config, dtype or model.dtype, model.context)
@@ -86,43 +86,12 @@ def _fill(model, folder, dtype, max_shard_size, track=iter):
         _write_json(os.path.join(folder, CONFIG), config)
         _write_json(os.path.join(folder, GENERATION_CONFIG), generation)
     if vocabulary is not None:
-        _write_tokenizer(vocabulary, folder, model.context)
+        template = vocabularies.CHAT_TEMPLATES[model.tokenizer.chat_format]
+        _write_tokenizer(vocabulary, folder, model.context, template)
 
 
 def _ids(vocabulary):
     return {f"{name}_id": vocabulary.id(control) for name, control in _NAMES.items()}
-
-
-def config_json(config: dict, dtype: str, context: int = 8192) -> dict:
-    """Transformers' config of a network whose weights are stored as `dtype`.
-
-    Args:
-        config: arguments of `CodeGemmaBackbone`.
-        dtype: of the weights.
-        context: tokens that the model is made for.
-    """
-    return {
-        "architectures": ["GemmaForCausalLM"],
-        "model_type": "gemma",
-        **{theirs: config[ours] for ours, theirs in SIZES.items()},
-        "intermediate_size": config["intermediate_dim"] // 2,
-        "rms_norm_eps": config["layer_norm_epsilon"],
-        "hidden_act": "gelu_pytorch_tanh",
-        "hidden_activation": "gelu_pytorch_tanh",
-        "max_position_embeddings": context,
-        "rope_theta": config["rope_max_wavelength"],
-        "attention_bias": False,
-        "attention_dropout": 0.0,
-        "initializer_range": 0.02,
-        "tie_word_embeddings": True,
-        "use_cache": True,
-        "pad_token_id": 0,
-        "eos_token_id": 1,
-        "bos_token_id": 2,
-        # Of these two, old programs read the first and new ones the second.
-        "torch_dtype": dtype,
-        "dtype": dtype,
-    }
 
 
 def write_weights(model: Model, folder, dtype: str, max_shard_size: float, track=iter):
@@ -157,19 +126,25 @@ def write_weights(model: Model, folder, dtype: str, max_shard_size: float, track
         _write_json(os.path.join(folder, INDEX_FILE), index)
 
 
-def _write_tokenizer(vocabulary, folder, context):
-    files.unlink(os.path.join(folder, TOKENIZER_FILE))
-    with open(os.path.join(folder, TOKENIZER_FILE), "wb") as file:
+def _write_tokenizer(vocabulary, folder, context, template):
+    is_json = isinstance(vocabulary, vocabularies.JsonVocabulary)
+    for name in (TOKENIZER_FILE, TOKENIZER_JSON):  # one may be another vocabulary's
+        files.unlink(os.path.join(folder, name))
+    name = TOKENIZER_JSON if is_json else TOKENIZER_FILE
+    with open(os.path.join(folder, name), "wb") as file:
         file.write(vocabulary.proto)
-    _write_json(os.path.join(folder, TOKENIZER_JSON), vocabulary.tokenizer_json())
+    if not is_json:
+        _write_json(os.path.join(folder, TOKENIZER_JSON), vocabulary.tokenizer_json())
     names = {name: str(control) for name, control in _NAMES.items()}
     special = [token for token in vocabulary.added_tokens if token["special"]]
     _write_json(
         os.path.join(folder, TOKENIZER_CONFIG),
         {
-            "tokenizer_class": "GemmaTokenizer",
+            "tokenizer_class": "PreTrainedTokenizerFast"
+            if is_json
+            else "GemmaTokenizer",
             **names,
-            "unk_token": vocabulary.unknown,
+            **({} if is_json else {"unk_token": vocabulary.unknown}),
             "add_bos_token": True,
             "add_eos_token": False,
             "additional_special_tokens": [
@@ -183,7 +158,7 @@ def _write_tokenizer(vocabulary, folder, context):
                 str(token["id"]): {k: v for k, v in token.items() if k != "id"}
                 for token in vocabulary.added_tokens
             },
-            "chat_template": CHAT_TEMPLATE,
+            "chat_template": template,
             "clean_up_tokenization_spaces": False,
             "model_max_length": context,
             "use_default_system_prompt": False,

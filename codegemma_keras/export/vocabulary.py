@@ -12,7 +12,7 @@ import functools
 from collections.abc import Iterator
 
 from codegemma_keras import chat, fim
-from codegemma_keras.formats import sentencepiece_model
+from codegemma_keras.formats import sentencepiece_model, tokenizer_json
 from codegemma_keras.formats.sentencepiece_model import (
     BYTE,
     CONTROL,
@@ -41,6 +41,19 @@ CHAT_TEMPLATE = """\
 {% endif %}{% endfor %}\
 {% if add_generation_prompt %}{{ '<start_of_turn>model\\n' }}{% endif %}"""
 
+# Of `chat.FORMATS["smollm2"]`, with our names of the tokens.
+SMOLLM2_TEMPLATE = """\
+{{ bos_token }}{% for message in messages %}\
+{% if loop.first and message['role'] != 'system' %}\
+{{ '<start_of_turn>system\\n"""
+SMOLLM2_TEMPLATE += chat.FORMATS["smollm2"].system
+SMOLLM2_TEMPLATE += """\
+<end_of_turn>\\n' }}{% endif %}\
+{{ '<start_of_turn>' + message['role'] + '\\n' + message['content'] | trim \
++ '<end_of_turn>\\n' }}{% endfor %}\
+{% if add_generation_prompt %}{{ '<start_of_turn>assistant\\n' }}{% endif %}"""
+CHAT_TEMPLATES = {"gemma": CHAT_TEMPLATE, "smollm2": SMOLLM2_TEMPLATE}
+
 CONTROLS = tuple(
     str(name)
     for name in (
@@ -48,6 +61,33 @@ CONTROLS = tuple(
         *(fim.FILE_SEPARATOR, chat.START_OF_TURN, chat.END_OF_TURN),
     )
 )
+
+
+def read(proto: bytes):
+    """The vocabulary in a tokenizer's `proto`, whichever kind of file it is of."""
+    if tokenizer_json.is_json(proto):
+        return JsonVocabulary(proto)
+    return Vocabulary(proto)
+
+
+class JsonVocabulary:
+    """The same of a tokenizer.json, which other programs read as it is."""
+
+    unknown = None
+
+    def __init__(self, proto: bytes):
+        self.proto = proto
+        settings = tokenizer_json.read(proto)
+        names = tokenizer_json.names(settings)
+        self.ids = {name: i for i, name in enumerate(names)}
+        self.added_tokens = settings.get("added_tokens") or []
+
+    def id(self, control) -> int:
+        return self.ids[str(control)]
+
+    @property
+    def stops(self) -> list[int]:
+        return sorted(self.id(name) for name in fim.STOP)
 
 
 class Vocabulary:

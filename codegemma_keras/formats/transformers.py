@@ -196,6 +196,38 @@ def to_backbone_config(config: dict, where: str) -> dict:
     )
 
 
+def config_json(config: dict, dtype: str, context: int = 8192) -> dict:
+    """Transformers' config of a network whose weights are stored as `dtype`.
+
+    Args:
+        config: arguments of `CodeGemmaBackbone`.
+        dtype: of the weights.
+        context: tokens that the model is made for.
+    """
+    return {
+        "architectures": ["GemmaForCausalLM"],
+        "model_type": "gemma",
+        **{theirs: config[ours] for ours, theirs in SIZES.items()},
+        "intermediate_size": config["intermediate_dim"] // 2,
+        "rms_norm_eps": config["layer_norm_epsilon"],
+        "hidden_act": "gelu_pytorch_tanh",
+        "hidden_activation": "gelu_pytorch_tanh",
+        "max_position_embeddings": context,
+        "rope_theta": config["rope_max_wavelength"],
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "initializer_range": 0.02,
+        "tie_word_embeddings": True,
+        "use_cache": True,
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+        "bos_token_id": 2,
+        # Of these two, old programs read the first and new ones the second.
+        "torch_dtype": dtype,
+        "dtype": dtype,
+    }
+
+
 def _rope(config, file) -> dict:
     """Options of the rotary angles, wherever a version of Transformers wrote them."""
     rope = {"rope_theta": config.get("rope_theta", 10_000.0)}

@@ -9,9 +9,9 @@ import transformers
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from codegemma_keras import CodeGemmaTokenizer, fim
-from codegemma_keras.formats import sentencepiece_model, tokenizer_json
-from codegemma_keras.formats.transformers import write_tokenizer
+from codegemma_keras import CodeGemmaTokenizer, chat, fim
+from codegemma_keras.export import vocabulary
+from codegemma_keras.formats import tokenizer_json
 from codegemma_keras.tokenizer.codec import PlainCodec
 from tests import small_llama, tiny_models
 from tests.small_vocabulary import small_vocabulary, source
@@ -30,56 +30,8 @@ def byte_level() -> bytes:
 
 
 def of_sentencepiece(proto: bytes) -> bytes:
-    """The same vocabulary as Transformers converts Gemma's to tokenizer.json."""
-    pieces = list(sentencepiece_model.pieces(proto))
-    normal = {name: score for name, score, kind in pieces if kind == 1}
-    pairs = [
-        (-score, len(name[:cut]), name[:cut], name[cut:])
-        for name, score in normal.items()
-        for cut in range(1, len(name))
-        if name[:cut] in normal and name[cut:] in normal
-    ]
-    added = [
-        {
-            "id": i,
-            "content": name,
-            "single_word": False,
-            "lstrip": False,
-            "rstrip": False,
-            "normalized": False,
-            "special": kind == sentencepiece_model.CONTROL,
-        }
-        for i, (name, _, kind) in enumerate(pieces)
-        if kind in (sentencepiece_model.CONTROL, sentencepiece_model.USER_DEFINED)
-    ]
-    for token in added:  # runs of spaces are found before spaces are replaced
-        token["content"] = token["content"].replace("▁", " ")
-    vocabulary = {name: i for i, (name, _, _) in enumerate(pieces)}
-    for token in added:
-        vocabulary.pop(pieces[token["id"]][0])
-        vocabulary[token["content"]] = token["id"]
-    return json.dumps(
-        {
-            "version": "1.0",
-            "added_tokens": added,
-            "normalizer": {
-                "type": "Replace",
-                "pattern": {"String": " "},
-                "content": "▁",
-            },
-            "pre_tokenizer": None,
-            "post_processor": None,
-            "decoder": None,
-            "model": {
-                "type": "BPE",
-                "unk_token": "<unk>",
-                "fuse_unk": True,
-                "byte_fallback": True,
-                "vocab": vocabulary,
-                "merges": [[a, b] for _, _, a, b in sorted(pairs)],
-            },
-        }
-    ).encode()
+    """The same vocabulary as Gemma's own folders have it."""
+    return json.dumps(vocabulary.Vocabulary(proto).tokenizer_json()).encode()
 
 
 @pytest.fixture(scope="module", params=["byte_level", "of_sentencepiece"])
@@ -160,28 +112,28 @@ def test_saved_presets_keep_it(tmp_path):
     assert cls.from_preset(tmp_path / "preset").tokenizer.proto == small_vocabulary()
 
 
-def folder(tmp_path, proto):
-    task = tiny_models.our_task()
-    task.export_to_transformers(tmp_path)
-    (tmp_path / "tokenizer.model").unlink()
-    write_tokenizer(proto, tmp_path, 96)
+def folder(tmp_path):
+    """A model in Transformers' format, with both tokenizers."""
+    tiny_models.our_task().export_to_transformers(tmp_path)
     return tmp_path
 
 
-def test_a_folder_of_transformers(tmp_path):
-    where = folder(tmp_path, of_sentencepiece(small_vocabulary()))
+def test_a_folder_with_tokenizer_json_alone(tmp_path):
+    where = folder(tmp_path)
+    (where / "tokenizer.model").unlink()
     tokenizer = CodeGemmaTokenizer.from_preset(where)
     expected = PlainCodec(small_vocabulary()).encode(source()[:500])
     assert tokenizer.encode(source()[:500]) == expected
-    peer = transformers.AutoTokenizer.from_pretrained(where)
-    assert peer.encode("def f(x):", add_special_tokens=False) == tokenizer.encode(
-        "def f(x):"
-    )
+    (where / "added_tokens.json").write_text('{"<|fim_prefix|>": 69}')
+    with pytest.raises(ValueError, match="calls id 69"):
+        CodeGemmaTokenizer.from_preset(where)
+    (where / "tokenizer.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"Nor has it a tokenizer\.json"):
+        CodeGemmaTokenizer.from_preset(where)
 
 
-def test_two_tokenizers(tmp_path):
-    where = folder(tmp_path, of_sentencepiece(small_vocabulary()))
-    (where / "tokenizer.model").write_bytes(small_vocabulary())
+def test_a_folder_with_two_tokenizers(tmp_path):
+    where = folder(tmp_path)
     assert CodeGemmaTokenizer.from_preset(where).proto == small_vocabulary()
     other = tokenizer_json.rewrite(of_sentencepiece(small_vocabulary()), {400: "other"})
     (where / "tokenizer.json").write_bytes(other)
@@ -189,11 +141,22 @@ def test_two_tokenizers(tmp_path):
         CodeGemmaTokenizer.from_preset(where)
 
 
-def test_added_tokens_that_disagree(tmp_path):
-    where = folder(tmp_path, of_sentencepiece(small_vocabulary()))
-    (where / "added_tokens.json").write_text('{"<|fim_prefix|>": 69}')
-    with pytest.raises(ValueError, match="calls id 69"):
-        CodeGemmaTokenizer.from_preset(where)
+def test_export(tmp_path):
+    """To Transformers as it is; GGUF has no such vocabulary for Gemma."""
+    task = tiny_models.our_task()
+    tokenizer = CodeGemmaTokenizer(proto=byte_level(), chat_format="smollm2")
+    backbone = tiny_models.our_backbone(vocabulary_size=tokenizer.vocabulary_size())
+    preprocessor = type(task.preprocessor)(tokenizer, sequence_length=64)
+    lm = type(task)(backbone, preprocessor)
+    lm.export_to_transformers(tmp_path / "folder")
+    assert CodeGemmaTokenizer.from_preset(tmp_path / "folder").proto == byte_level()
+    peer = transformers.AutoTokenizer.from_pretrained(tmp_path / "folder")
+    messages = [{"role": "user", "content": " Hi"}]
+    ids = peer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
+    parts = [part for part, _ in chat.render(messages, True, "smollm2")]
+    assert ids == [15, *tokenizer.encode(parts)]
+    with pytest.raises(ValueError, match="SentencePiece vocabulary"):
+        lm.export(tmp_path / "it.gguf", format="gguf")
 
 
 @pytest.mark.parametrize(
