@@ -6,6 +6,7 @@ model's repository (never run), generation settings.
 
 import itertools
 import os
+import re
 
 import numpy as np
 
@@ -27,6 +28,7 @@ INDEX_FILE = "model.safetensors.index.json"
 HEAD = "lm_head.weight"
 EMBEDDING = "model.embed_tokens.weight"
 
+_UNUSED = re.compile(rb"<unused\d+>$")
 # ours -> Transformers'; the rest of GemmaConfig is fixed in Gemma 1 or has no effect.
 SIZES = {
     "vocabulary_size": "vocab_size",
@@ -108,10 +110,13 @@ class Folder:
             tokenizer_json.read(self.files.read(tokenizer_json.FILE, ""))
         )
         of_model = sentencepiece_model.bytes_of(proto)
-        if of_json == of_model:
-            return
         pairs = itertools.zip_longest(of_model, of_json)
-        place = next(i for i, (a, b) in enumerate(pairs) if a != b)
+        places = (i for i, (a, b) in enumerate(pairs) if a != b)
+        # One of the two may have the sentinels under their names already.
+        unused = {i for i, name in enumerate(of_model) if _UNUSED.match(name)}
+        place = next((i for i in places if i not in unused), None)
+        if place is None:
+            return
         shown = [
             repr(found[place])[:60] if place < len(found) else "nothing"
             for found in (of_model, of_json)
