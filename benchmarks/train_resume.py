@@ -105,7 +105,7 @@ def main():
             after = rng.uniform(0, 2 * step_seconds)
             kills += kill_after(process, rng.randint(1, most), after)
             stopped_at.append(len(series(killed)))
-            unfinished += any((killed / "checkpoints").glob("new-*"))
+            unfinished += any((killed / "checkpoints").glob("step-*.tmp-*"))
         with start(killed) as process:
             process.stdout.read()
         same = {

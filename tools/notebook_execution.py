@@ -150,7 +150,9 @@ def execute(notebook, name, environment, solutions=None, verbose=False):
     from nbclient import NotebookClient
 
     waiting = list(solutions or ())
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as own:
+        # The user's IPython profile is not asked, and a read-only home is no warning.
+        environment = {**environment, "IPYTHONDIR": own}
         client = NotebookClient(
             notebook,
             timeout=None,

@@ -19,9 +19,10 @@ What a file is, is seen from its content, except CSV and TSV, which have their s
 
 Gemma knows two roles that alternate, the user first. What differs is brought to that
 form: system and developer messages are put before the next user message; a tool's result
-is user text; messages of one role in a row are joined by an empty line; an answer before
-the first question is left out, and so is a question whose answer is empty. An example
-that cannot be understood raises and names the file and the line.
+is user text; messages of one role in a row are joined by an empty line. An answer before
+the first question is left out, and so is a question that has no answer or an empty one;
+`Conversation.left_out` says so. An example that cannot be understood raises and names the
+file and the line.
 
 Left out: images, and calls of tools that are not in the text.
 """
@@ -55,6 +56,10 @@ ROLES = {
     "system": "system",
     "developer": "system",
 }
+# What is left out of a conversation.
+ANSWER_FIRST = "answers before the first question"
+EMPTY_ANSWER = "questions whose answer is empty"
+NO_ANSWER = "questions without an answer"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,11 +86,13 @@ class Conversation:
             was left to learn.
         text: plain text to learn instead of turns, or None.
         where: file and line or row, for messages.
+        left_out: what of the example is not in `turns`, one reason for each thing.
     """
 
     turns: tuple[Turn, ...]
     text: str | None
     where: str
+    left_out: tuple[str, ...] = ()
 
 
 def read(file) -> Iterator[Conversation]:
@@ -239,7 +246,8 @@ def _conversation(example, where):
     messages = _messages(columns, where)
     if messages is None:
         return Conversation((), _string(columns["text"], where, "text"), where)
-    return Conversation(tuple(_turns(messages, where)), None, where)
+    turns, left_out = _turns(messages, where)
+    return Conversation(tuple(turns), None, where, tuple(left_out))
 
 
 def _messages(columns, where):
@@ -340,7 +348,24 @@ def _string(value, where, name):
 
 
 def _turns(messages, where):
-    """Messages as alternating turns, the user first and an answer last."""
+    """`(turns, left_out)`: alternating turns, the user first and an answer last."""
+    joined = _joined(messages, where)
+    turns, left_out = [], []
+    if joined and joined[0].role == MODEL:
+        joined = joined[1:]
+        left_out.append(ANSWER_FIRST)
+    for question, answer in zip(joined[::2], joined[1::2], strict=False):
+        if answer.content.strip():
+            turns += question, answer
+        else:
+            left_out.append(EMPTY_ANSWER)
+    if len(joined) % 2:
+        left_out.append(NO_ANSWER)
+    return turns, left_out
+
+
+def _joined(messages, where):
+    """Messages as alternating turns; those of one side in a row are one."""
     joined = []
     for role, content, weight in messages:
         side = MODEL if role == MODEL else USER
@@ -358,10 +383,4 @@ def _turns(messages, where):
             texts = [text for text in (last.content, content) if text.strip()]
             content = "\n\n".join(texts)
         joined.append(Turn(side, content, weight))
-    if joined and joined[0].role == MODEL:
-        joined = joined[1:]
-    rounds = zip(joined[::2], joined[1::2], strict=False)
-    for question, answer in rounds:
-        if answer.content.strip():
-            yield question
-            yield answer
+    return joined

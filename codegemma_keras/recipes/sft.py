@@ -150,13 +150,16 @@ def prepare(config: SFTConfig, tokenizer):
         ValueError: an example that cannot be understood; too few for one batch.
     """
     length = config.sequence_length
-    documents, counts = {False: [], True: []}, collections.Counter()
+    documents, counts, read = {False: [], True: []}, collections.Counter(), 0
     for conversation in conversations.read(config.data):
         ids, weights, cut = token_row(conversation, tokenizer, length)
-        counts["read"] += 1
-        counts["too long, cut after the last answer that fits"] += bool(ids) and cut
-        counts["too long, left out"] += not ids and cut
-        counts["without an answer to learn, left out"] += not ids and not cut
+        read += 1
+        counts.update(f"{what}, left out" for what in conversation.left_out)
+        if cut and ids:
+            counts["conversations too long, cut after the last answer that fits"] += 1
+        elif not ids:
+            why = "too long" if cut else "without an answer to learn"
+            counts[f"conversations {why}, left out"] += 1
         if ids:
             held_out = is_held_out(conversation, config.held_out)
             documents[held_out].append((ids, weights))
@@ -165,11 +168,9 @@ def prepare(config: SFTConfig, tokenizer):
         if found:
             segments, weights = zip(*found, strict=True)
             packed[held_out] = pack(segments, length, weights=weights)
-    read = counts.pop("read")
     say(f"{config.data}: {read:,} conversations")
     for what, count in counts.items():
-        if count:
-            say(f"  {count:,} {what}")
+        say(f"  {count:,} {what}")
     rows = 0 if packed[False] is None else packed[False].rows
     say(f"  {len(documents[False]):,} to train on, in {rows:,} rows of {length} tokens")
     say(f"  {len(documents[True]):,} to evaluate on")

@@ -2,6 +2,8 @@
 
     python -m tests.formats.mutations --count 3000
 
+A load that takes half a minute ends the program with a traceback of where it hangs.
+
 `test_mutations.py` runs a few of the same seeds. What counts as right after a change
 of a JSON file: the same weights, or none that fit. A changed byte among the numbers of
 a tensor cannot be noticed; it must only be finite.
@@ -9,20 +11,20 @@ a tensor cannot be noticed; it must only be finite.
 
 import argparse
 import collections
+import faulthandler
 import json
 import pathlib
 import random
 import resource
 import shutil
 import tempfile
-import time
 import traceback
 import warnings
 
 from codegemma_keras import CodeGemmaCausalLM
 from tests import tiny_models
 
-SECONDS = 30  # far above what a load takes, and far below a hang
+SECONDS = 30  # far above what a load takes
 BYTES = 600 << 20
 
 VALUES = [
@@ -125,7 +127,7 @@ def mutate(folder: pathlib.Path, rng) -> str:
 
 def judge(folder, what, expected) -> str:
     """Load a mutated folder; raises AssertionError unless it ends well."""
-    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.time()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     raised = None
     try:
         with warnings.catch_warnings():
@@ -144,7 +146,6 @@ def judge(folder, what, expected) -> str:
         assert raised.__cause__ is None, message
         assert len(message) < 1000, message
         assert "Traceback" not in message, message
-    assert time.time() - start < SECONDS, f"{time.time() - start:.0f} s"
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert grown * 1024 < BYTES, f"{grown >> 10} MB"
     return type(raised).__name__ if raised else "loaded"
@@ -174,10 +175,13 @@ def main():
     outcomes = collections.Counter()
     with tempfile.TemporaryDirectory() as root:
         seeds = range(args.first, args.first + args.count)
+        faulthandler.dump_traceback_later(10 * SECONDS, exit=True)  # makes the folders
         for seed, what, outcome, trace in run(seeds, pathlib.Path(root)):
+            faulthandler.dump_traceback_later(SECONDS, exit=True)
             outcomes[outcome] += 1
             if trace:
                 print(seed, what, trace[-1500:], flush=True)
+        faulthandler.cancel_dump_traceback_later()
     print(dict(outcomes))
 
 

@@ -9,6 +9,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from codegemma_keras.recipes import conversations
 from codegemma_keras.recipes.conversations import read
 
 PAIR = (("user", "Two and two?"), ("model", "Four."))
@@ -90,6 +91,29 @@ def test_weights_and_plain_text(tmp_path):
     assert read_one(tmp_path, {"prompt": "a", "answer": None, "output": "b"}).turns
     joined = read_one(tmp_path, {"messages": ASKED + SAID + SAID})
     assert joined.turns[1].content == "Four.\n\nFour."
+
+
+def test_what_is_left_out_is_said(tmp_path):
+    """Each turn of a conversation is learnt, context, or named here."""
+    more = messages(("user", "And?"))
+    empty = [*more, *messages(("model", " "))]
+    for talk, left_out in [
+        (ASKED + SAID, ()),
+        (SAID + ASKED + SAID, (conversations.ANSWER_FIRST,)),
+        (ASKED + SAID + more, (conversations.NO_ANSWER,)),
+        (
+            SAID + empty + ASKED + SAID + empty + more,
+            (
+                conversations.ANSWER_FIRST,
+                conversations.EMPTY_ANSWER,
+                conversations.EMPTY_ANSWER,
+                conversations.NO_ANSWER,
+            ),
+        ),
+    ]:
+        found = read_one(tmp_path, {"messages": talk})
+        assert found.left_out == left_out
+        assert turns(found) == PAIR
 
 
 EXAMPLES = [

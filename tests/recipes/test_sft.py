@@ -195,6 +195,35 @@ def test_rows_have_loss_on_answers_only_and_whole_rounds(folder):
     assert 0 < sum(weights) < sum(sft.token_row(talk, tokenizer, 64)[1])
 
 
+def test_what_is_left_out_is_counted_and_printed(folder, tmp_path, capsys):
+    asked, said = ({"role": role, "content": "alpha"} for role in ("user", "model"))
+    silent = {**said, "content": ""}
+    with (tmp_path / "chats.jsonl").open("w") as file:
+        for talk in [
+            [said, asked, said, asked, silent, asked],
+            [said, asked, said],
+            [{**asked, "content": "alpha " * 90}, said],
+            [asked, said, {**asked, "content": "beta " * 90}, said],
+            [asked],
+            *[[asked, said]] * 20,
+        ]:
+            file.write(json.dumps({"messages": talk}) + "\n")
+    data = str(tmp_path / "chats.jsonl")
+    sft.prepare(config(folder, "x", data=data, held_out=0.0), our_task().tokenizer)
+    shown = capsys.readouterr().out
+    for line in (
+        "25 conversations",
+        "2 answers before the first question, left out",
+        "1 questions whose answer is empty, left out",
+        "2 questions without an answer, left out",
+        "1 conversations too long, cut after the last answer that fits",
+        "1 conversations too long, left out",
+        "1 conversations without an answer to learn, left out",
+        "23 to train on",
+    ):
+        assert line in shown
+
+
 def test_settings_that_cannot_work(folder):
     for changes, message in [
         ({"batch_tokens": 100}, "multiple of sequence_length"),
