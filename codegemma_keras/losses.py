@@ -17,33 +17,16 @@ Shape letters: B batch, T tokens, D width, V vocabulary, C tokens of a chunk and
 
 import contextlib
 import contextvars
-import math
 
 import keras
 from keras import ops
 
-from codegemma_keras.ops import place
-
-# A chunk's float32 logits may take this much. Larger chunks win nothing on a CPU
-# (benchmarks/train_memory.py); on an accelerator the `[V, D]` accumulator is read and
-# written once a chunk, which 500 tokens hide behind their matrix products.
-CHUNK_BYTES = 2**29
-
-
-def tokens_of_a_chunk(vocabulary_size, devices=None) -> int:
-    """How many tokens, of all devices together, go into one chunk.
-
-    Several devices share the logits of a chunk and each one's part of the accumulator is
-    as much smaller; a quarter of what one device may hold keeps both small.
-
-    Args:
-        vocabulary_size: int. V.
-        devices: default: those of the current `keras.distribution`.
-    """
-    if devices is None:
-        distribution = keras.distribution.distribution()
-        devices = math.prod(distribution.device_mesh.shape) if distribution else 1
-    return max(16, max(1, devices // 4) * CHUNK_BYTES // (4 * vocabulary_size))
+from codegemma_keras.ops import (
+    loop_chunks,
+    nth_chunk,
+    place,
+    split_chunks,
+)
 
 
 def linear_cross_entropy(
@@ -71,7 +54,7 @@ def linear_cross_entropy(
             into them.
         z_loss: factor of `log(Z)^2`, added to each token's loss; Z is the sum of the
             exponentials. 1e-4 is usual, and keeps logits from drifting.
-        chunk_tokens: tokens of a chunk; default: what `CHUNK_BYTES` allows.
+        chunk_tokens: tokens of a chunk; default: what `ops.CHUNK_BYTES` allows.
         with_gradients: False in evaluation, where they would be thrown away.
         train_embedding: False if the embedding is frozen: its gradient, a third of the
             work, is then not computed.
@@ -188,21 +171,6 @@ def all_chunks(
     )
 
 
-def loop_chunks(count, body, state):
-    """`state = body(i, state)` for i in 0..count-1, one after the other."""
-    if keras.backend.backend() != "tensorflow":
-        return ops.fori_loop(0, count, body, state)
-    import tensorflow as tf
-
-    # Outside XLA it would run ten at a time, each with logits of its own.
-    return tf.while_loop(
-        lambda i, _: i < count,
-        lambda i, state: (i + 1, body(i, state)),
-        (tf.constant(0), state),
-        parallel_iterations=1,
-    )[1]
-
-
 def _one_chunk(hidden, embedding, targets, weights, z_loss):
     """Sums `[3]` of a chunk, and the gradient of their first to its logits."""
     logits = einsum32("bcd,vd->bcv", hidden, embedding)
@@ -224,41 +192,6 @@ def _one_chunk(hidden, embedding, targets, weights, z_loss):
     scale = weights * (1.0 + 2.0 * z_loss * log_z) / total
     grad = exponentials * scale[..., None]
     return sums, grad - ops.where(is_target, weights[..., None], 0.0)
-
-
-def split_chunks(tensors, vocabulary_size, chunk_tokens):
-    """Tensors `[B, T, ...]` as chunks `[B, n, C, ...]` (TensorFlow: `[1, B n, C, ...]`).
-
-    Rows stay whole along B on JAX, where a mesh may have split them over devices.
-    TensorFlow often does not know B while it traces, so there a chunk is of one row.
-    """
-    limit = chunk_tokens or tokens_of_a_chunk(vocabulary_size)
-    by_row = keras.backend.backend() == "tensorflow"
-    batch, length = tensors[0].shape[:2]
-    if length is None:  # rows of a length known at run time only go one at a time
-        size, count = ops.shape(tensors[0])[1], 1
-    else:
-        count = -(-(1 if by_row else batch) * length // limit)
-        count = min(count, length)
-        size = -(-length // count)
-        count = -(-length // size)
-    batch = ops.shape(tensors[0])[0]
-    out = []
-    for tensor in tensors:
-        if length is not None and count * size != length:
-            rest = [(0, 0)] * (len(tensor.shape) - 2)
-            tensor = ops.pad(tensor, [(0, 0), (0, count * size - length), *rest])
-        rows = (1, batch * count) if by_row else (batch, count)
-        out.append(ops.reshape(tensor, (*rows, size, *tensor.shape[2:])))
-    return out, size
-
-
-def nth_chunk(chunks, i):
-    """Chunk i, `[B, C, ...]`, of `[B, n, C, ...]`."""
-    shape = list(ops.shape(chunks))
-    start = [0] * len(shape)
-    start[1], shape[1] = i, 1
-    return ops.squeeze(ops.slice(chunks, start, shape), axis=1)
 
 
 def einsum32(equation, a, b):

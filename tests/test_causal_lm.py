@@ -136,6 +136,20 @@ def test_without_a_preprocessor():
         model.infill("a", "b")
 
 
+def test_ids_beyond_the_pieces_have_no_text():
+    """A model made by hand whose embedding is padded, as many are on an accelerator."""
+    task = tiny_models.our_task()
+    backbone = tiny_models.our_backbone(num_layers=1, vocabulary_size=704)
+    values = np.zeros((704, backbone.hidden_dim), "float32")
+    values[702], values[703] = -1.0, 1.0  # one of the two is always drawn
+    backbone.token_embedding.embeddings.assign(values)
+    lm = CodeGemmaCausalLM(backbone, task.preprocessor)
+    done = lm.complete("a", "b", max_new_tokens=3)
+    assert set(done.token_ids) <= {702, 703}
+    assert len(done.token_ids) == 3
+    assert done.text == lm.generate("a", max_new_tokens=3, strip_prompt=True) == ""
+
+
 def test_new_weights_and_lora_reach_the_compiled_programs():
     lm = tiny_models.our_task()
     before = lm.generate("abc", max_new_tokens=12)

@@ -125,3 +125,23 @@ def test_programs_import_names_that_exist():
     wanted = {names for path in PROGRAMS for names in imported_names(path)}
     assert len(wanted) > 50
     assert not {names for names in wanted if not exists(*names)}
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/design.md"])
+def test_the_tree_names_what_is_there_and_nothing_else(document):
+    """One line of the tree may name several files: `fim.py chat.py    ...`."""
+    text = (ROOT / document).read_text(encoding="utf-8")
+    start = text.index("\n    codegemma_keras/\n") + 1
+    lines = text[start : text.index("\n\n", start)].splitlines()
+    package, beside = set(), set()
+    for line in lines[1:]:
+        names = set(re.match(r" +((?:[\w.]+(?:/|\.py) ?)*)", line)[1].split())
+        (package if line.startswith("      ") else beside).update(names)
+    there = {
+        path.name + "/" * path.is_dir()
+        for path in (ROOT / "codegemma_keras").iterdir()
+        if path.suffix == ".py" or (path.is_dir() and path.name != "__pycache__")
+    }
+    assert package == there
+    assert all(any(ROOT.glob(name.replace("NN_name", "*"))) for name in beside)
+    assert beside

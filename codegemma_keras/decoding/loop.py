@@ -15,10 +15,7 @@ from typing import Any, NamedTuple
 from keras import ops
 
 from codegemma_keras.decoding.sampling import Settings, Work, choose, log_probability
-
-# Positions whose logits are computed at a time: for V = 256,000 a row of 8,192 tokens
-# would take 8 GB of float32 logits; a span of 32 takes 33 MB.
-SCORE_SPAN = 32
+from codegemma_keras.ops import loop_chunks, nth_chunk, split_chunks
 
 
 class Rows(NamedTuple):
@@ -166,39 +163,35 @@ def score(backbone, token_ids):
 
     Args:
         backbone: a `CodeGemmaBackbone`.
-        token_ids: int `[B, T]`, right-padded; SCORE_SPAN divides T.
+        token_ids: int `[B, T]`, right-padded.
 
     Returns:
         float32 `[B, T]`; the first column, which nothing predicts, is 0. And int32
         `[B, T]`: 1 where greedy decoding would take the token.
     """
     hidden = backbone.forward(token_ids)  # [B, T, D]
-    rows, length = token_ids.shape
     targets = ops.concatenate([token_ids[:, 1:], token_ids[:, :1]], axis=1)
+    size = backbone.vocabulary_size
+    (hidden, targets), _ = split_chunks((hidden, targets), size)
 
-    def body(start, scores, greedy):
-        zero = ops.zeros_like(start)
-        shape = [rows, SCORE_SPAN, hidden.shape[-1]]
-        part = ops.slice(hidden, [zero, start, zero], shape)
-        wanted = ops.slice(targets, [zero, start], shape[:2])
-        logits = ops.cast(backbone.logits(part), "float32")  # [B, SPAN, V]
-        picked = ops.take_along_axis(logits, wanted[:, :, None], axis=-1)[..., 0]
+    def body(i, found):
+        scores, greedy = found
+        logits = ops.cast(backbone.logits(nth_chunk(hidden, i)), "float32")  # [B, C, V]
+        wanted = nth_chunk(targets, i)
+        picked = ops.take_along_axis(logits, wanted[..., None], axis=-1)[..., 0]
         picked = picked - ops.logsumexp(logits, axis=-1)
         best = ops.cast(ops.argmax(logits, axis=-1), wanted.dtype) == wanted
-        best = ops.cast(best, "int32")
+        best, place = ops.cast(best, "int32"), (0, i, 0)
         return (
-            start + SCORE_SPAN,
-            ops.slice_update(scores, [zero, start], picked),
-            ops.slice_update(greedy, [zero, start], best),
+            ops.slice_update(scores, place, picked[:, None]),
+            ops.slice_update(greedy, place, best[:, None]),
         )
 
-    zeros = ops.zeros((rows, length), "float32")
-    never = ops.zeros((rows, length), "int32")
-    start = ops.zeros_like(token_ids[0, 0])
-    _, scores, greedy = ops.while_loop(
-        lambda start, *_: start < length, body, (start, zeros, never)
-    )
+    shape, (rows, length) = ops.shape(targets), token_ids.shape
+    found = ops.zeros(shape, "float32"), ops.zeros(shape, "int32")
+    found = loop_chunks(targets.shape[1], body, found)
+    scores, greedy = (ops.reshape(f, (rows, -1))[:, : length - 1] for f in found)
     return (
-        ops.concatenate([zeros[:, :1], scores[:, :-1]], axis=1),
-        ops.concatenate([never[:, :1], greedy[:, :-1]], axis=1),
+        ops.concatenate([ops.zeros((rows, 1), "float32"), scores], axis=1),
+        ops.concatenate([ops.zeros((rows, 1), "int32"), greedy], axis=1),
     )

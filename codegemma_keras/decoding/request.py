@@ -6,9 +6,7 @@ be given is refused by name; no option is dropped.
 """
 
 import dataclasses
-import difflib
 import functools
-import inspect
 import math
 import operator
 import time
@@ -254,40 +252,6 @@ def at_cursor(prefix, suffix, options) -> Request:
     if request.max_new_tokens is None:
         raise TypeError("max_new_tokens=None must be a whole number.")
     return request
-
-
-def takes_options(method):
-    """Show the options of a request in the signature of a method with `**options`.
-
-    So that Shift-Tab in a notebook and `help()` list them with their defaults, and a
-    misspelt one is refused with the nearest name.
-    """
-    own = inspect.signature(method)
-    options = [
-        inspect.Parameter(
-            field.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=field.default,
-            annotation=field.type,
-        )
-        for cls, names in ((Cursor, CURSOR_OPTIONS), (Request, OPTIONS))
-        for field in dataclasses.fields(cls)
-        if field.name in names
-    ]
-    shown = [p for p in own.parameters.values() if p.kind != p.VAR_KEYWORD]
-    known = {p.name for p in (*shown, *options)}
-
-    @functools.wraps(method)
-    def checked(*args, **kwargs):
-        for name in kwargs:
-            if name not in known:
-                near = difflib.get_close_matches(name, known, 1, 0.5)
-                hint = f" Did you mean {near[0]!r}?" if near else ""
-                raise TypeError(f"{method.__name__}() has no option {name!r}.{hint}")
-        return method(*args, **kwargs)
-
-    checked.__signature__ = own.replace(parameters=[*shown, *options])
-    return checked
 
 
 # From requests to answers

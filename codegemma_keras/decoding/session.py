@@ -33,6 +33,7 @@ from codegemma_keras import fim
 from codegemma_keras.decoding import request as requests
 from codegemma_keras.decoding.cache import CachedPrefix
 from codegemma_keras.decoding.sampling import Sampling
+from codegemma_keras.decoding.signatures import takes_options
 
 # Where text is cut to fit, the cut stays at every so many lines of the file, so that it
 # does not move with every keystroke.
@@ -67,12 +68,12 @@ class Session:
         self._lock = threading.Lock()
         self._held = CachedPrefix()
 
-    @requests.takes_options
+    @takes_options
     def infill(self, prefix, suffix="", **options) -> str:
         """As `CodeGemmaCausalLM.infill`, from where the last request left off."""
         return self.complete(prefix, suffix, **options).text
 
-    @requests.takes_options
+    @takes_options
     def complete(self, prefix, suffix="", **options):
         """As `CodeGemmaCausalLM.complete`, `mode` being the session's own.
 
@@ -82,13 +83,13 @@ class Session:
         request = requests.at_cursor(prefix, suffix, options)
         return requests.complete(self._lm, request, self)
 
-    @requests.takes_options
+    @takes_options
     def stream(self, prefix, suffix="", **options):
         """As `CodeGemmaCausalLM.stream`; exhaust or close it to hold what it computed."""
         request = requests.at_cursor(prefix, suffix, options)
         return requests.stream(self._lm, request, self)
 
-    @requests.takes_options
+    @takes_options
     def warm(self, prefix, suffix="", **options):
         """Compute a prompt ahead, while nobody waits.
 

@@ -16,7 +16,7 @@ its data sheet's peak and all the others hidden behind it. Real steps take longe
 import dataclasses
 import math
 
-from codegemma_keras import losses, sharding
+from codegemma_keras import ops, sharding
 from codegemma_keras.plan import program, step
 from codegemma_keras.training import hardware, order
 
@@ -200,7 +200,7 @@ def loss_bytes(lm, config) -> int:
     vocabulary, width = lm.backbone.vocabulary_size, lm.backbone.hidden_dim
     tokens = order.rows_of_part(config) * config.sequence_length
     devices = parts * split
-    chunk = min(tokens, losses.tokens_of_a_chunk(vocabulary, devices))
+    chunk = min(tokens, ops.tokens_of_a_chunk(vocabulary, devices))
     logits = 2 * 4 * chunk * vocabulary // devices
     hidden = 4 * tokens * width // parts
     trained = bool(lm.backbone.token_embedding.trainable_variables)

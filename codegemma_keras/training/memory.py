@@ -14,7 +14,7 @@ import re
 
 import keras
 
-from codegemma_keras import losses
+from codegemma_keras import ops
 from codegemma_keras.formats import weights
 from codegemma_keras.training.hardware import GIB
 
@@ -81,7 +81,7 @@ def least(lm, rows, length) -> dict[str, int]:
     else:  # Adam's two, the default of every recipe
         slots = 2 * trainable
     vocabulary = lm.backbone.vocabulary_size
-    chunk = min(rows * length, losses.tokens_of_a_chunk(vocabulary))
+    chunk = min(rows * length, ops.tokens_of_a_chunk(vocabulary))
     distribution = keras.distribution.distribution()
     devices = math.prod(distribution.device_mesh.shape) if distribution else 1
     return {

@@ -4,9 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from codegemma_keras import CodeGemmaCausalLM
+from codegemma_keras import CodeGemmaCausalLM, ops
 from codegemma_keras.decoding import Engine, Sampling
-from codegemma_keras.decoding.compilation import compile_program
 from tests.tiny_models import our_backbone
 
 V = 53
@@ -14,31 +13,6 @@ STOPS = (3, 4)
 SAMPLED = Sampling(temperature=0.8, top_k=20, top_p=0.95, min_p=0.01)
 rng = np.random.default_rng(11)
 PROMPTS = [rng.integers(5, V, n).tolist() for n in (1, 8, 9, 33, 61, 130)]
-
-
-@pytest.fixture(scope="module")
-def model():
-    return CodeGemmaCausalLM(our_backbone())
-
-
-@pytest.fixture(scope="module")
-def engine(model):
-    return model.engine
-
-
-@pytest.fixture(scope="module")
-def uncached(model):
-    """`row of ids -> logits [V]` of the next token: the whole row, no cache."""
-    forward = compile_program(
-        model, lambda ids: model.backbone.logits(model.backbone.forward(ids))
-    )
-
-    def logits(row):
-        ids = np.zeros((1, 192), "int32")
-        ids[0, : len(row)] = row
-        return keras.ops.convert_to_numpy(forward(ids))[0, len(row) - 1]
-
-    return logits
 
 
 def slow_greedy(uncached, prompt, count, stops=()):
@@ -146,8 +120,9 @@ def test_errors_say_what_is_wrong_and_leave_the_engine_usable(model):
     assert len(engine.generate([[5]], 3)[0].token_ids) == 3
 
 
-def test_scores_are_those_of_the_uncached_network(engine, uncached):
-    scores = engine.log_probabilities(PROMPTS, batch_size=4)
+def test_scores_are_those_of_the_uncached_network(model, uncached, monkeypatch):
+    monkeypatch.setattr(ops, "CHUNK_BYTES", 4 * V * 24)  # several chunks a row
+    scores = Engine(model).log_probabilities(PROMPTS, batch_size=4)
     for prompt, got in zip(PROMPTS, scores, strict=True):
         assert got.shape == (len(prompt),)
         assert got[0] == 0

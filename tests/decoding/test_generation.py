@@ -17,11 +17,6 @@ PROMPTS = [rng.integers(5, V, n).tolist() for n in (1, 8, 9, 33, 61, 130)]
 SAMPLINGS = (Sampling(), SAMPLED, Sampling(1.3), Sampling(0.7, top_p=0.8))
 
 
-@pytest.fixture(scope="module")
-def engine():
-    return CodeGemmaCausalLM(our_backbone()).engine
-
-
 def new_rows(seed, count=12):
     """Rows of every kind: lengths, limits, stop ids, samplings, seeds."""
     choice = random.Random(seed)

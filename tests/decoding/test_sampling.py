@@ -15,27 +15,6 @@ rng = np.random.default_rng(11)
 PROMPTS = [rng.integers(5, V, n).tolist() for n in (1, 8, 9)]
 
 
-@pytest.fixture(scope="module")
-def model():
-    return CodeGemmaCausalLM(our_backbone())
-
-
-@pytest.fixture(scope="module")
-def engine(model):
-    return model.engine
-
-
-@pytest.fixture(scope="module")
-def uncached(model):
-    """`row of ids -> logits [V]` of the next token: the whole row, no cache."""
-
-    def logits(row):
-        hidden = model.backbone.forward(np.array([row], "int32"))
-        return keras.ops.convert_to_numpy(model.backbone.logits(hidden))[0, -1]
-
-    return logits
-
-
 def test_samples_follow_the_distribution(engine, uncached):
     """Chi-square over 4,096 first tokens, against the network's own probabilities."""
     prompt, draws = PROMPTS[1], 4096

@@ -22,47 +22,15 @@ from codegemma_keras.training import (
     model,
     order,
     progress,
-    schedules,
 )
 from codegemma_keras.training.checkpoints import Checkpoints
 from codegemma_keras.training.interrupt import Interrupted
+from tests.training.small_runs import SIZES, T, V, new_model, settings_of
 
-V, T = 53, 16
-SIZES = {
-    "vocabulary_size": V,
-    "num_layers": 1,
-    "num_query_heads": 4,
-    "num_key_value_heads": 2,
-    "hidden_dim": 24,
-    "intermediate_dim": 80,
-    "head_dim": 8,
-}
 GENERATOR = np.random.default_rng(4)
 IDS = GENERATOR.integers(3, V, (24, T + 1)).astype("int32")
 X = {"token_ids": IDS[:, :-1], "padding_mask": np.ones((24, T), "int32")}
 ROWS = X, IDS[:, 1:], np.ones((24, T), "float32")
-
-
-def settings_of(out, **changes):
-    """Small settings with nothing left to derive; 4 rows a step."""
-    options = {
-        "sequence_length": T,
-        "batch_tokens": 4 * T,
-        "schedule": "wsd",
-        "learning_rate": 1e-2,
-        "warmup_steps": 2,
-        "lora_rank": 0,
-        "dtype": "float32",
-        "evaluate_every": 0,
-        "save_every": 3,
-        **changes,
-    }
-    return settings.TrainingConfig(out=str(out), **options)
-
-
-def new_model():
-    keras.utils.set_random_seed(0)
-    return CodeGemmaCausalLM(CodeGemmaBackbone(**SIZES))
 
 
 def run(config, steps=6, batches=None, held_out=None, keep_best=False):
@@ -170,21 +138,6 @@ def test_a_step_that_cannot_fit_is_refused_before_the_first(tmp_path, monkeypatc
     assert not (tmp_path / "checkpoints").exists()
 
 
-def test_other_settings_are_refused(tmp_path):
-    config = settings_of(tmp_path)
-    settings.keep_settings(config, data_digest="a")
-    settings.keep_settings(config, data_digest="b")  # nothing was trained yet
-    (tmp_path / "checkpoints" / "step-00000003").mkdir(parents=True)
-    written = (tmp_path / "config.json").read_bytes()
-    changed = dataclasses.replace(config, seed=1)
-    match = r"other settings \(data_digest: b -> a, seed: 0 -> 1\)"
-    with pytest.raises(ValueError, match=match):
-        settings.keep_settings(changed, data_digest="a")
-    assert (tmp_path / "config.json").read_bytes() == written
-    other = dataclasses.replace(config, save_every=1, remat="block")  # may change
-    settings.keep_settings(other, data_digest="b")
-
-
 def test_evaluation_weighs_every_target_alike():
     """Five rows in twos: the last batch is filled up, with rows that do not count."""
     lm = new_model()
@@ -257,91 +210,6 @@ def scalars(data, tag):
         for value in event.summary.value:
             if value.tag == tag:
                 yield event.step, value.simple_value
-
-
-def test_schedules():
-    wsd = schedules.learning_rate("wsd", 1.0, 100, 10, 0.2)
-    values = [float(wsd(step)) for step in (0, 9, 50, 79, 90, 100)]
-    np.testing.assert_allclose(values, [0.1, 1, 1, 1, 0.5, 0], atol=1e-6)
-    cosine = schedules.learning_rate("cosine", 1.0, 110, 10, 0.2)
-    values = [float(cosine(step)) for step in (0, 5, 10, 60, 110)]
-    np.testing.assert_allclose(values, [0, 0.5, 1, 0.5, 0], atol=1e-6)
-    parts = schedules.learning_rate("wsd", 1.0, 100, 10, 0.2, parts=4)
-    again = schedules.PerUpdate.from_config(parts.get_config())
-    for step in (0, 3, 4, 359, 399):
-        assert float(parts(step)) == float(again(step)) == float(wsd(step // 4))
-    with pytest.raises(ValueError, match="'linear': give 'cosine' or 'wsd'"):
-        schedules.learning_rate("linear", 1.0, 1, 1, 0.2)
-
-
-def test_flops_count_every_matrix_once():
-    variables = new_model().trainable_variables
-    matrices = sum(int(np.prod(v.shape)) for v in variables if len(v.shape) > 1)
-    assert hardware.matrix_weights(SIZES) == matrices
-    attention = 1 * 2 * 16 * 4 * 8  # L 2 T N H, half of the scores and of the mix
-    assert hardware.flops_per_token(SIZES, 16) == 6 * matrices + 3 * attention
-    assert hardware.flops_per_token(SIZES, 16, adapter_weights=10) == (
-        4 * matrices + 60 + 3 * attention
-    )
-
-
-@pytest.mark.parametrize(
-    ("name", "peak"),
-    [
-        ("Tesla T4", 65e12),
-        ("NVIDIA L4", 121e12),
-        ("NVIDIA L40S", 362e12),
-        ("NVIDIA H100 80GB HBM3", 989e12),
-        ("TPU v5 lite", 197e12),
-        ("TPU v5", 459e12),
-        ("TPU v4", 275e12),
-        ("cpu", None),
-    ],
-)
-def test_peaks_by_the_device_s_name(name, peak):
-    assert hardware.peak_flops(name) == peak
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"accumulation": 0}, "accumulation=0 must be at least 1"),
-        ({"save_every": 0}, "save_every=0 must be at least 1"),
-        ({"save_every": 3, "log_every": 2}, "must be a multiple of log_every"),
-        ({"sequence_length": 16384}, "more than the 8192 tokens"),
-        ({"batch_tokens": 100}, "multiple of sequence_length"),
-        ({"lora_dropout": 1.0}, "at least 0 and below 1"),
-        ({"learning_rate": float("nan")}, "learning_rate=nan"),
-        ({"remat": "all"}, "remat='all': give one of 'none'"),
-        ({"dtype": "float16"}, "dtype='mixed_float16'"),
-        ({"lora_rank": 0, "quantize": "int8"}, "nothing to train"),
-        ({"lora_rank": 4, "quantize": "int8", "dtype": "float16"}, "quantize='int4'"),
-        ({"lora_rank": 0, "adapter": "a"}, "merge the adapter"),
-    ],
-)
-def test_settings_that_cannot_work_are_refused_before_anything_is_loaded(
-    changes, message
-):
-    with pytest.raises(ValueError, match=message):
-        settings_of("unused", **changes)
-
-
-def test_dtypes_by_the_device():
-    """Where there is no bfloat16, float16; what trains stays float32."""
-    for lora_rank, half, dtype in [
-        (0, None, "float32"),
-        (8, None, "float32"),
-        (0, "bfloat16", "mixed_bfloat16"),
-        (8, "bfloat16", "bfloat16"),
-        (0, "float16", "mixed_float16"),
-    ]:
-        config = settings_of("unused", lora_rank=lora_rank, dtype=None)
-        found = model.with_dtype(config, lambda half=half: half)
-        assert found.dtype == dtype
-        assert "float32" in model.described(found, "cpu")
-    assert hardware.half_precision("Tesla T4") == "float16"
-    assert hardware.half_precision("NVIDIA A100-SXM4-40GB") == "bfloat16"
-    assert hardware.half_precision("cpu") is None
 
 
 def test_float16_trains_and_is_resumed_to_the_bit(tmp_path):
@@ -424,7 +292,8 @@ def test_no_checkpoint_is_named_that_does_not_exist(tmp_path):
 # A program of its own: devices must be made up before JAX starts.
 ON_A_MESH = """
 import sys
-from tests.training.test_loop import run, settings_of
+from tests.training.small_runs import settings_of
+from tests.training.test_loop import run
 from codegemma_keras import sharding
 config = settings_of(sys.argv[1], mesh=sys.argv[2])
 with sharding.use(config.mesh, {"num_query_heads": 4, "num_key_value_heads": 2}):
