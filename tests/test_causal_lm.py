@@ -9,7 +9,7 @@ import keras_hub
 import numpy as np
 import pytest
 
-from codegemma_keras import CodeGemmaCausalLM, Sampling, fim
+from codegemma_keras import CodeGemmaCausalLM, Sampling, chat, fim
 from codegemma_keras.tasks import instruct, small_functions
 from tests import tiny_models
 from tests.tiny_models import INPUTS, TOKEN_IDS
@@ -50,11 +50,15 @@ def test_complete_is_what_generate_gives_for_the_rendered_prompt(lm):
 @pytest.mark.parametrize("prefix", ["", "x"])
 @pytest.mark.parametrize("suffix", ["", "y"])
 def test_empty_sides(lm, prefix, suffix):
-    assert isinstance(lm.infill(prefix, suffix, max_new_tokens=3), str)
+    raw = "".join(fim.render(prefix, suffix))
+    expected = lm.generate(raw, max_new_tokens=3, strip_prompt=True)
+    assert lm.infill(prefix, suffix, max_new_tokens=3) == expected
 
 
 def test_empty_prompt_continues_from_bos(lm):
-    assert isinstance(lm.generate("", max_new_tokens=3), str)
+    bos, stops = lm.tokenizer.start_token_id, lm.tokenizer.stop_token_ids
+    [result] = lm.engine.generate([[bos]], 3, stops)
+    assert lm.generate("", max_new_tokens=3) == lm.tokenizer.decode(result.token_ids)
 
 
 def test_control_strings_in_user_text_do_not_reach_the_model(lm):
@@ -116,7 +120,12 @@ def test_stop_strings(lm):
 
 
 def test_chat_answers_and_says_what_is_wrong(lm):
-    assert isinstance(lm.chat("hello", max_new_tokens=4), str)
+    turn = chat.render(
+        [{"role": "user", "content": "hello"}], add_generation_prompt=True
+    )
+    raw = "".join(part for part, _ in turn)
+    answer = lm.chat("hello", max_new_tokens=4)
+    assert answer == lm.generate(raw, max_new_tokens=4, strip_prompt=True)
     with pytest.raises(ValueError, match="user"):
         lm.chat([{"role": "model", "content": "x"}], max_new_tokens=4)
 
@@ -140,8 +149,9 @@ def test_ids_beyond_the_pieces_have_no_text():
     """A model made by hand whose embedding is padded, as many are on an accelerator."""
     task = tiny_models.our_task()
     backbone = tiny_models.our_backbone(num_layers=1, vocabulary_size=704)
-    values = np.zeros((704, backbone.hidden_dim), "float32")
-    values[702], values[703] = -1.0, 1.0  # one of the two is always drawn
+    values = 0.1 * np.asarray(backbone.token_embedding.embeddings)
+    values[702] = 50 * values[703]
+    values[703] = -values[702]  # one of the two is always the likeliest
     backbone.token_embedding.embeddings.assign(values)
     lm = CodeGemmaCausalLM(backbone, task.preprocessor)
     done = lm.complete("a", "b", max_new_tokens=3)

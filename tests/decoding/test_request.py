@@ -173,9 +173,10 @@ def test_a_sampler_that_cannot_is_refused_by_name(lm):
         for ask in (lm.infill, lm.chat, lm.session().infill):
             with pytest.raises(ValueError, match="BeamSampler cannot drive infill"):
                 ask("a", max_new_tokens=2)
-        assert lm.chat("a", max_new_tokens=2, sampling=Sampling()) is not None
+        asked = lm.chat("a", max_new_tokens=2, sampling=Sampling())
     finally:
         lm.compile(sampler="greedy")
+    assert asked == lm.chat("a", max_new_tokens=2)
 
 
 def test_seeds_of_keras_and_of_samplers_take_effect(lm):

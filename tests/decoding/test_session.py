@@ -125,3 +125,12 @@ def test_a_prompt_half_computed_is_held(lm):
     new = whole.prompt_tokens - partly.computed_tokens
     assert new <= whole.computed_tokens < new + CHUNK
     assert whole.token_ids == cold(lm, "line", long, SUFFIX).token_ids
+
+
+def test_a_session_can_forget(lm):
+    session = lm.session()
+    whole = session.complete(PREFIX, SUFFIX, **OPTIONS)
+    session.forget()
+    again = session.complete(PREFIX, SUFFIX, **OPTIONS)
+    assert again.computed_tokens == again.prompt_tokens
+    assert again.token_ids == whole.token_ids
