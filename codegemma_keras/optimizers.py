@@ -75,6 +75,10 @@ class _InFloat32:
     def __init__(self, variable):
         self._variable = variable
 
+    @property
+    def device(self):
+        return self._variable.value.device  # TensorFlow puts the state beside it
+
     def __getattr__(self, name):
         return getattr(self._variable, name)
 
