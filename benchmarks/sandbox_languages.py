@@ -84,7 +84,8 @@ def measured(language, workers):
     kinds = collections.Counter()
     for (problem, right, _), result in zip(cases, results, strict=True):
         kind, reason = babelcode.verdict(problem, result)
-        if right == (kind == "passed"):
+        # A wrong solution is a program all the same.
+        if kind == "passed" if right else kind not in ("passed", "syntax"):
             row["right" if right else "wrong"] += 1
         else:
             row["mistakes"].append([problem.name, right, kind, reason])

@@ -4,6 +4,7 @@ import difflib
 import importlib
 from collections.abc import Sequence
 
+from codegemma_keras.evals import babelcode
 from codegemma_keras.evals.data import Data
 from codegemma_keras.evals.task import Task
 
@@ -25,6 +26,7 @@ TASKS = {
     "winogrande": "choice:make",
     "mmlu": "choice:make",
     "triviaqa": "choice:make_triviaqa",
+    **dict.fromkeys(babelcode.NAMES, "babelcode.task:make"),
 }
 # A name for several.
 GROUPS = {
@@ -33,6 +35,8 @@ GROUPS = {
         *("boolq", "piqa", "hellaswag", "arc-easy", "arc-challenge", "winogrande"),
         *("mmlu", "triviaqa"),
     ),
+    "babelcode-humaneval": babelcode.NAMES[:8],
+    "babelcode-mbpp": babelcode.NAMES[8:],
 }
 
 

@@ -19,9 +19,10 @@ import json
 from codegemma_keras.evals.babelcode.problems import Problem, from_humaneval, from_mbpp
 from codegemma_keras.evals.babelcode.targets import TARGETS
 from codegemma_keras.evals.babelcode.types import UntranslatableError, same
-from codegemma_keras.sandbox import Limits, Result, execute
+from codegemma_keras.sandbox import Limits, Result, execute_all
 
 __all__ = [
+    "NAMES",
     "TARGETS",
     "Problem",
     "UntranslatableError",
@@ -29,10 +30,13 @@ __all__ = [
     "from_humaneval",
     "from_mbpp",
     "judge",
+    "judge_all",
     "program",
     "prompt",
     "verdict",
 ]
+# Of tasks. C# is csharp and C++ is cpp there, as in `sandbox.LANGUAGES`.
+NAMES = tuple(f"babelcode-{of}-{to}" for of in ("humaneval", "mbpp") for to in TARGETS)
 GO_IMPORTS = ("fmt", "encoding/json", "os", "reflect", "strings")
 GO_USUAL = ("fmt", "math", "sort", "strconv", "strings", "unicode")
 
@@ -143,7 +147,19 @@ def judge(
     Raises:
         sandbox.MissingToolchainError: the language cannot be run on this machine.
     """
-    source = program(problem, language, answer)
-    result = execute(source, language, limits, least=least)
-    kind, reason = verdict(problem, result)
-    return dataclasses.replace(result, kind=kind, reason=reason)
+    case = (problem, language, answer)
+    return judge_all([case], limits, least=least, workers=1)[0]
+
+
+def judge_all(
+    cases, limits: Limits | None = None, *, least="bubblewrap", workers=None
+) -> list[Result]:
+    """`judge` of `(problem, language, answer)` each, some at once; equal ones once."""
+    cases = list(cases)
+    programs = [(program(*case), case[1]) for case in cases]
+    results = execute_all(programs, limits, least=least, workers=workers)
+    judged = []
+    for (problem, _, _), result in zip(cases, results, strict=True):
+        kind, reason = verdict(problem, result)
+        judged.append(dataclasses.replace(result, kind=kind, reason=reason))
+    return judged

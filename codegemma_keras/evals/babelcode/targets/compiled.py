@@ -118,6 +118,7 @@ GO = Target(
         "map": "{type}{{{items}}}",
     },
     pair="{0}: {1}",
+    member="{0}: true",
     style="camel",
     reserved="string int bool type func var map range interface package import select "
     "switch case default go chan const defer struct len cap min max new make append",

@@ -22,6 +22,7 @@ class Target:
         values: by kind, a literal; `{type}` is its type, `{0}` and `{1}` those of the
             items, `{items}` the items.
         pair: an entry of a map's literal, of `{0}` and `{1}`.
+        member: an item of a set's literal, of `{0}`.
         style: of names: `camel`, `pascal` or `snake`.
         reserved: names that mean something else, in one text.
         parameter: one parameter, of `{type}` and `{name}`.
@@ -55,6 +56,7 @@ class Target:
     close: str = ""
     character: str = "\\u{:04x}"
     escapes: str = ""
+    member: str = "{0}"
 
     def type(self, type_: Type) -> str:
         """The name of a type."""
@@ -80,7 +82,11 @@ class Target:
                 ]
             else:
                 ordered = sorted(value) if kind == "set" else value
-                items = [self.literal(type_.of[0], item) for item in ordered]
+                form_of_item = self.member if kind == "set" else "{0}"
+                items = [
+                    form_of_item.format(self.literal(type_.of[0], item))
+                    for item in ordered
+                ]
             text = form.format(*names, type=self.type(type_), items=", ".join(items))
         return text
 
