@@ -51,10 +51,10 @@ def main():
     for arm in ARMS:
         config = settings(arm, start, options)
         train, _ = rl.prompts_of(config)
-        judges = rewards.named(config.rewards, "limits")
-        if arm == "shuffled":
-            judges = [(w, n, Shuffled(f)) for w, n, f in judges]
-        rl.run(config, train, [], judges)
+        with rewards.opened(config.rewards, config.isolation) as judges:
+            if arm == "shuffled":
+                judges = [(w, n, Shuffled(f)) for w, n, f in judges]
+            rl.run(config, train, [], judges)
         scores[arm] = score(start, pathlib.Path(config.out) / "adapter", options)
         print(arm, scores[arm], flush=True)
     curves = {arm: read(options.out / arm / "curve.csv") for arm in ARMS}
@@ -123,14 +123,14 @@ def score(preset, adapter, options):
     lm = CodeGemmaCausalLM.from_preset(preset, dtype="float32")
     if adapter:
         lora.load(lm, adapter)
-    judges = rewards.named(("answer",), "limits")
     found = {}
     for name, families in (("trained families", FAMILIES), ("unseen family", UNSEEN)):
         asked = prompts.made(families, options.test, 7, held_out=True)
         groups = rollout.sample(lm, asked, options.samples, 40, "score")
         each = [prompt for prompt in asked for _ in range(options.samples)]
         texts = [answer.text for group in groups for answer in group]
-        right = rewards.score(judges, each, texts).reshape(len(asked), -1) > 0.5
+        with rewards.opened(["answer"], "limits") as judges:
+            right = rewards.score(judges, each, texts).reshape(len(asked), -1) > 0.5
         found[name] = {
             "problems": len(asked),
             "pass@1": interval(right.mean(axis=1)),

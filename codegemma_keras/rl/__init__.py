@@ -6,7 +6,7 @@
     losses              rewards -> advantages -> a loss of log-probabilities
     log_probabilities   of given tokens, with a gradient, without logits [B, T, V]
     update              answers as packed rows, and the step
-    curve               what a run shows
+    run, curve          the steps of a run, and what it shows
 
-The recipe that puts them together is `recipes/rl.py`.
+The recipe, with its settings, is `recipes/rl.py`.
 """

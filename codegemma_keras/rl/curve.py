@@ -17,7 +17,7 @@ COLUMNS = (
     "entropy",  # nats a token
     "length",  # tokens of an answer
     "stopped",  # share of answers that ended by themselves
-    "clipped",  # share of tokens outside the trusted range
+    "clipped",  # share of tokens whose ratio, or that of their answer, is clipped
     "gap",  # mean |log-probability in the update - in the rollout|, nats a token
     "largest_gap",
     "loss",

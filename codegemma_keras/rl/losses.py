@@ -116,10 +116,30 @@ class Knobs(NamedTuple):
     beta: float
 
 
+# The probability of an action now, over that when it was sampled: what a loss clips.
+
+
+def of_tokens(now, answers):
+    """A token is an action: `[N, L]`."""
+    return ops.exp((now - answers.old) * answers.mask)
+
+
+def of_answers(now, answers):
+    """An answer is an action: `[N, 1]`."""
+    log_ratio = (now - answers.old) * answers.mask
+    return ops.exp(ops.sum(log_ratio, axis=1, keepdims=True))
+
+
+def of_means(now, answers):
+    """The geometric mean of an answer's tokens: `[N, 1]`."""
+    log_ratio = (now - answers.old) * answers.mask
+    lengths = ops.maximum(ops.sum(answers.mask, axis=1, keepdims=True), 1.0)
+    return ops.exp(ops.sum(log_ratio, axis=1, keepdims=True) / lengths)
+
+
 def reinforce(now, answers: Answers, knobs: Knobs):
     """An answer is one action: the probability of all of it, times its advantage."""
-    log_ratio = ops.sum((now - answers.old) * answers.mask, axis=1)
-    gain = _clipped(ops.exp(log_ratio), answers.advantages, knobs)
+    gain = _clipped(of_answers(now, answers)[:, 0], answers.advantages, knobs)
     return -ops.sum(gain) / answers.total
 
 
@@ -141,8 +161,7 @@ dapo = dr_grpo  # `total` is the number of tokens, and the clip is wider above
 def gspo(now, answers: Answers, knobs: Knobs):
     """The geometric mean of an answer's token ratios is clipped once for all of them."""
     lengths = ops.maximum(ops.sum(answers.mask, axis=1), 1.0)
-    log_ratio = ops.sum((now - answers.old) * answers.mask, axis=1) / lengths
-    gain = _clipped(ops.exp(log_ratio), answers.advantages, knobs)
+    gain = _clipped(of_means(now, answers)[:, 0], answers.advantages, knobs)
     divergence = knobs.beta * kl(now, answers.reference) * answers.mask
     return ops.sum(ops.sum(divergence, axis=1) / lengths - gain) / answers.total
 
@@ -169,8 +188,7 @@ def kl(now, reference):
 
 def _per_token(now, answers, knobs):
     """Clipped loss of each token, with the divergence; 0 in the padding. `[N, L]`."""
-    ratio = ops.exp((now - answers.old) * answers.mask)
-    gain = _clipped(ratio, answers.advantages[:, None], knobs)
+    gain = _clipped(of_tokens(now, answers), answers.advantages[:, None], knobs)
     divergence = kl(now, answers.reference) if knobs.beta else 0.0
     return (knobs.beta * divergence - gain) * answers.mask
 
@@ -194,6 +212,7 @@ class Algorithm:
         knobs: its published numbers.
         divided_by: `"answers"`, `"limit"` (answers times the longest allowed), `"tokens"`,
             `"pairs"` or `"kept"` (tokens of answers with an advantage).
+        ratio: `(log-probabilities, Answers) -> [N, L] or [N, 1]`, what it clips.
         kl_in_reward: whether beta lowers the reward instead of adding to the loss.
         resamples: whether groups without signal are replaced by those of other prompts.
     """
@@ -202,6 +221,7 @@ class Algorithm:
     advantages: Callable
     knobs: Knobs
     divided_by: str
+    ratio: Callable = of_tokens
     kl_in_reward: bool = False
     resamples: bool = False
 
@@ -227,14 +247,28 @@ class Algorithm:
 
 ALGORITHMS = {
     "reinforce": Algorithm(
-        reinforce, against_others, Knobs(0.2, 0.2, 0.05), "answers", kl_in_reward=True
+        reinforce, against_others, Knobs(0.2, 0.2, 0.05), "answers", of_answers, True
     ),
     "grpo": Algorithm(grpo, standardised, Knobs(0.2, 0.2, 0.0), "answers"),
     "dr_grpo": Algorithm(dr_grpo, against_mean, Knobs(0.2, 0.2, 0.0), "limit"),
     "dapo": Algorithm(
         dapo, standardised, Knobs(0.2, 0.28, 0.0), "tokens", resamples=True
     ),
-    "gspo": Algorithm(gspo, standardised, Knobs(3e-4, 4e-4, 0.0), "answers"),
+    "gspo": Algorithm(gspo, standardised, Knobs(3e-4, 4e-4, 0.0), "answers", of_means),
     "dpo": Algorithm(dpo, best_and_worst, Knobs(0.0, 0.0, 0.1), "pairs"),
     "rejection": Algorithm(rejection, passing, Knobs(0.0, 0.0, 0.0), "kept"),
 }
+
+
+def knobs_of(name, beta=None, epsilon=None, epsilon_high=None) -> Knobs:
+    """The numbers of a loss: those that are given, else its own.
+
+    Args:
+        name: a key of `ALGORITHMS`.
+        beta, epsilon, epsilon_high: see `recipes.rl.RLConfig`.
+    """
+    own = ALGORITHMS[name].knobs
+    low = own.low if epsilon is None else epsilon
+    high = own.high if epsilon is None else epsilon
+    high = high if epsilon_high is None else epsilon_high
+    return Knobs(low, high, own.beta if beta is None else beta)

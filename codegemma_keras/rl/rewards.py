@@ -15,6 +15,7 @@ Programs are judged in the sandbox, by tests in another process than theirs, and
 in a process of their own (`rl.mathematics`): nothing that a model wrote runs here.
 """
 
+import contextlib
 import functools
 import importlib
 import importlib.util
@@ -41,7 +42,7 @@ def passes_tests(
     names=None,
     after=None,
     wrapper=None,
-    isolation="bubblewrap",
+    sandboxes=None,
     **columns,
 ):
     """1 if the program passes all of its tests in the sandbox, else 0.
@@ -61,7 +62,7 @@ def passes_tests(
     judged = [place for place, each in enumerate(tests) if each is not None]
     cases = [(programs[p], "\n".join(tests[p]), list(names[p])) for p in judged]
     found = [None] * len(prompts)
-    results = sandbox.check_all(cases, least=isolation)
+    results = (sandboxes or Sandboxes()).check(cases)
     for place, result in zip(judged, results, strict=True):
         found[place] = float(result.passed)
     return found
@@ -74,7 +75,7 @@ def share_of_tests(
     names=None,
     after=None,
     wrapper=None,
-    isolation="bubblewrap",
+    sandboxes=None,
     **columns,
 ):
     """The share of its tests that the program passes; each is run apart."""
@@ -87,7 +88,7 @@ def share_of_tests(
             cases.append((programs[place], test, list(names[place])))
             places.append(place)
     passed = [[] for _ in prompts]
-    results = sandbox.check_all(cases, least=isolation)
+    results = (sandboxes or Sandboxes()).check(cases)
     for place, result in zip(places, results, strict=True):
         passed[place].append(result.passed)
     return [
@@ -114,14 +115,14 @@ def _programs(prompts, completions, after, wrapper):
     return found
 
 
-def right_answer(prompts, completions, answer=None, isolation="bubblewrap", **columns):
+def right_answer(prompts, completions, answer=None, sandboxes=None, **columns):
     """1 if the final answer equals the column `answer` as mathematics, else 0."""
     answer = [None] * len(completions) if answer is None else answer
     asked = [place for place, gold in enumerate(answer) if gold is not None]
     verdicts = equal(
         [completions[place] for place in asked],
         [answer[place] for place in asked],
-        isolation,
+        (sandboxes or Sandboxes()).isolation,
     )
     found = [None] * len(completions)
     for place, verdict in zip(asked, verdicts, strict=True):
@@ -162,8 +163,37 @@ TASK = ("tests", "answer")  # what the tasks of this package are judged by
 _ISOLATED = {"tests", "share-of-tests", "answer"}
 
 
-def named(names: Sequence[str], isolation: str) -> list[tuple[float, str, Reward]]:
-    """The rewards of names, as `(weight, name, function)`.
+class Sandboxes:
+    """Warm sandboxes, started when the first program is to be judged; a context.
+
+    Args:
+        isolation: the weakest of `sandbox.LEVELS` that programs may run in.
+    """
+
+    def __init__(self, isolation="bubblewrap"):
+        self.isolation = isolation
+        self._entered, self._pool = False, None
+
+    def __enter__(self):
+        self._entered = True
+        return self
+
+    def __exit__(self, *error):
+        if self._pool is not None:
+            self._pool.close()
+
+    def check(self, cases) -> list[sandbox.Result]:
+        """`sandbox.check_all`; outside a context, with sandboxes for this call alone."""
+        if not cases:
+            return []
+        if self._entered and self._pool is None:
+            self._pool = sandbox.Pool(least=self.isolation)
+        return sandbox.check_all(cases, least=self.isolation, pool=self._pool)
+
+
+@contextlib.contextmanager
+def opened(names: Sequence[str], isolation: str = "bubblewrap"):
+    """The rewards of names, as `(weight, name, function)`; a context.
 
     Args:
         names: keys of `REWARDS`, `module:function` or `file.py:function`; `0.1*name`
@@ -172,22 +202,24 @@ def named(names: Sequence[str], isolation: str) -> list[tuple[float, str, Reward
 
     Raises:
         ValueError: there is no such reward, or its weight is no number.
-        RuntimeError: the sandbox here is weaker than `isolation`.
     """
-    found = []
-    for name in names:
-        factor, star, rest = name.rpartition("*")
-        try:
-            weight = float(factor) if star else 1.0
-        except ValueError:
-            weight = math.nan
-        if not math.isfinite(weight):
-            raise ValueError(f"rewards has {name!r}: {factor!r} is no weight.")
-        function = _function(rest.strip())
-        if rest.strip() in _ISOLATED:
-            function = functools.partial(function, isolation=isolation)
-        found.append((weight, rest.strip(), function))
-    return found
+    with Sandboxes(isolation) as sandboxes:
+        yield [_named(name, sandboxes) for name in names]
+
+
+def _named(name, sandboxes):
+    factor, star, rest = name.rpartition("*")
+    rest = rest.strip()
+    try:
+        weight = float(factor) if star else 1.0
+    except ValueError:
+        weight = math.nan
+    if not math.isfinite(weight):
+        raise ValueError(f"rewards has {name!r}: {factor!r} is no weight.")
+    function = _function(rest)
+    if rest in _ISOLATED:
+        function = functools.partial(function, sandboxes=sandboxes)
+    return weight, rest, function
 
 
 def _function(name):

