@@ -91,7 +91,7 @@ class Answers(NamedTuple):
         advantages: `[N]`.
         mask: `[N, L]`, 1 where there is a token.
         old: `[N, L]`, log-probabilities when the answers were sampled.
-        reference: `[N, L]`, those of the first model; zeros where none is needed.
+        reference: `[N, L]`, those of the first model; `old` where none is needed.
         total: scalar, what the loss is divided by: answers, tokens or pairs of the whole
             update, of which these N may be a part. See `Algorithm.total`.
     """
@@ -162,7 +162,7 @@ def gspo(now, answers: Answers, knobs: Knobs):
     """The geometric mean of an answer's token ratios is clipped once for all of them."""
     lengths = ops.maximum(ops.sum(answers.mask, axis=1), 1.0)
     gain = _clipped(of_means(now, answers)[:, 0], answers.advantages, knobs)
-    divergence = knobs.beta * kl(now, answers.reference) * answers.mask
+    divergence = knobs.beta * kl(now, answers) * answers.mask
     return ops.sum(ops.sum(divergence, axis=1) / lengths - gain) / answers.total
 
 
@@ -180,16 +180,17 @@ def rejection(now, answers: Answers, knobs: Knobs):
     return -ops.sum(now * kept) / answers.total
 
 
-def kl(now, reference):
-    """An estimate of KL(now || reference) from one sampled token each, never negative."""
-    log_ratio = reference - now
+def kl(now, answers):
+    """An estimate of KL(now || reference) from each sampled token, never negative."""
+    # Masked before the exponential: a place without a token may hold any number.
+    log_ratio = (answers.reference - now) * answers.mask
     return ops.exp(log_ratio) - log_ratio - 1.0
 
 
 def _per_token(now, answers, knobs):
     """Clipped loss of each token, with the divergence; 0 in the padding. `[N, L]`."""
     gain = _clipped(of_tokens(now, answers), answers.advantages[:, None], knobs)
-    divergence = kl(now, answers.reference) if knobs.beta else 0.0
+    divergence = kl(now, answers)
     return (knobs.beta * divergence - gain) * answers.mask
 
 

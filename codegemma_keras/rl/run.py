@@ -135,6 +135,8 @@ class Run:
         }
         if not self.knobs.beta:
             row["kl"] = None  # there is no first model to compare with
+        if config.epsilon is None:
+            row["clipped"] = None
         if not math.isfinite(row["loss"]):
             checkpoints.wait()
             raise FloatingPointError(
@@ -231,7 +233,10 @@ class Run:
         )
         rows = len(parts[0].targets["ids"])
         with memory.explained(self.lm, rows, config.sequence_length):
-            found = [update.update(self.lm, parts) for _ in range(config.passes)]
+            found = [
+                update.update(self.lm, parts, fresh=number == 0)
+                for number in range(config.passes)
+            ]
         count = config.passes * sum(len(a.tokens) + len(a.prompt_ids) for a in answers)
         speed = count / (time.monotonic() - began)
         last = {"clipped": found[-1]["clipped"]}

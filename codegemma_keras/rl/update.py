@@ -59,7 +59,7 @@ def parts_of(
     """
     mask = _lines([np.ones(len(a.tokens)) for a in answers], limit)
     old = _lines([a.log_probabilities for a in answers], limit)
-    first = np.zeros_like(mask) if reference is None else _lines(reference, limit)
+    first = old if reference is None else _lines(reference, limit)
     # A part's loss is scaled so that the mean of the parts' gradients is that of all.
     total = np.float32(algorithm.total(advantages, mask, limit) / count)
     tokens = np.float32(max(mask.sum(), 1.0) / count)
@@ -136,43 +136,48 @@ class PolicyLoss(LossOfHidden):
         flat = ops.take(ops.reshape(both, (2, -1)), y["places"], axis=1)  # [2, N, L]
         now, entropy = flat[0], flat[1]
         answers = Answers(**{name: y[name] for name in Answers._fields})
-        self._measure(now, entropy, answers, y["tokens"])
+        gap = ops.abs(now - answers.old) * answers.mask
+        # The model that sampled: then the ratio is 1, whatever rounding did.
+        itself = ops.where(y["fresh"], ops.stop_gradient(now), answers.old)
+        answers = answers._replace(old=itself)
+        self._measure(now, entropy, gap, answers, y["tokens"])
         knobs = self._knobs
         if self._algorithm.kl_in_reward:
             knobs = knobs._replace(beta=0.0)
         return self._algorithm.loss(now, answers, knobs)
 
-    def _measure(self, now, entropy, answers, tokens):
+    def _measure(self, now, entropy, gap, answers, tokens):
         mask = answers.mask
-        difference = (now - answers.old) * mask
         ratio = self._algorithm.ratio(now, answers)
         outside = ops.logical_or(
             ratio < 1.0 - self._knobs.low, ratio > 1.0 + self._knobs.high
         )
         sums = {
-            "kl": kl(now, answers.reference),
+            "kl": kl(now, answers),
             "entropy": entropy,
             "clipped": ops.cast(outside, "float32"),
-            "gap": ops.abs(difference),
+            "gap": gap,
         }
         for metric in self.shown:
             if metric.name == MOST:
-                value = ops.max(ops.abs(difference))
+                value = ops.max(gap)
             else:
                 value = ops.sum(sums[metric.name] * mask) / tokens
             metric.update_state(ops.stop_gradient(value))
 
 
-def update(lm, parts: Sequence[Part]) -> dict[str, float]:
+def update(lm, parts: Sequence[Part], fresh=True) -> dict[str, float]:
     """One update from all parts; the loss and the metrics of it.
 
     Args:
         lm: compiled with a `PolicyLoss`, and with as many accumulation steps as parts.
+        fresh: whether `lm` is still the model that sampled the answers.
     """
     logs = []
     for part in parts:
         # Keras's own: KerasHub's would preprocess, and wants one tensor of targets.
-        x, y = keras.tree.map_structure(ops.convert_to_tensor, tuple(part))
+        given = part.inputs, {**part.targets, "fresh": np.bool_(fresh)}
+        x, y = keras.tree.map_structure(ops.convert_to_tensor, given)
         logs.append(keras.Model.train_on_batch(lm, x, y, return_dict=True))
     found = {
         name: float(np.mean([float(log[name]) for log in logs]))

@@ -107,9 +107,21 @@ def test_equal_rewards_give_no_gradient(name):
 
 
 def test_divergence_of_a_model_from_itself_is_zero():
-    old = TENSORS["old"]
-    assert float(ops.max(ops.abs(losses.kl(old, old)))) == 0.0
-    assert float(ops.min(losses.kl(TENSORS["now"], TENSORS["reference"]))) >= 0.0
+    old, mask = TENSORS["old"], TENSORS["mask"]
+    answers = Answers(None, mask, old, old, None)
+    assert float(ops.max(ops.abs(losses.kl(old, answers)))) == 0.0
+    assert float(ops.min(losses.kl(TENSORS["now"], answers))) >= 0.0
+
+
+@pytest.mark.parametrize("name", OF_GROUPS)
+def test_what_stands_in_the_padding_does_not_matter(name):
+    advantages = ALGORITHMS[name].advantages(rewards_of(name)).ravel()
+    loss, gradient = loss_of(name, TENSORS["now"], advantages)
+    for value in (-500.0, 500.0):
+        now = np.where(TENSORS["mask"] > 0, TENSORS["now"], np.float32(value))
+        found, again = loss_of(name, now, advantages)
+        assert found == pytest.approx(loss, abs=1e-6)
+        np.testing.assert_allclose(again, gradient, atol=1e-6)
 
 
 def test_rejection_is_the_cross_entropy_of_what_passed():
