@@ -181,3 +181,34 @@ def test_other_settings_for_the_same_folder_are_refused(folder):
 def test_settings_that_cannot_work_are_refused(folder, changes, message):
     with pytest.raises(ValueError, match=message):
         config(folder, "refused", **changes)
+
+
+def test_dapo_draws_again_and_prompts_of_no_use_are_left_out(folder):
+    """Prompts with a `b` have one reward for all answers."""
+
+    def some(prompts, completions, **columns):
+        values = letters(prompts, completions)
+        return [1.0 if "b" in p else v for p, v in zip(prompts, values, strict=True)]
+
+    prompts = [Prompt("letters", text) for text in ("a", "b", "c", "b b", "d", "b c")]
+    settings = config(
+        folder, "dapo", loss="dapo", steps=2, prompts_per_step=2, evaluate_every=0
+    )
+    rl.run(settings, prompts, [], [(1.0, "some", some)])
+    assert [row["silent"] for row in curve(folder / "dapo")] == [0.0, 0.0]
+    settings = dataclasses.replace(
+        settings,
+        out=str(folder / "filtered"),
+        loss="dpo",
+        accumulation=2,
+        filter_samples=2,
+        least_pass=0.0,
+        most_pass=0.9,
+        steps=1,
+    )
+    rl.run(settings, prompts, [], [(1.0, "some", some)])
+    kept = json.loads((folder / "filtered" / "difficulty.json").read_text())["kept"]
+    assert kept == [0, 2, 4]
+    [row] = curve(folder / "filtered")
+    assert row["loss"] == pytest.approx(np.log(2), abs=1e-4)  # no preference yet
+    assert row["clipped"] is None
