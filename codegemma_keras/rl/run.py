@@ -240,11 +240,11 @@ class Run:
         count = config.passes * sum(len(a.tokens) + len(a.prompt_ids) for a in answers)
         speed = count / (time.monotonic() - began)
         last = {"clipped": found[-1]["clipped"]}
-        rate = float(getattr(self.lm.optimizer, "learning_rate", 0.0))
+        optimizer = getattr(self.lm.optimizer, "inner_optimizer", self.lm.optimizer)
         return {
             **found[0],
             **last,
-            "learning_rate": float(f"{rate:.6g}"),
+            "learning_rate": float(f"{float(optimizer.learning_rate):.6g}"),
             "update_tokens_per_second": float(f"{speed:.4g}"),
         }
 
