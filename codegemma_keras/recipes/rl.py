@@ -150,8 +150,11 @@ class RLConfig(settings.RunConfig):
             raise ValueError(
                 "loss='rejection' is plain fine-tuning: it has no beta and no epsilon."
             )
-        if self.loss == "dpo" and (self.epsilon or self.epsilon_high):
-            raise ValueError("loss='dpo' clips nothing: leave out epsilon.")
+        if self.loss == "dpo":
+            if self.epsilon or self.epsilon_high:
+                raise ValueError("loss='dpo' clips nothing: leave out epsilon.")
+            if self.beta is not None:
+                settings.above(self, "beta", 0)
         pairs, answers = self.prompts_per_step, self.prompts_per_step * self.group_size
         count, what = (pairs, "pairs") if self.loss == "dpo" else (answers, "answers")
         if count % self.accumulation:

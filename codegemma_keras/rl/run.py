@@ -111,7 +111,7 @@ class Run:
         config, began = self.config, time.monotonic()
         step = position["step"] + 1
         sampled = self._sample(step, position["prompt"])
-        found = self._learn(sampled, step)
+        found = self._learn(sampled)
         silent = float(1.0 - signal(sampled.rewards).mean())
         quiet = position["silent"] + 1 if silent == 1.0 else 0
         answers = [a for group in sampled.answers for a in group]
@@ -204,7 +204,7 @@ class Run:
         texts = [answer.text for group in groups for answer in group]
         return judges.score(self.rewards, each, texts).reshape(-1, size)
 
-    def _learn(self, sampled, step) -> dict:
+    def _learn(self, sampled) -> dict:
         """The updates of a step; loss, speeds and measures of the first of them."""
         config, began = self.config, time.monotonic()
         answers = [a for group in sampled.answers for a in group]

@@ -173,6 +173,7 @@ def test_other_settings_for_the_same_folder_are_refused(folder):
         ({"group_size": 1}, "group_size=1 must be at least 2"),
         ({"loss": "ppo"}, "loss='ppo'"),
         ({"loss": "dpo", "epsilon": 0.2}, "clips nothing"),
+        ({"loss": "dpo", "beta": 0.0}, "beta=0.0 must be greater than 0"),
         ({"accumulation": 3}, "accumulation=3 must divide the 16 answers"),
         ({"tasks": ("maths/cubes",)}, "no family of tasks 'maths/cubes'"),
         ({"loss": "rejection", "beta": 0.1}, "it has no beta"),
