@@ -1,6 +1,7 @@
 """The recipe of reinforcement learning: that it learns, stops, and survives a kill."""
 
 import dataclasses
+import inspect
 import json
 import os
 import signal
@@ -34,8 +35,10 @@ def folder(tmp_path_factory):
     """A preset of a random model, and its prompts as a file."""
     folder = tmp_path_factory.mktemp("rl")
     our_task().save_to_preset(str(folder / "preset"))
-    lines = [json.dumps({"prompt": p.text}) for p in PROMPTS]
+    texts = [a + b for a in "abcdef" for b in "ghijk"]
+    lines = [json.dumps({"prompt": text}) for text in texts]
     (folder / "prompts.jsonl").write_text("\n".join(lines) + "\n")
+    (folder / "letters.py").write_text(inspect.getsource(letters))
     return folder
 
 
@@ -101,7 +104,7 @@ def command(settings):
     for name, value in dataclasses.asdict(settings).items():
         if value is not None and name not in ("tasks", "rewards"):
             options += ["--" + name.replace("_", "-"), str(value)]
-    options += ["--rewards", f"{__file__}:letters"]
+    options += ["--rewards", *settings.rewards]
     return [sys.executable, "-m", "codegemma_keras.recipes.rl", *options]
 
 
@@ -110,7 +113,7 @@ def test_killed_runs_go_on_with_the_same_answers_and_weights(folder):
         folder,
         "undisturbed",
         data=str(folder / "prompts.jsonl"),
-        rewards=(f"{__file__}:letters",),
+        rewards=(f"{folder / 'letters.py'}:letters",),
     )
     lm = rl.train(settings)
     rows = curve(folder / "undisturbed")
@@ -126,6 +129,7 @@ def test_killed_runs_go_on_with_the_same_answers_and_weights(folder):
                 if line.startswith(f"step {step}/"):
                     os.kill(process.pid, signal.SIGKILL)
                     break
+        assert process.returncode == -signal.SIGKILL
     rl.train(killed)
     assert curve(folder / "killed") == curve(folder / "undisturbed")
     first, second = (
@@ -153,7 +157,7 @@ def test_all_groups_without_signal_stop_the_run(folder):
 
 
 def test_prompts_that_do_not_fit_are_refused(folder):
-    long = [Prompt("letters", f"a{n} " * 40) for n in range(4)]
+    long = [Prompt("letters", f"a{n} " * 100) for n in range(4)]
     with pytest.raises(ValueError, match=r"more than the .* of the context"):
         run(config(folder, "long"), prompts=[*long, *PROMPTS[:2]])
     with pytest.raises(ValueError, match="There are 2 prompts"):

@@ -54,10 +54,15 @@ def test_the_reference_is_the_base_without_the_adapter(lm, answers):
         assert np.abs(ours - own[start:]).max() > 1e-3
 
 
+def values(lm):
+    """Of what trains; copies, as an update may work in the memory of its input."""
+    return [np.array(keras.ops.convert_to_numpy(v)) for v in lm.trainable_variables]
+
+
 def updated(lm, answers, length, parts, name):
     """The adapter after one update, and its measures; the model is as before then."""
     algorithm = ALGORITHMS[name]
-    before = [keras.ops.convert_to_numpy(v) for v in lm.trainable_variables]
+    before = values(lm)
     optimizer = keras.optimizers.SGD(
         0.5, gradient_accumulation_steps=parts if parts > 1 else None
     )
@@ -74,7 +79,7 @@ def updated(lm, answers, length, parts, name):
         count=parts,
     )
     measures = update.update(lm, made)
-    after = [keras.ops.convert_to_numpy(v) for v in lm.trainable_variables]
+    after = values(lm)
     for variable, value in zip(lm.trainable_variables, before, strict=True):
         variable.assign(value)
     moved = [a - b for a, b in zip(after, before, strict=True)]
