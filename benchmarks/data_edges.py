@@ -7,7 +7,7 @@ Fetches pinned packages into FOLDER by the ordinary clients (`pip download`, `np
 Debian's packages that is the upstream source, without Debian's patches. Packages in one
 set of braces lie side by side as one repository. Needs node, npm and Debian's apt-get.
 
-The other resolvers are in _edges.py and _edges.js; Python's is in data_graph.py.
+The other resolvers are in _edges.py, _edges_rust.py and _edges.js; Python's is in data_graph.py.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import subprocess
 import sys
 
 import _edges
+import _edges_rust
 import data_graph
 from _data import RESULTS, record
 
@@ -129,7 +130,7 @@ RULES = {
     "java": _edges.jvm_edges,
     "kotlin": _edges.jvm_edges,
     "go": _edges.go_edges,
-    "rust": _edges.rust_edges,
+    "rust": _edges_rust.rust_edges,
     "c, c++": _edges.cpp_edges,
     "c#": _edges.csharp_edges,
 }

@@ -7,7 +7,7 @@ be parsed says nothing, and is no error: resolution then falls back on the tree.
     Cargo.toml                          crate name, edition, paths of targets, dependencies
     package.json                        name, entry points, `exports`, `imports`
     tsconfig*.json, jsconfig*.json      baseUrl, paths, extends, outDir, rootDir
-    *.csproj                            that there is a C# project
+    *.csproj, Directory.Build.*         that there is a C# project; `<Using>` items
     pyproject.toml, setup.cfg           that there is a Python project; `package-dir`
 
 Nothing of it is executed. setup.py counts as a project by its name alone.
@@ -26,9 +26,12 @@ def build_reader(path: str):
         return _READERS[name]
     if re.fullmatch(r"[tj]sconfig\b[\w.-]*\.json", name):
         return _tsconfig
-    if name.endswith(".csproj"):
-        return _nothing
+    if name.endswith(".csproj") or name in _MSBUILD:
+        return _msbuild
     return None
+
+
+_MSBUILD = ("Directory.Build.props", "Directory.Build.targets")
 
 
 def _go_mod(text):
@@ -115,9 +118,18 @@ def _tsconfig(text):
     }
 
 
-def _nothing(text):
-    """For a file that matters by where it lies."""
-    return {}
+def _msbuild(text):
+    """`<Using Include="A.B" Static="true" Alias="X" />` items; a project by its place."""
+    usings = []
+    for item in re.findall(
+        r"<Using\s([^<>]*)>", re.sub(r"<!--.*?-->", "", text, flags=re.S)
+    ):
+        said = {k.lower(): v for k, v in re.findall(r'(\w+)\s*=\s*"([^"]*)"', item)}
+        static = said.get("static", "").lower() == "true"
+        for name in said.get("include", "").split(";"):
+            if re.fullmatch(r"[\w.]+", name.strip()):
+                usings.append([name.strip(), static, said.get("alias", "")])
+    return {"usings": usings}
 
 
 def _pyproject(text):

@@ -159,6 +159,60 @@ def test_csharp_mentions_and_global_usings():
     ]
 
 
+def test_csharp_extension_methods_by_their_calls():
+    files = {
+        "Lib/Ext.cs": """
+            namespace L;
+            public static class Ext
+            {
+                public static int Twice(this int x) => 2 * x;
+                public static T Wrap<T>(this T x, int n) where T : class => x;
+                public static void Add(this Thing t, int x) { }
+                public static bool Check(this Thing t) => true;
+            }
+            """,
+        "Lib/Thing.cs": "namespace M; class Thing { bool Check() { return true; } }",
+        "A.cs": "using L;\nclass A { int x = 3.Twice(); }",
+        "B.cs": "using L;\nclass B { object Make(string s) => s?.Wrap<string>(4); }",
+        "NoUsing.cs": "class C { int x = 3.Twice(); }",
+        # .NET's collections have `Add`, and this repository has another `Check`.
+        "Unknown.cs": "using L;\nclass D { void F() { list.Add(1); thing.Check(); } }",
+    }
+    assert edges_of(files) == ["A.cs -> Lib/Ext.cs", "B.cs -> Lib/Ext.cs"]
+
+
+def test_csharp_usings_of_project_files():
+    files = {
+        "Directory.Build.props": '<Project><Using Include="L" /></Project>',
+        "App/App.csproj": """
+            <Project><ItemGroup>
+              <Using Include="L.Tools" Static="true" />
+              <!-- <Using Include="Hidden" /> -->
+              <Using Remove="System.Net.Http" />
+            </ItemGroup></Project>
+            """,
+        "Lib/Lib.csproj": "<Project/>",
+        "Lib/T.cs": "namespace L; class T { }",
+        "Lib/Tools.cs": "namespace L; static class Tools { static int Do() => 1; }",
+        "Lib/Hidden.cs": "namespace Hidden; class H { }",
+        "App/A.cs": "class A : T { }",
+        "App/B.cs": "class B { int x = Do(); H h; }",
+        "App/C.cs": "class C { }",
+    }
+    assert edges_of(files) == ["App/A.cs -> Lib/T.cs", "App/B.cs -> Lib/Tools.cs"]
+
+
+def test_csharp_after_an_error_the_main_type_is_known():
+    files = {
+        "Lib.cs": (
+            "namespace L;\nclass Main {\n#if X\n void F() {\n#else\n void G() {\n"
+            "#endif\n }\n}\n]]"
+        ),
+        "Use.cs": "using L;\nclass Use { Main m; }",
+    }
+    assert edges_of(files) == ["Use.cs -> Lib.cs"]
+
+
 def test_rust_modules_that_macros_declare():
     files = {
         "Cargo.toml": '[package]\nname = "core"\nedition = "2021"\n',

@@ -1,12 +1,16 @@
 """C#: the files of a namespace that declare a type which the importer mentions.
 
-Mentions are words outside of comments, strings and `using` lines. `using static N.T` and
-`using A = N.T` mean the files that declare T in N. A `global using` counts for every file
-of its project, the folder of the nearest .csproj, and for nothing where it stands.
+Mentions are words outside of comments, strings and `using` lines, and calls `x.Name()` of
+the extension methods that the namespace declares. `using static N.T` and `using A = N.T`
+mean the files that declare T in N. A `global using` counts for every file of its project,
+the folder of the nearest .csproj, and for nothing where it stands; so do the `<Using>`
+items of the .csproj and of the Directory.Build.props and .targets above it, whatever
+their conditions. Of what is used everywhere, a class or alias must be mentioned, too, or a
+method of the class be called.
 
-Left out: extension methods, which are called without naming their class; `<Using>` items
-in project files; types of the importer's own and enclosing namespaces, which need no
-`using`.
+Left out: types of the importer's own and enclosing namespaces, which need no `using`;
+extension methods of a name that ordinary methods have, too, here or in .NET (`Add`): whose
+a call is follows from types alone.
 """
 
 import collections
@@ -31,9 +35,18 @@ QUERIES = {
         (enum_declaration name: (identifier) @declares)
         (record_declaration name: (identifier) @declares)
         (delegate_declaration name: (identifier) @declares)
+        (method_declaration name: (identifier) @method)
+        (method_declaration name: (identifier) @extension
+          parameters: (parameter_list . (parameter (modifier) @_this))
+          (#eq? @_this "this"))
         """,
 }
 _NAMESPACE = re.compile(r"^\s*namespace\s+([\w.]+)", re.M)
+# `x.Name(...)` and `x?.Name<T>(...)`.
+_CALL = re.compile(r"\.\s*([A-Z]\w*)\s*(?:<[\w<>,.?\[\]\s]*>)?\s*\(")
+_DECLARED = re.compile(
+    r"\b(?:record\s+(?:class|struct)|class|struct|interface|enum|record)\s+(\w+)"
+)
 _TYPES = frozenset(
     f"{kind}_declaration" for kind in ("class", "struct", "interface", "record")
 )
@@ -44,18 +57,27 @@ def read(source: Source) -> Facts:
     declares = {
         text_of(node) for node in source.nodes("declares") if not _nested(node.parent)
     }
+    if not declares:
+        # After an error, the node of the type may be missing.
+        declares.update(_DECLARED.findall(source.code("skip"))[:1])
+    extensions = {node.start_byte for node in source.nodes("extension")}
+    for node in source.nodes("method"):
+        name = text_of(node)
+        declares.add(f".{name}" if node.start_byte in extensions else f"{name}()")
     package = [_full_name(node) for node in source.nodes("package")]
     if not package:
         # After an error, such as `#if` around half a declaration, the node is missing.
         package = _NAMESPACE.findall(source.code("skip"))
+    # Of all files: global usings stand elsewhere.
+    uses = source.words("skip", "import", "package")
+    uses.update(f".{name}" for name in _CALL.findall(source.code("skip")))
     return Facts(
         source.path,
         "csharp",
         imports,
         tuple(dict.fromkeys(package)) or ("",),
         frozenset(declares),
-        # Of all files: global usings stand elsewhere.
-        dict(source.words("skip", "import", "package")),
+        dict(uses),
     )
 
 
@@ -96,6 +118,21 @@ def _using(target, static, alias, everywhere):
     return Import(space, (name,), locals=(alias or name,), everywhere=everywhere)
 
 
+# Methods of .NET's own strings, collections, streams and queries.
+DOTNET_METHODS = frozenset(
+    """Add AddRange Aggregate All Any Append AppendFormat AppendLine Average Cast Clear Clone
+    Close Compare CompareTo Concat Contains ContainsKey Copy CopyTo Count Dispose Distinct
+    ElementAt EndsWith Equals Except Exists Find FindAll First FirstOrDefault Flush ForEach
+    Format Get GetAwaiter GetBytes GetEnumerator GetHashCode GetType GetValue GroupBy IndexOf
+    Insert Intersect Invoke IsEmpty Join Last LastIndexOf LastOrDefault Max Min OrderBy
+    OrderByDescending Parse Peek Pop Push Read ReadLine Remove RemoveAll RemoveAt Replace
+    Reverse Run Select SelectMany SequenceEqual Set SetValue Single SingleOrDefault Skip Sort
+    Split Start StartsWith Stop Substring Sum Take TakeWhile ThenBy ToArray ToDictionary
+    ToHashSet ToList ToLookup ToLower ToString ToUpper Trim TrimEnd TrimStart TryGetValue
+    TryParse Union Wait Where Write WriteLine Zip""".split()
+)
+
+
 class Resolver:
     """See the module."""
 
@@ -105,17 +142,29 @@ class Resolver:
             for path in repository.build
             if path.endswith(".csproj")
         }
-        # `{namespace: {name: files that declare it}}`.
+        self._methods = {
+            facts.path: {n[:-2] for n in facts.declares if n.endswith("()")}
+            for facts in repository.of_family("csharp")
+        }
+        ordinary = DOTNET_METHODS.union(*self._methods.values())
+        # `{namespace: {name: files that declare it}}`; `.Name` of an extension method.
         self._declared = {}
         written = collections.defaultdict(dict)
         for facts in repository.of_family("csharp"):
             for package in facts.package:
                 names = self._declared.setdefault(package, {})
                 for name in facts.declares:
-                    names.setdefault(name, []).append(facts.path)
+                    hidden = name[0] == "." and name[1:] in ordinary
+                    if not hidden and not name.endswith("()"):
+                        names.setdefault(name, []).append(facts.path)
             for entry in facts.imports:
                 if entry.everywhere:
                     written[self._project(facts.path)][entry] = True
+        for path, said in repository.build.items():
+            for target, static, alias in said.get("usings", ()):
+                entry = _using(target, static, alias, everywhere=True)
+                for folder in self._below(posixpath.dirname(path)):
+                    written[folder][entry] = True
         self._global = dict(written)
 
     def resolve(self, facts):
@@ -125,17 +174,17 @@ class Resolver:
             yield entry, self._find(facts, entry)
 
     def _find(self, facts, entry):
+        names = self._declared.get(self._absolute(facts, entry.module), {})
         if entry.names == ("*",):
             found = {}
-            names = self._declared.get(self._absolute(facts, entry.module), {})
             for name in sorted(names.keys() & facts.uses.keys()):
                 for path in names[name]:
                     found.setdefault(path, []).append(name)
             return found
-        names = self._declared.get(self._absolute(facts, entry.module), {})
-        if paths := names.get(entry.names[0]):
-            return dict.fromkeys(paths, entry.locals)
-        return {}
+        paths = names.get(entry.names[0], ())
+        if entry.everywhere and entry.locals[0] not in facts.uses:
+            paths = [p for p in paths if self._methods[p] & facts.uses.keys()]
+        return dict.fromkeys(paths, entry.locals)
 
     def _absolute(self, facts, name):
         """A namespace's full name: `using B` within `namespace A` may mean `A.B`."""
@@ -147,6 +196,11 @@ class Resolver:
                 if (full := ".".join([*parts[:end], name])) in self._declared:
                     return full
         return name
+
+    def _below(self, folder):
+        """The projects in a folder and below."""
+        inside = f"{folder}/" if folder else ""
+        return [p for p in self._projects if p == folder or p.startswith(inside)]
 
     def _project(self, path):
         above = folders_above(path)
