@@ -7,7 +7,8 @@ Fetches pinned packages into FOLDER by the ordinary clients (`pip download`, `np
 Debian's packages that is the upstream source, without Debian's patches. Packages in one
 set of braces lie side by side as one repository. Needs node, npm and Debian's apt-get.
 
-The other resolvers are in _edges.py, _edges_rust.py and _edges.js; Python's is in data_graph.py.
+The other resolvers are in _edges.py, _edges_rust.py and _edges.js, Python's is in
+data_graph.py.
 """
 
 import argparse
