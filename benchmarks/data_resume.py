@@ -29,7 +29,7 @@ if __name__ == "__main__":
                                shard_bytes=200_000)
     pipeline.build(sys.argv[3:], sys.argv[1], sys.argv[2], settings)
 """
-PACKAGES = ("json", "email", "http", "logging", "unittest", "xml")
+PACKAGES = ("json", "http", "logging")
 
 
 def digest(folder):

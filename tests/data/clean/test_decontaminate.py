@@ -58,7 +58,7 @@ def test_other_code_of_the_same_shape_is_not_found():
     other = other.replace("values[start : start + width]", "values[width : start]")
     other = re.sub(r'""".*?"""', "", other)
     assert kinds(other) == set()
-    assert all(not INDEX.matches(text) for text in real_files(50))
+    assert all(not INDEX.matches(text) for text in real_files(20))
 
 
 def test_words_and_tests_are_found_in_prose():
@@ -182,13 +182,13 @@ def test_real_files_lose_the_hints_that_their_trees_hold():
             return self.generic_visit(node)
 
     count = 0
-    for text in real_files(30):
+    for text in real_files(16):
         tree = ast.parse(text)
         plain = ast.unparse(tree)
         stripped = ast.unparse(Strip().visit(tree))
         count += plain != stripped
         assert same(plain, stripped)
-    assert count >= 3
+    assert count >= 2
 
 
 def test_a_short_function_is_told_by_its_name():

@@ -25,8 +25,11 @@ def edges_of(files):
 def test_edges_of_networkx_are_those_of_ast_and_the_file_system():
     """The whole check, with `importlib` and ten sdists, is benchmarks/data_graph.py."""
     root = pathlib.Path(networkx.__file__).parent
+    # Without its largest part: 160 files.
     texts = {
-        f"networkx/{p.relative_to(root)}": p.read_text() for p in root.rglob("*.py")
+        f"networkx/{p.relative_to(root)}": p.read_text()
+        for p in root.rglob("*.py")
+        if not p.is_relative_to(root / "algorithms")
     }
     expected = set()
     for path, text in texts.items():
@@ -50,7 +53,7 @@ def test_edges_of_networkx_are_those_of_ast_and_the_file_system():
                         expected |= {(path, hits[0])} - {(path, path)}
                         break
     assert edges_of(texts) == expected
-    assert len(expected) > 900
+    assert len(expected) > 200
 
 
 def test_a_name_of_the_standard_library_is_not_a_file_inside_a_package():

@@ -61,7 +61,7 @@ texts = st.text(st.characters(codec="utf-8"), max_size=400) | st.text(
 
 
 @given(st.lists(texts, max_size=6), st.integers(64, 200), st.integers(0, 3))
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_every_byte_comes_back_and_every_end_is_there(files, length, seed):
     documents = [
         Document(t, f"d/{i}.py", "r", language="python") for i, t in enumerate(files)
