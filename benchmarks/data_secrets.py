@@ -77,6 +77,7 @@ def main():
             "planted_per_kind": PLANTED,
             "recall_all": round(sum(recall.values()) / len(recall), 4),
             "recall_below_1": {k: v for k, v in recall.items() if v < 1},
+            "packages": [*PACKAGES, *(pathlib.Path(p).name for p in args.clean)],
             "files": len(files),
             "findings_in_real_packages": dict(found),
             "files_flagged_other_than_email_per_100": round(
