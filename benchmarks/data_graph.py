@@ -5,7 +5,7 @@
 The check is independent: `ast` finds the imports, and `importlib.machinery.PathFinder`
 looks them up in the unpacked sdist, on a path made of the importer's own root (the first
 folder above it that is no package), and of every folder above it that holds a
-pyproject.toml or setup.py, with its `src`. `from a import b` means the module `a.b` if
+pyproject.toml or setup.py, with its `src` and `lib`. `from a import b` means the module `a.b` if
 there is one, else `a`, on both sides. Also: whether each kept edge has the imported file
 first, and how many tests stand directly beside their subject.
 """
@@ -28,6 +28,8 @@ from codegemma_keras.data.languages import split_name, tested_name
 from codegemma_keras.data.order import imports, order
 from codegemma_keras.data.read import sources
 
+# Of a project's folder.
+ROOTS = ("", "src", "lib")
 SDISTS = (
     "requests flask click httpx attrs starlette toolz more_itertools networkx sympy"
 )
@@ -91,7 +93,7 @@ def projects(root):
         for name in ("pyproject.toml", "setup.py")
         for path in root.rglob(name)
     }
-    return [str(f / part) for f in sorted(folders) for part in ("", "src")]
+    return [str(f / part) for f in sorted(folders) for part in ROOTS]
 
 
 def search_path(root, file):
@@ -105,7 +107,7 @@ def search_path(root, file):
         if not above.is_relative_to(root):
             break
         if (above / "pyproject.toml").exists() or (above / "setup.py").exists():
-            search += [str(above), str(above / "src")]
+            search += [str(above / part) for part in ROOTS]
     # Then the other projects of the repository, which are installed beside it.
     search += projects(root)
     # A relative import in a folder that is no package resolves inside that folder.

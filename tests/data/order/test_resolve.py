@@ -42,6 +42,22 @@ def test_python_namespace_package_of_several_projects():
     ]
 
 
+def test_a_folder_within_a_namespace_package_is_no_root():
+    """`import grpc` is the library, not the part of the exporter that has its name."""
+    files = {
+        "otlp/pyproject.toml": "[project]\nname = 'otlp'\n",
+        "otlp/src/otel/otlp/grpc/__init__.py": "import grpc\n",
+        "otlp/src/otel/otlp/grpc/use.py": "import grpc\nfrom otel.otlp import grpc\n",
+        "otlp/tests/test_it.py": "import grpc\n",
+        "other/x.py": "import grpc\nimport loose\n",
+        "tools/loose/__init__.py": "",
+    }
+    assert edges_of(files) == [
+        "other/x.py -> tools/loose/__init__.py",
+        "otlp/src/otel/otlp/grpc/use.py -> otlp/src/otel/otlp/grpc/__init__.py",
+    ]
+
+
 def test_python_roots_that_a_build_file_names():
     files = {
         "core/pyproject.toml": '[tool.setuptools.package-dir]\n"" = "code"\n',

@@ -3,8 +3,8 @@
 An absolute import is looked up under the folders that could be on `sys.path`: the
 importer's own (the first above it that is no package), the project's (one that holds a
 pyproject.toml, setup.py or setup.cfg, and its `src` or `package-dir`), and any that holds
-a real package of the name. A folder without `__init__.py` is a namespace package, which
-several projects of one repository may share. Nothing is ever found inside of another
+a real package of the name and is not itself below a `src`. A folder without `__init__.py`
+is a namespace package, which several projects of one repository may share. Nothing is ever found inside of another
 package: `import json` is not `flask/json/`.
 
 Left out: `importlib.import_module("a.b")`, and paths that a program adds to `sys.path`.
@@ -84,6 +84,13 @@ class Resolver:
     def __init__(self, repository):
         self._paths = repository.paths
         self._roots = self._project_roots(repository)
+        # What lies below one of these is in a package, if only in a namespace.
+        projects = {
+            posixpath.dirname(path)
+            for path in repository.paths
+            if posixpath.basename(path) in _PROJECT_FILES
+        }
+        self._sources = (self._roots - projects - {""}) & repository.folders
         # `{first part of a module: folders that it lies in}`.
         self._places = {}
         for facts in repository.of_family("python"):
@@ -168,7 +175,10 @@ class Resolver:
             return True
         if top in sys.stdlib_module_names:
             return False
-        return root in self._roots or self._is_package(posixpath.join(root, top))
+        if root in self._roots:
+            return True
+        above = self._sources.intersection(folders_above(root))
+        return not above and self._is_package(posixpath.join(root, top))
 
     def _own_roots(self, folder):
         """Where the importer's folder itself puts the start of the path."""
