@@ -5,7 +5,8 @@ be parsed says nothing, and is no error: resolution then falls back on the tree.
 
     go.mod                              module path, `replace` by a folder
     Cargo.toml                          crate name, edition, paths of targets, dependencies
-    package.json                        name, entry points, `exports`, `imports`
+    package.json                        name, entry points, `exports`, `imports`, names of
+                                        dependencies, that it has workspaces
     tsconfig*.json, jsconfig*.json      baseUrl, paths, extends, outDir, rootDir
     *.csproj, Directory.Build.*         that there is a C# project; `<Using>` items
     pyproject.toml, setup.cfg           that there is a Python project; `package-dir`
@@ -83,6 +84,14 @@ def _cargo_dependencies(value):
     return found
 
 
+_DEPENDENCIES = (
+    "dependencies",
+    "devDependencies",
+    "peerDependencies",
+    "optionalDependencies",
+)
+
+
 def _package_json(text):
     value = _json(text)
     return {
@@ -92,6 +101,10 @@ def _package_json(text):
             for key in ("source", "types", "typings", "module", "main")
             if isinstance(value.get(key), str)
         ],
+        "needs": sorted(
+            {name for kind in _DEPENDENCIES for name in _table(value, kind)}
+        ),
+        "workspaces": bool(value.get("workspaces")),
         "exports": value.get("exports"),
         "imports": value.get("imports"),
     }

@@ -175,6 +175,25 @@ def test_csharp_mentions_and_global_usings():
     ]
 
 
+def test_a_package_is_found_by_those_that_depend_on_it():
+    files = {
+        "package.json": '{"name": "orm", "main": "./dist/index.js"}',
+        "src/index.ts": "export const a = 1;\n",
+        "src/self.ts": 'import { a } from "orm";\n',
+        # In the folder of `orm`, and no part of it.
+        "tools/move/package.json": '{"name": "move"}',
+        "tools/move/fixture.ts": 'import { a } from "orm";\n',
+        "tools/use/package.json": '{"name": "use", "peerDependencies": {"orm": "*"}}',
+        "tools/use/x.ts": 'import { a } from "orm";\n',
+    }
+    edges = ["src/self.ts -> src/index.ts", "tools/use/x.ts -> src/index.ts"]
+    assert edges_of(files) == edges
+    files["package.json"] = files["package.json"].replace(
+        "{", '{"workspaces": ["tools/*"], ', 1
+    )
+    assert edges_of(files) == sorted([*edges, "tools/move/fixture.ts -> src/index.ts"])
+
+
 def test_csharp_extension_methods_by_their_calls():
     files = {
         "Lib/Ext.cs": """

@@ -7,7 +7,8 @@ In this order, as the TypeScript compiler and Node.js look:
    with what it `extends`.
 3. `#x`: `imports` of the nearest package.json.
 4. A package of this repository, by the `name` in its package.json: `exports`, else its
-   entry point or the path inside of it.
+   entry point or the path inside of it. The importer's own package, or one that a
+   package.json above the importer depends on or has as a workspace.
 5. Where there is no tsconfig.json: `@/x`, `~/x` in the nearest `src` or root folder.
 
 What is built does not lie in a repository: an entry point in `dist` means the source that
@@ -163,9 +164,9 @@ class Resolver:
         parts = specifier.split("/")
         size = 2 if specifier.startswith("@") else 1
         folders = self._by_name.get("/".join(parts[:size]))
-        if not folders:
-            return None
         own = self._nearest_package(importer)
+        if not folders or not (own in folders or self._depends(importer, parts[:size])):
+            return None
         package = own if own in folders else nearest(folders, importer)
         inside = "/".join(parts[size:])
         said = self._packages[package]
@@ -180,6 +181,16 @@ class Resolver:
             if found := self._file_or_folder(base, javascript):
                 return found
         return self._source_of(package, inside, javascript)
+
+    def _depends(self, importer, parts):
+        """Whether a package manager puts a package where the importer finds it."""
+        said = [self._packages.get(folder) for folder in folders_above(importer)]
+        said = [one for one in said if one is not None]
+        name = "/".join(parts)
+        # Where nothing is said, nothing is known.
+        return not said or any(
+            one.get("workspaces") or name in one.get("needs", ()) for one in said
+        )
 
     def _exported(self, package, table, subpath, javascript):
         """What `exports` or `imports` of a package.json says of a path."""
