@@ -4,8 +4,8 @@ An absolute import is looked up under the folders that could be on `sys.path`: t
 importer's own (the first above it that is no package), the project's (one that holds a
 pyproject.toml, setup.py or setup.cfg, and its `src` or `package-dir`), and any that holds
 a real package of the name and is not itself below a `src`. A folder without `__init__.py`
-is a namespace package, which several projects of one repository may share. Nothing is ever found inside of another
-package: `import json` is not `flask/json/`.
+is a namespace package, which several projects of one repository may share. Nothing is ever
+found inside of another package: `import json` is not `flask/json/`.
 
 Left out: `importlib.import_module("a.b")`, and paths that a program adds to `sys.path`.
 """
