@@ -5,9 +5,9 @@
 The check is independent: `ast` finds the imports, and `importlib.machinery.PathFinder`
 looks them up in the unpacked sdist, on a path made of the importer's own root (the first
 folder above it that is no package), and of every folder above it that holds a
-pyproject.toml or setup.py, with its `src` and `lib`. `from a import b` means the module `a.b` if
-there is one, else `a`, on both sides. Also: whether each kept edge has the imported file
-first, and how many tests stand directly beside their subject.
+pyproject.toml or setup.py, with its `src` and `lib`. `from a import b` means the module
+`a.b` if there is one, else `a`, on both sides. Also: whether each kept edge has the
+imported file first, and how many tests stand directly beside their subject.
 """
 
 import argparse
