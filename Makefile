@@ -76,6 +76,15 @@ test-harnesses: .venv-evals/.installed  ## Not in `test`: lm-evaluation-harness 
 rl-goldens: .venv-trl/.installed  ## Not in `test`: goldens of the losses, from TRL in its own environment.
 	.venv-trl/bin/python tools/rl_goldens.py
 
+clean: clean-clients
+.PHONY: test-clients clean-clients
+clean-clients:
+	rm -rf .venv-clients
+
+test-clients: $(VENV)/.installed-dev .venv-clients/.installed  ## Not in `test`: unmodified clients of the server; LLAMA_VIM=folder adds Vim's.
+	CODEGEMMA=$(abspath $(BIN))/codegemma LLAMA_VIM=$(LLAMA_VIM) NODE=$(abspath .venv-clients/node) KERAS_BACKEND=jax \
+	  .venv-clients/bin/python -m pytest -v tests/optional/clients.py -p no:cacheprovider --noconftest
+
 notebooks: $(VENV)/.installed-dev  ## Build and execute every notebook in full; under an hour.
 	$(BIN)/python tools/notebooks.py run
 
@@ -121,6 +130,13 @@ $(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
 .venv-trl/.installed: tools/rl_goldens.py
 	$(PYTHON) -m venv .venv-trl
 	.venv-trl/bin/python -m pip install --quiet 'trl==1.16.0' 'torch==2.13.0'
+	@touch $@
+
+.venv-clients/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv-clients
+	.venv-clients/bin/python -m pip install --quiet 'ollama>=0.6,<0.7' 'openai>=3.57,<4' 'pygls>=2.1,<3' pytest
+	mkdir -p .venv-clients/node
+	npm install --prefix .venv-clients/node --no-audit --no-fund --ignore-scripts @continuedev/openai-adapters@1.37
 	@touch $@
 
 .venv-oldest/.installed: pyproject.toml tools/oldest.txt | $(BIN)/python

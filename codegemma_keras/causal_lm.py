@@ -447,6 +447,7 @@ class CodeGemmaCausalLM(FittedCausalLM):
         sampling=None,
         speculate=False,
         joining=False,
+        prompts=None,
         compiled_folder=None,
     ) -> int:
         """Compile ahead, so that no request does.
@@ -459,6 +460,8 @@ class CodeGemmaCausalLM(FittedCausalLM):
                 top-k, with top-p); default: as the compiled sampler.
             speculate: also for requests that speculate so: True, or the draft model.
             joining: also for rows that join a running `decoding.Generation`.
+            prompts: most different prompts that are read at once; default: as many as
+                there are rows. Rows that join one by one need 1.
             compiled_folder: keep compiled programs there, for every later process that
                 names the same folder (JAX only).
 
@@ -477,4 +480,5 @@ class CodeGemmaCausalLM(FittedCausalLM):
             tuple(sampling),
             speculate,
             joining,
+            prompts,
         )

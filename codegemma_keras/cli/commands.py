@@ -54,6 +54,7 @@ COMMANDS = {
         "fill in code at a position of a file", "cli.complete:complete"
     ),
     "serve": Command("complete code for editors, over HTTP", "cli.serve:serve"),
+    "lsp": Command("complete code inline, as a language server", "cli.lsp:lsp"),
     "data build": Command("make training rows of repositories", "cli.data:build"),
     "data show": Command("look at the rows of a build", "cli.data:show"),
     "eval": Command("measure a model on benchmarks", "cli.eval:evaluate"),

@@ -19,12 +19,13 @@ def serve(settings: Settings) -> None:
         raise ValueError(
             "codegemma serve needs more packages: pip install 'codegemma-keras[serve]'"
         ) from None
+    settings.check()
     settings.key()
     listening = _listen(settings.host, settings.port)
     choose_backend()
     with quiet_libraries():
         from codegemma_keras.server.app import create_app
-        from codegemma_keras.server.loading import load
+        from codegemma_keras.server.loading import load, warm
     log = logging.getLogger("codegemma_keras")
     log.setLevel(logging.INFO)
     log.addHandler(logging.StreamHandler(sys.stderr))
@@ -32,7 +33,9 @@ def serve(settings: Settings) -> None:
     def failed():
         server.should_exit = True
 
-    app = create_app(settings, lambda: load(settings), failed)
+    app = create_app(
+        settings, lambda: load(settings), lambda lm: warm(lm, settings), failed
+    )
     config = uvicorn.Config(
         app,
         access_log=False,

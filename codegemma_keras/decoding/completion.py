@@ -9,6 +9,7 @@ gives the same text as a call that waits.
 """
 
 import dataclasses
+import html
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +23,8 @@ from codegemma_keras.tokenizer.tokenizer import IncrementalDecoder
 LEAST_REPEATED_LINE = 3
 # Most tokens of further work after a stop that only the host sees.
 WATCHED_VISIT = 8
+# Lines that a notebook shows on each side of a completion.
+SHOWN_LINES = 8
 # A watched visit lasts about so long, so that text streams as it comes.
 WATCHED_SECONDS = 0.05
 
@@ -50,6 +53,17 @@ class Completion:
     suffix: str = ""
     log_probabilities: list[float] = dataclasses.field(default_factory=list)
     computed_tokens: int = 0
+
+    def _repr_html_(self) -> str:
+        """In a notebook: the text in its place, with the lines around it."""
+        before = "".join(self.prefix.splitlines(keepends=True)[-SHOWN_LINES:])
+        after = "".join(self.suffix.splitlines(keepends=True)[:SHOWN_LINES])
+        shown = (
+            f"{html.escape(before)}<mark>{html.escape(self.text)}</mark>"
+            f"{html.escape(after)}"
+        )
+        note = html.escape(f"{len(self.token_ids)} tokens, {self.stop_reason}")
+        return f"<pre>{shown}</pre><small>{note}</small>"
 
 
 # Where text ends

@@ -357,6 +357,7 @@ class Engine:
         samplings: Sequence[Sampling] = (Sampling(),),
         speculate=False,
         joining: bool = False,
+        prompts: int | None = None,
     ) -> int:
         """Compile every program that requests of these sizes need.
 
@@ -369,6 +370,8 @@ class Engine:
                 program of their own.
             speculate: also the programs of speculative decoding, as in `generate`.
             joining: also the programs by which one row joins a running batch.
+            prompts: most different prompts that are prefilled at once. Default: as many
+                as there are rows. A server whose rows join one by one needs 1.
 
         Returns:
             How many programs were compiled.
@@ -390,7 +393,9 @@ class Engine:
                     turn = self.queue.turn()
                     with turn.over:
                         turn.wait()
-                        cache = self._warm(rows, size, widths, works, kind)
+                        together = prompts is None or rows <= row_bucket(prompts)
+                        reads = widths if together else []
+                        cache = self._warm(rows, size, reads, works, kind)
                         self._warm_moves(sizes, size, cache, size < slots[-1], kind)
                         if joining:
                             self._warm_joining(sizes, size, cache, kind)

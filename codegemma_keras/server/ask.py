@@ -63,6 +63,15 @@ class Body(pydantic.BaseModel):
 
     model: str | None = None
 
+    @property
+    def ignored(self) -> list[str]:
+        """Names of fields that this server does not know."""
+        return list(self.model_extra or ())
+
+    def immediate(self, model: str) -> dict | None:
+        """An answer that needs no model; None, as usual, if it does."""
+        return None
+
     def ask(self) -> Ask:
         """What is asked for.
 

@@ -17,10 +17,13 @@ from starlette.responses import Response, StreamingResponse
 
 from codegemma_keras.server.ask import ApiError, Body
 from codegemma_keras.server.replies import to_json
-from codegemma_keras.server.scheduler import Done, Failed, Job, Scheduler, Text
+from codegemma_keras.server.scheduler import Job, Scheduler, Text
+from codegemma_keras.server.waiting import deliver_to, until_done
 
 # A body must have come within so many seconds.
 BODY_SECONDS = 10.0
+# Characters of an error; what a client sent is in it, however long that is.
+LONGEST_MESSAGE = 400
 # Nobody reads it: the client has gone.
 CLIENT_GONE = 499
 
@@ -50,7 +53,10 @@ def error_response(path: str, error: ApiError) -> Response:
     headers = {}
     if error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)
-    body = error_body(path, error.status, str(error))
+    message = str(error)
+    if len(message) > LONGEST_MESSAGE:
+        message = message[:LONGEST_MESSAGE] + "..."
+    body = error_body(path, error.status, message)
     return JsonResponse(body, error.status, headers=headers)
 
 
@@ -138,19 +144,23 @@ class Completions:
         value = await read_json(request, self._body_limit)
         body = understood(choose(value), value)
         self.check_model(body.model)
+        if (known := body.immediate(self._model)) is not None:
+            return JsonResponse(known)
         scheduler = self._scheduler()
         events = asyncio.Queue()
         try:
             ask = body.ask()
-            job = Job(ask, _deliver(events), request.headers.get("x-editor-id") or None)
+            job = Job(
+                ask, deliver_to(events), request.headers.get("x-editor-id") or None
+            )
             await anyio.to_thread.run_sync(scheduler.prepare, job)
         except (ValueError, TypeError) as error:
             raise ApiError(400, str(error)) from None
         scheduler.submit(job)
         reply = body.reply(self._model)
         headers = {"X-Request-Id": reply.id, "Cache-Control": "no-store"}
-        if body.model_extra:
-            headers["X-Ignored-Fields"] = _header(body.model_extra)
+        if body.ignored:
+            headers["X-Ignored-Fields"] = _header(body.ignored)
         answered = self._stream if ask.stream else self._whole
         return await answered(request, job, events, reply, headers)
 
@@ -167,9 +177,8 @@ class Completions:
         async def chunks():
             outcome = "cancelled"
             try:
-                if first := reply.begin(job):
-                    yield first
-                async for event in _until_done(job, events):
+                yield reply.begin(job)
+                async for event in until_done(job, events):
                     if isinstance(event, Text):
                         yield reply.text(job, event.index, event.text)
                     else:
@@ -181,7 +190,7 @@ class Completions:
                 yield reply.failed(error_body(path, error.status, str(error)))
             finally:
                 job.cancel()
-                self._finished(request, job, reply, outcome)
+                self._finished(request.url.path, job, reply.id, outcome)
 
         return StreamingResponse(chunks(), headers=headers, media_type=reply.media_type)
 
@@ -197,46 +206,14 @@ class Completions:
             raise
         finally:
             job.cancel()
-            self._finished(request, job, reply, outcome)
-
-
-def _deliver(events: asyncio.Queue):
-    """How the scheduler's thread tells the event loop."""
-    loop = asyncio.get_running_loop()
-
-    def deliver(event):
-        # When the server has stopped, the loop may be closed, and nobody waits.
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(events.put_nowait, event)
-
-    return deliver
-
-
-async def _until_done(job, events):
-    """The events of a job.
-
-    Raises:
-        ApiError: it failed, or a newer one took its place.
-    """
-    left = len(job.completions)
-    while left:
-        event = await events.get()
-        if isinstance(event, Failed):
-            if isinstance(event.error, ValueError):
-                raise ApiError(400, str(event.error))
-            raise ApiError(500, "The model failed; the server's log says why.")
-        if isinstance(event, Done):
-            left -= 1
-            if job.superseded:
-                raise ApiError(409, "A newer request of the same editor came.")
-        yield event
+            self._finished(request.url.path, job, reply.id, outcome)
 
 
 async def _done_before_disconnect(request, job, events) -> bool:
     """Wait for the job; False: the client has gone."""
 
     async def wait():
-        async for _ in _until_done(job, events):
+        async for _ in until_done(job, events):
             pass
 
     async def gone():

@@ -8,10 +8,9 @@ from typing import Any
 
 import pydantic
 
-from codegemma_keras.decoding import Request
-from codegemma_keras.decoding.request import Cursor, RawText, TokenIds
+from codegemma_keras.decoding import Cursor, RawText, Request, TokenIds
 from codegemma_keras.server.ask import Ask, Body
-from codegemma_keras.server.openai import SamplingOptions
+from codegemma_keras.server.options import SamplingOptions
 from codegemma_keras.server.replies import Reply, sse
 
 # llama.cpp's default is no limit; an editor that names none waits for a line or two.
@@ -37,12 +36,6 @@ class LlamaOptions(Body, SamplingOptions):
     """Which fields of the answer to give; `a/b` is `b` in `a`."""
     t_max_predict_ms: float | None = None
     """End after so many milliseconds, though not before the first line end."""
-    # They steer llama.cpp's own caches and samplers and change nothing here.
-    cache_prompt: bool | None = None
-    id_slot: int | None = None
-    samplers: list[str] | str | None = None
-    t_max_prompt_ms: float | None = None
-    n_indent: int | None = None
 
     @property
     def reads_only(self) -> bool:
@@ -59,7 +52,7 @@ class LlamaOptions(Body, SamplingOptions):
         request = Request(
             prompt=prompt,
             max_new_tokens=limit,
-            stop_strings=self.stop or (),
+            stop_strings=() if self.stop is None else self.stop,
             tidy=tidy,
             sampling=self.sampling(),
             seed=None if self.seed == -1 else self.seed,

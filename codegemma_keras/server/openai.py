@@ -9,56 +9,11 @@ empty one, the server renders, and control strings stay text.
 
 import pydantic
 
-from codegemma_keras.decoding import Request, Sampling
-from codegemma_keras.decoding.request import Cursor, RawText, TokenIds
+from codegemma_keras.decoding import RawText, Request, TokenIds
 from codegemma_keras.server.ask import Ask, Body
+from codegemma_keras.server.options import CursorOptions, SamplingOptions
 from codegemma_keras.server.replies import Reply, finish_reason, sse, usage
 from codegemma_keras.tokenizer.tokenizer import IncrementalDecoder
-
-
-class File(pydantic.BaseModel):
-    """Another file to show to the model."""
-
-    path: str
-    text: str
-
-
-class CursorOptions(pydantic.BaseModel):
-    """What this server adds to every API that fills in the middle."""
-
-    path: str | None = None
-    """The file's path in its repository; recommended."""
-    context: tuple[File, ...] = ()
-    """Other files, the most related last."""
-    until: str | None = None
-    """"line" or "block": end with the line, or with the cursor's block."""
-    tidy: bool = False
-    """Write nothing twice that stands around the cursor."""
-
-    def cursor(self, prefix: str, suffix: str) -> Cursor:
-        context = [(file.path, file.text) for file in self.context]
-        return Cursor(prefix, suffix, self.path, context)
-
-
-class SamplingOptions(pydantic.BaseModel):
-    """How tokens are chosen."""
-
-    temperature: float | None = None
-    """0, the default here, takes the most probable token each time."""
-    top_p: float | None = None
-    top_k: int | None = None
-    """0 or -1: all tokens."""
-    min_p: float | None = None
-    seed: int | None = None
-
-    def sampling(self) -> Sampling:
-        given = {
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-            "top_k": None if self.top_k is None else max(self.top_k, 0),
-            "min_p": self.min_p,
-        }
-        return Sampling(**{name: v for name, v in given.items() if v is not None})
 
 
 class StreamOptions(pydantic.BaseModel):
@@ -125,7 +80,7 @@ class CompletionBody(Body, CursorOptions, SamplingOptions):
         return Request(
             prompt=prompt,
             max_new_tokens=16 if self.max_tokens is None else self.max_tokens,
-            stop_strings=self.stop or (),
+            stop_strings=() if self.stop is None else self.stop,
             until=self.until,
             tidy=self.tidy,
             sampling=self.sampling(),

@@ -137,7 +137,7 @@ class Scheduler:
     def __init__(
         self,
         lm,
-        rows: int = 8,
+        rows: int = 4,
         max_waiting: int = 64,
         max_seconds: float = 60.0,
         layout: str = "line",
@@ -264,7 +264,7 @@ class Scheduler:
         with self._changed:
             for each in [*self._open, *(e for group in self._waiting for e in group)]:
                 each.job.cancel()
-        self._thread.join()
+        self._thread.join(10)
 
     # In the scheduler's thread
 
@@ -284,7 +284,7 @@ class Scheduler:
                 self._generation = self.lm.engine.generation()
                 failed, self._open = self._open, []
                 for job in {each.job for each in failed}:
-                    job.deliver(Failed(error))
+                    _tell(job, Failed(error))
 
     def _wait(self) -> bool:
         """Until there is something to do; False: it is all over."""
@@ -325,7 +325,7 @@ class Scheduler:
                 self._generation.join(rows)
             except ValueError as error:  # a batch that could outgrow a limit
                 self._open = [each for each in self._open if each not in group]
-                group[0].job.deliver(Failed(error))
+                _tell(group[0].job, Failed(error))
 
     def _give_out(self):
         """The text that became certain, and the ends; caches that ended are held."""
@@ -335,7 +335,7 @@ class Scheduler:
             if job.first_token is None and each.answer.row.tokens:
                 job.first_token = time.monotonic()
             if piece:
-                job.deliver(Text(each.index, piece))
+                _tell(job, Text(each.index, piece))
         for each in [each for each in self._open if not each.answer.row.running]:
             self._open.remove(each)
             row = each.answer.row
@@ -345,4 +345,12 @@ class Scheduler:
             each.job.completions[each.index] = completion
             if None not in each.job.completions:
                 each.job.ended = time.monotonic()
-            each.job.deliver(Done(each.index, completion))
+            _tell(each.job, Done(each.index, completion))
+
+
+def _tell(job, event):
+    """Deliver; a job that nobody waits for any more ends, and disturbs no other."""
+    try:
+        job.deliver(event)
+    except RuntimeError:  # its event loop is closed
+        job.cancel()

@@ -38,7 +38,7 @@ class Settings:
     # in the cache while one types, "psm" is that of `infill`.
     layout: Literal["line", "psm", "spm"] = "line"
     # Requests that run at once, in one batch. Each needs a cache of up to --context.
-    rows: int = 8
+    rows: int = 4
     # Requests that may wait for a place; those above are told to come back later.
     max_waiting: int = 64
     # Memory for prompts that may be asked again, in MiB.
@@ -49,12 +49,17 @@ class Settings:
     max_body_kib: int = 4096
     # Connections at once.
     max_connections: int = 1024
-    # Compile every program before the first request, so that none has to wait for it.
+    # Compile programs ahead: those for one editor before the first request, the others
+    # after it, so that few requests have to wait for one.
     warm_up: bool = True
+    # Keep the compiled programs in this folder, so that the next start takes seconds
+    # (JAX only).
+    compiled_folder: str | None = None
     # Write prompts and answers to the log.
     log_prompts: bool = False
 
-    def __post_init__(self):
+    def check(self) -> None:
+        """Raise ValueError for settings with which nothing can be served."""
         least = {"rows": 1, "max_waiting": 1, "cache_mib": 0, "max_body_kib": 1}
         least |= {"port": 0, "max_connections": 1, "max_seconds": 0.001}
         for name, value in least.items():

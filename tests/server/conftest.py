@@ -5,19 +5,17 @@ from starlette.testclient import TestClient
 
 from codegemma_keras.server.app import create_app
 from codegemma_keras.server.settings import Settings
-from tests.tiny_models import our_task
+from tests.small_task import small_task
 
 
 @pytest.fixture(scope="session")
 def lm():
-    model = our_task()
-    model.preprocessor.sequence_length = 256
-    return model
+    return small_task()
 
 
 @pytest.fixture(scope="session")
 def client(lm):
-    app = create_app(Settings("tests/tiny"), lambda: lm)
+    app = create_app(Settings("tests/tiny", rows=4), lambda: lm)
     with TestClient(app, base_url="http://127.0.0.1:8012") as client:
         while client.get("/health").status_code != 200:
             pass

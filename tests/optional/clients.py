@@ -1,0 +1,255 @@
+"""Unmodified clients against `codegemma serve` and `codegemma lsp`: `make test-clients`.
+
+They run in an environment of their own, which has no codegemma_keras; CODEGEMMA is the
+command to start. What they must get is asked of the server by plain HTTP;
+tests/server/ compares that with `infill`.
+
+llama.vim runs in a real Vim in tmux if LLAMA_VIM names a checkout of it:
+
+    git clone https://github.com/ggml-org/llama.vim
+    make test-clients LLAMA_VIM=$PWD/llama.vim
+
+Continue's adapters run in Node, installed in the folder NODE.
+"""
+
+import asyncio
+import json
+import os
+import pathlib
+import shlex
+import shutil
+import signal
+import subprocess
+import time
+import urllib.request
+
+import ollama
+import openai
+import pytest
+from lsprotocol import types
+from pygls.lsp.client import LanguageClient
+
+COMMAND = shlex.split(os.environ["CODEGEMMA"])
+LLAMA_VIM = os.environ.get("LLAMA_VIM")  # empty: not asked for
+NODE = os.environ["NODE"]
+MODEL = "code_gemma_tiny_py"
+PREFIX = "def mean(values):\n    total = sum(values)\n    return "
+SUFFIX = " / len(values)\n\n\nprint(mean([1, 2]))\n"
+
+
+@pytest.fixture(scope="session")
+def address():
+    """A running server."""
+    command = [*COMMAND, "serve", "--port", "0", "--no-warm-up"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            address = process.stdout.readline().split()[2]
+            deadline = time.monotonic() + 300
+            while not _up(address):
+                assert process.poll() is None, "the server has ended"
+                assert time.monotonic() < deadline, "the server does not come up"
+                time.sleep(0.2)
+            yield address
+        finally:
+            process.terminate()
+            assert process.wait(60) == -signal.SIGTERM  # it has ended by itself
+
+
+def _up(address):
+    try:
+        return urllib.request.urlopen(f"{address}/health").status == 200
+    except OSError:
+        return False
+
+
+def ask(address, path, **body):
+    request = urllib.request.Request(
+        address + path,
+        json.dumps(body).encode(),
+        {"Content-Type": "application/json"},
+    )
+    return json.load(urllib.request.urlopen(request))
+
+
+@pytest.fixture(scope="session")
+def expected(address):
+    body = {"prompt": PREFIX, "suffix": SUFFIX, "max_tokens": 16}
+    text = ask(address, "/v1/completions", **body)["choices"][0]["text"]
+    assert text
+    return text
+
+
+def test_openai_completions(address, expected):
+    client = openai.OpenAI(base_url=f"{address}/v1", api_key="none")
+    assert [model.id for model in client.models.list()] == [MODEL]
+    options = {"model": MODEL, "prompt": PREFIX, "suffix": SUFFIX, "max_tokens": 16}
+    whole = client.completions.create(**options, logprobs=1)
+    assert whole.choices[0].text == expected
+    assert "".join(whole.choices[0].logprobs.tokens).startswith(expected)
+    assert whole.usage.completion_tokens > 0
+    stream = client.completions.create(
+        **options, stream=True, stream_options={"include_usage": True}
+    )
+    chunks = list(stream)
+    assert "".join(c.choices[0].text for c in chunks if c.choices) == expected
+    assert chunks[-1].usage.total_tokens == whole.usage.total_tokens
+
+
+def test_openai_chat_and_errors(address):
+    client = openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0)
+    messages = [{"role": "user", "content": "Write a function."}]
+    options = {"model": MODEL, "messages": messages, "max_tokens": 8}
+    whole = client.chat.completions.create(**options)
+    stream = client.chat.completions.create(**options, stream=True)
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in stream)
+    assert text == whole.choices[0].message.content
+    with pytest.raises(openai.NotFoundError, match="no model 'gpt'"):
+        client.completions.create(model="gpt", prompt="x")
+    with pytest.raises(openai.BadRequestError, match="frequency_penalty"):
+        client.completions.create(model=MODEL, prompt="x", frequency_penalty=1.0)
+    with pytest.raises(openai.BadRequestError, match="1000000000"):
+        client.completions.create(model=MODEL, prompt="x", max_tokens=10**9)
+
+
+def test_ollama(address, expected):
+    client = ollama.Client(host=address)
+    assert client.list().models[0].model == f"{MODEL}:latest"
+    assert "insert" in client.show(MODEL).capabilities
+    assert client.ps().models[0].size > 0
+    options = {"num_predict": 16, "temperature": 0}
+    ask = {"model": MODEL, "prompt": PREFIX, "suffix": SUFFIX, "options": options}
+    assert client.generate(**ask).response == expected
+    pieces = list(client.generate(**ask, stream=True))
+    assert "".join(piece.response for piece in pieces) == expected
+    assert pieces[-1].done_reason in ("stop", "length")
+    messages = [{"role": "user", "content": "Write a function."}]
+    answer = client.chat(model=MODEL, messages=messages, options={"num_predict": 8})
+    assert answer.message.content is not None
+    with pytest.raises(ollama.ResponseError, match="no model"):
+        client.generate(model="llama3", prompt="x")
+
+
+CONTINUE = """
+import { constructLlmApi } from "@continuedev/openai-adapters";
+const [address, body] = process.argv.slice(1);
+const api = constructLlmApi({ provider: "openai", apiBase: address + "/v1/", apiKey: "none" });
+let text = "";
+for await (const chunk of api.fimStream(JSON.parse(body), AbortSignal.timeout(60000)))
+  text += chunk.choices[0].delta.content ?? "";
+console.log(JSON.stringify(text));
+"""
+
+
+def test_continue(address, expected):
+    """Continue's own client for fill-in-the-middle, which is Mistral's route."""
+    body = {"model": MODEL, "prompt": PREFIX, "suffix": SUFFIX, "max_tokens": 16}
+    command = ["node", "--input-type=module", "-e", CONTINUE, address, json.dumps(body)]
+    done = subprocess.run(command, cwd=NODE, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == expected
+
+
+def test_language_server(address, tmp_path):
+    """`codegemma lsp` by pygls's client: open two files, ask inline."""
+
+    async def talk():
+        client = LanguageClient("test", "v1")
+        await client.start_io(*COMMAND, "lsp")
+        capabilities = await client.initialize_async(
+            types.InitializeParams(
+                capabilities=types.ClientCapabilities(), root_uri=tmp_path.as_uri()
+            )
+        )
+        assert capabilities.capabilities.inline_completion_provider
+        client.initialized(types.InitializedParams())
+        for name, text in (("other.py", "A = 1\n"), ("mean.py", PREFIX + SUFFIX)):
+            client.text_document_did_open(
+                types.DidOpenTextDocumentParams(
+                    types.TextDocumentItem(
+                        (tmp_path / name).as_uri(), "python", 1, text
+                    )
+                )
+            )
+        kinds = types.InlineCompletionTriggerKind
+        answers = [
+            await client.text_document_inline_completion_async(
+                types.InlineCompletionParams(
+                    types.InlineCompletionContext(kind),
+                    types.TextDocumentIdentifier((tmp_path / "mean.py").as_uri()),
+                    types.Position(2, 11),
+                )
+            )
+            for kind in (kinds.Automatic, kinds.Invoked)
+        ]
+        await client.shutdown_async(None)
+        client.exit(None)
+        await client.stop()
+        return answers
+
+    line, block = asyncio.run(talk())
+    body = {"prompt": PREFIX, "suffix": SUFFIX, "max_tokens": 64, "path": "mean.py"}
+    body |= {"context": [{"path": "other.py", "text": "A = 1\n"}], "tidy": True}
+    for answer, until in ((line, "line"), (block, "block")):
+        whole = ask(address, "/v1/completions", **body, until=until)
+        text = whole["choices"][0]["text"]
+        assert [item.insert_text for item in answer.items] == ([text] if text else [])
+
+
+@pytest.mark.skipif(not LLAMA_VIM, reason="LLAMA_VIM names no checkout")
+def test_llama_vim(address, tmp_path):
+    """Type in a real Vim, see ghost text, accept it by Tab."""
+    assert shutil.which("vim"), "install vim"
+    assert shutil.which("tmux"), "install tmux"
+    vimrc, file = tmp_path / "vimrc", tmp_path / "mean.py"
+    vimrc.write_text(
+        "set nocompatible noswapfile\n"
+        f"set runtimepath+={LLAMA_VIM}\n"
+        f"let g:llama_config = {{'endpoint_fim': '{address}/infill',"
+        " 'n_predict': 16, 't_max_predict_ms': 60000, 'show_info': 0}\n"
+    )
+    file.write_text(PREFIX.rpartition("\n")[0] + "\n" + SUFFIX.lstrip(" /len(vaus)"))
+    tmux = ["tmux", "-L", f"codegemma{os.getpid()}"]
+
+    def keys(*keys):
+        subprocess.run([*tmux, "send-keys", *keys], check=True)
+
+    def screen_when(seen, what):
+        deadline = time.monotonic() + 60
+        while True:
+            run = subprocess.run(
+                [*tmux, "capture-pane", "-p"],
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            if seen(run.stdout):
+                return run.stdout
+            assert time.monotonic() < deadline, f"{what}:\n{run.stdout}"
+            time.sleep(0.1)
+
+    command = f"vim -u {vimrc} {file}"
+    subprocess.run([*tmux, "new-session", "-d", "-x80", "-y24", command], check=True)
+    try:
+        screen_when(lambda s: "total = sum" in s, "Vim does not start")
+        keys("2G", "o")
+        keys("    return ")
+        typed = "    return "
+        ghost = screen_when(lambda s: _line(s, typed) is not None, "no ghost text")
+        shown = _line(ghost, typed)
+        keys("Tab")
+        keys("Escape", ":wq", "Enter")
+        deadline = time.monotonic() + 30
+        while typed not in file.read_text() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert shown.rstrip() in file.read_text()
+        pathlib.Path(os.environ.get("SCREEN", os.devnull)).write_text(ghost)
+    finally:
+        subprocess.run([*tmux, "kill-server"], check=False)
+
+
+def _line(screen, typed):
+    """The line that begins with what was typed, if something follows on it."""
+    for line in screen.splitlines():
+        if line.startswith(typed) and line[len(typed) :].strip():
+            return line
+    return None

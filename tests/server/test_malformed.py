@@ -1,0 +1,62 @@
+"""Whatever comes in, the answer is a text or one clear error, and the server goes on."""
+
+import re
+
+import pytest
+
+from tests.server.malformed import VALID, send
+
+
+def test_valid_bodies_are(client):
+    """Or the faults below would prove little."""
+    for path, body in VALID.items():
+        response = client.post(path, json=body)
+        assert response.status_code == 200, (path, response.text)
+
+
+def test_malformed_bodies_get_one_clear_error(client):
+    statuses = send(client, seed=1, count=400)
+    assert set(statuses) >= {200, 400, 404}
+    assert client.get("/health").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "said"),
+    [
+        ("/v1/completions", {"prompt": "x", "model": "gpt"}, "no model 'gpt'"),
+        ("/v1/completions", {"prompt": "x " * 400}, "tokens, but the limit is 256"),
+        ("/v1/completions", {"prompt": "x", "n": 1000}, "n=1000 .* 1 to 4"),
+        ("/v1/completions", {"prompt": "x", "max_tokens": 10**9}, "1000000000 .* 256"),
+        ("/v1/completions", {"prompt": "x", "max_tokens": -1}, "max_tokens: .* 0"),
+        ("/v1/completions", {"prompt": "x", "stop": ""}, "stop string is empty"),
+        ("/v1/completions", {"prompt": "x", "logprobs": 5}, "logprobs=5"),
+        ("/v1/completions", {"prompt": "x", "temperature": -1}, "temperature=-1"),
+        ("/v1/completions", {"prompt": [5, 10**6]}, "token id 1000000"),
+        ("/v1/completions", {"prompt": []}, "0 prompts"),
+        ("/v1/completions", {"prompt": "x", "best_of": 3}, "best_of=3"),
+        ("/v1/completions", {"prompt": "x", "tidy": True}, "tidy=True"),
+        ("/v1/chat/completions", {"messages": []}, "message"),
+        ("/v1/chat/completions", {"messages": [{"role": "x"}]}, "role"),
+        ("/infill", {"input_prefix": "x"}, "input_suffix: Field required"),
+        ("/api/chat", {"messages": [{"role": "user"}], "tools": [1]}, "tools"),
+    ],
+)
+def test_what_is_wrong_is_said(client, path, body, said):
+    response = client.post(path, json=body)
+    assert response.status_code in (400, 404)
+    error = response.json()["error"]
+    message = error if isinstance(error, str) else error["message"]
+    assert re.search(said, message), message
+
+
+def test_no_new_tokens_are_no_fault(client):
+    whole = client.post("/v1/completions", json={"prompt": "x", "max_tokens": 0}).json()
+    assert whole["choices"][0]["text"] == ""
+    assert whole["choices"][0]["finish_reason"] == "length"
+
+
+def test_text_that_is_too_long_is_cut_around_the_cursor(client):
+    body = {"input_prefix": "x = 1\n" * 500, "input_suffix": "y = 2\n" * 500}
+    answer = client.post("/infill", json={**body, "n_predict": 3}).json()
+    assert answer["truncated"] is True
+    assert answer["tokens_evaluated"] <= 256

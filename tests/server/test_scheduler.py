@@ -1,0 +1,223 @@
+"""Many requests in one running batch: each gets its own text, and places come back."""
+
+import queue
+import random
+import threading
+
+import pytest
+
+from codegemma_keras.decoding import Cursor, Request, Sampling
+from codegemma_keras.server.ask import Ask, BusyError
+from codegemma_keras.server.scheduler import Done, Failed, Job, Scheduler, Text
+
+FILES = [
+    "".join(f"def f{i}_{j}(x):\n    return x + {j}\n\n\n" for j in range(3))
+    for i in range(3)
+]
+WORDS = ("return x", "def g(y):\n    ", "value = ", "for i in ", "")
+
+
+def random_request(choice):
+    """A place in one of three files, so that prompts often begin alike."""
+    text = choice.choice(FILES)
+    cut = choice.randrange(len(text))
+    return Request(
+        prompt=Cursor(text[:cut] + choice.choice(WORDS), text[cut:], path="a.py"),
+        max_new_tokens=choice.choice((1, 4, 12)),
+        sampling=choice.choice((Sampling(), Sampling(1.0))),
+        seed=choice.randrange(1000),
+        stop_strings=choice.choice(((), ("e",), ("re", "\n\n"))),
+    )
+
+
+class Client:
+    """Takes what a job delivers."""
+
+    def __init__(self, request, editor=None, gate=None):
+        self.events = queue.SimpleQueue()
+        self.gate = gate
+        self.begun = threading.Event()
+        self.job = Job(Ask([request]), self.deliver, editor)
+
+    def deliver(self, event):
+        if self.gate is not None:
+            self.gate.wait(30)  # holds the scheduler's thread
+        self.begun.set()
+        self.events.put(event)
+
+    def result(self):
+        """`(streamed text, Completion)`."""
+        text = ""
+        while True:
+            event = self.events.get(timeout=60)
+            if isinstance(event, Text):
+                text += event.text
+            elif isinstance(event, Done):
+                return text, event.completion
+            else:
+                raise event.error
+
+
+@pytest.fixture
+def scheduler(lm):
+    scheduler = Scheduler(lm, rows=4, max_waiting=40)
+    yield scheduler
+    scheduler.close(0)
+
+
+def long_request(prefix="def f(x):\n    ", tokens=150):
+    return Request(
+        prompt=Cursor(prefix, ""), max_new_tokens=tokens, stop_token_ids=None
+    )
+
+
+def test_everyone_gets_the_text_they_get_alone(scheduler, lm):
+    """30 requests of three editors at random moments: stream == whole == alone."""
+    choice = random.Random(3)
+    requests = [random_request(choice) for _ in range(30)]
+    clients = [Client(request) for request in requests]
+    for client in clients:
+        scheduler.submit(scheduler.prepare(client.job))
+        if choice.random() < 0.3:
+            client.begun.wait(60)  # some come later
+    alone = lm.session("line")
+    for request, client in zip(requests, clients, strict=True):
+        text, completion = client.result()
+        expected = alone.complete(
+            request.prompt.prefix,
+            request.prompt.suffix,
+            path="a.py",
+            max_new_tokens=request.max_new_tokens,
+            sampling=request.sampling,
+            seed=request.seed,
+            stop_strings=request.stop_strings,
+        )
+        assert completion.text == text == expected.text
+        assert completion.stop_reason == expected.stop_reason
+    assert sum(c.job.computed_tokens for c in clients) < sum(
+        c.job.prompt_tokens for c in clients
+    )
+    assert scheduler.running == scheduler.waiting == 0
+
+
+def test_a_job_that_is_cancelled_ends_at_the_next_visit(scheduler):
+    gate = threading.Event()
+    client = Client(long_request(), gate=gate)
+    scheduler.submit(scheduler.prepare(client.job))
+    client.job.cancel()
+    gate.set()
+    _, completion = client.result()
+    assert completion.stop_reason == "cancelled"
+    assert len(completion.token_ids) <= 8
+    assert scheduler.running == 0
+
+
+def test_the_newest_keystroke_wins_and_finds_what_the_older_read(scheduler):
+    gate = threading.Event()
+    older = Client(long_request(FILES[0], 60), editor="a", gate=gate)
+    other = Client(long_request(tokens=5), editor="b")
+    scheduler.submit(scheduler.prepare(older.job))
+    scheduler.submit(scheduler.prepare(other.job))
+    newer = Client(long_request(FILES[0] + "d", 60), editor="a")
+    scheduler.submit(scheduler.prepare(newer.job))
+    gate.set()
+    assert older.result()[1].stop_reason == "cancelled"
+    assert older.job.superseded
+    assert newer.result()[1].stop_reason == "max_new_tokens"
+    assert newer.job.computed_tokens <= 16
+    assert other.result()[1].stop_reason == "max_new_tokens"
+    assert not other.job.superseded
+
+
+def test_what_waits_is_bounded(lm):
+    scheduler = Scheduler(lm, rows=1, max_waiting=2)
+    gate = threading.Event()
+    clients = [Client(long_request(tokens=5), gate=gate) for _ in range(8)]
+    refused = 0
+    for client in clients:
+        try:
+            scheduler.submit(scheduler.prepare(client.job))
+        except BusyError:
+            refused += 1
+    assert 5 <= refused <= 6  # one runs, two wait; the first may not have begun
+    gate.set()
+    scheduler.close(60)
+    served = [client for client in clients if not client.events.empty()]
+    assert len(served) == len(clients) - refused
+    with pytest.raises(BusyError, match="stopped"):
+        scheduler.submit(scheduler.prepare(Client(long_request()).job))
+
+
+def test_closing_ends_what_is_left_with_what_there_is(lm):
+    scheduler = Scheduler(lm, rows=1)
+    clients = [Client(long_request()) for _ in range(3)]
+    for client in clients:
+        scheduler.submit(scheduler.prepare(client.job))
+    scheduler.close(0)
+    reasons = [client.result()[1].stop_reason for client in clients]
+    assert set(reasons) <= {"cancelled", "max_new_tokens"}
+    assert reasons[-1] == "cancelled"
+
+
+def test_time_is_limited_while_waiting_too(lm):
+    scheduler = Scheduler(lm, rows=1, max_seconds=1e-6)
+    clients = [Client(long_request()) for _ in range(3)]
+    for client in clients:
+        scheduler.submit(scheduler.prepare(client.job))
+    assert [client.result()[1].stop_reason for client in clients] == ["time"] * 3
+    scheduler.close()
+
+
+def test_a_fault_of_the_device_is_told_and_the_next_request_is_served(
+    scheduler, lm, monkeypatch
+):
+    def fails(*args):
+        raise RuntimeError("device lost")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lm.engine, "decode", fails)
+        client = Client(long_request(tokens=5))
+        scheduler.submit(scheduler.prepare(client.job))
+        event = client.events.get(timeout=60)
+        while not isinstance(event, Failed):
+            event = client.events.get(timeout=60)
+    client = Client(long_request(tokens=5))
+    scheduler.submit(scheduler.prepare(client.job))
+    assert len(client.result()[1].token_ids) == 5
+
+
+def test_memory_of_prefixes_is_bounded_and_the_least_recent_goes(lm):
+    one = lm.engine.cache_bytes(1, 128)
+    scheduler = Scheduler(lm, rows=1, cache_bytes=2 * one)
+
+    def computed(prefix):
+        client = Client(long_request(prefix, tokens=1))
+        scheduler.submit(scheduler.prepare(client.job))
+        client.result()
+        assert scheduler.prefixes.bytes <= 2 * one
+        return client.job.computed_tokens
+
+    a, b, c = (f"{name} = {name * 30}\n" * 2 for name in "abc")
+    first = [computed(text) for text in (a, b)]
+    assert computed(a) <= 8 < min(first)
+    computed(c)  # `b` was used least recently
+    assert computed(a) <= 8
+    assert computed(b) > 8
+    scheduler.close()
+
+
+def test_what_two_editors_share_is_copied_not_taken_away(lm):
+    scheduler = Scheduler(lm, rows=1)
+
+    def computed(*parts):
+        client = Client(long_request("".join(parts), tokens=1))
+        scheduler.submit(scheduler.prepare(client.job))
+        client.result()
+        return client.job.computed_tokens, client.job.prompt_tokens
+
+    shared, mine = "import os\nimport sys\n" * 2, "def mine(x):\n    return 1\n" * 3
+    computed(shared, mine)
+    some, every = computed(shared, "class Yours:\n    pass\n" * 3)
+    assert some < every - 16
+    assert computed(shared, mine)[0] <= 8
+    scheduler.close()
