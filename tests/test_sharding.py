@@ -10,7 +10,8 @@ import sys
 import keras
 import pytest
 
-from codegemma_keras import sharding
+from codegemma_keras import CodeGemmaBackbone, lora, sharding
+from tests.tiny_models import our_backbone
 
 ROOT = pathlib.Path(__file__).parent.parent
 HEADS = {"num_query_heads": 8, "num_key_value_heads": 1}
@@ -135,3 +136,21 @@ def test_refusals_of_the_backend():
 def test_config_of_presets():
     assert sharding.config_of("code_gemma_7b_en")["num_key_value_heads"] == 16
     assert sharding.config_of("code_gemma_tiny_py")["num_key_value_heads"] == 1
+
+
+def test_the_layout_map_covers_every_matrix():
+    """Adapters too; where the heads are not divided, keys are split along D."""
+    mesh = keras.distribution.DeviceMesh((1, 2), ("batch", "model"), ["cpu:0", "cpu:1"])
+    backbone = our_backbone(num_layers=1)
+    lora.add(backbone, rank=2)
+    for heads, key_axes in ((1, (None, "batch", None)), (2, ("model", "batch", None))):
+        layout = CodeGemmaBackbone.get_layout_map(mesh, num_key_value_heads=heads)
+        for variable in backbone.weights:
+            found = layout[variable.path]
+            if len(variable.shape) > 1:
+                assert len(found.axes) == len(variable.shape), variable.path
+                assert set(found.axes) & {"model", "batch"}, variable.path
+            if "key/kernel" in variable.path:
+                assert found.axes == key_axes
+    with pytest.raises(ValueError, match=r"axes \['batch', 'model'\], not 'tensor'"):
+        CodeGemmaBackbone.get_layout_map(mesh, "tensor")
