@@ -113,7 +113,9 @@ def main():
             prefix, suffix, (), PROMPT_TOKENS, tokenizer.encode
         )
         for way in options.ways:
-            ids = tokenizer.encode(WAYS[way](prefix, suffix, path))
+            # A last space is left to a left-to-right model, as `fim.render` does it.
+            shown = prefix if way in fim.MODES else prefix.removesuffix(" ")
+            ids = tokenizer.encode(WAYS[way](shown, suffix, path))
             prompt = TokenIds([tokenizer.start_token_id, *ids])
             request = Request(prompt=prompt, max_new_tokens=40, until="line")
             found = requests.complete(lm, request).text.strip()

@@ -16,6 +16,9 @@ first, as another file would be:
 
     render(..., mode="left_to_right")                S <file separator> a.py↵ P
 
+There, a space before the cursor is left to the model, since a vocabulary joins it to the
+word that follows: after `return ` as it stands hardly any word has been seen.
+
 No whitespace is added but the newline that ends a path. CodeGemma's order of SPM is not
 published. `"suffix_first"` is the default: the prefix is a run of its own between two
 sentinels, so a prompt can be parsed back from its tokens, and as the prefix is followed
@@ -138,7 +141,7 @@ def render(
     if path is not None:
         parts.append(_path_line(path))
     if mode == LEFT_TO_RIGHT:
-        return [*parts, prefix]
+        return [*parts, prefix.removesuffix(" ")]
     if mode == "psm":
         parts += [PREFIX, prefix, SUFFIX, suffix, MIDDLE]
     elif spm_order == "suffix_first":

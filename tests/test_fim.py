@@ -140,6 +140,7 @@ def test_a_model_that_cannot_fill_in_is_asked_from_left_to_right():
     options = {"path": "a.py", "mode": "left_to_right"}
     assert fim.render("P", "\nS", **options) == ["S", f, "a.py\n", "P"]
     assert fim.render("P", "\n \n", **options) == ["a.py\n", "P"]
+    assert fim.render("\n  ", "", **options) == ["a.py\n", "\n "]
     context = fim.render("P", "", mode="left_to_right", context=[("b.py", "B")])
     assert context == ["b.py\nB", f, "P"]
     with pytest.raises(ValueError, match="mode='left_to_right' must be one of"):

@@ -210,12 +210,17 @@ class GrowingText:
         tokenizer: a `CodeGemmaTokenizer`.
         stops: where the text ends.
         tidying: how the text is fitted in between prefix and suffix; None: not at all.
+        begun: what the caller's text holds already and the prompt left to the model; it
+            is not repeated.
     """
 
-    def __init__(self, tokenizer, stops: Stops, tidying: Tidying | None = None):
+    def __init__(
+        self, tokenizer, stops: Stops, tidying: Tidying | None = None, begun: str = ""
+    ):
         self._decoder = IncrementalDecoder(tokenizer)
         self._stops = stops
         self._tidying = tidying
+        self._begun = begun
         self._raw = ""
         self._sent = 0
         self._finished = False
@@ -247,6 +252,8 @@ class GrowingText:
     def _add(self, new):
         if self.stop_reason is not None:
             return
+        if self._begun and new:
+            new, self._begun = new.removeprefix(self._begun), ""
         self._raw += new
         end = self._stops.end(self._raw) if self._stops else None
         if end is not None:

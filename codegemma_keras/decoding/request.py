@@ -352,13 +352,14 @@ def answer_to(
         cached: what the prompt may begin with.
     """
     prompt, prefix, suffix, repeated, tidying = request.prompt, "", "", "", None
-    until = request.until
+    until, begun = request.until, ""
     if isinstance(prompt, Cursor):
         ids, prefix, suffix = _at_cursor(lm, request, session)
         mode = session.layout if session is not None else _mode(lm, prompt)
         if mode == fim.LEFT_TO_RIGHT:
             one_line = one_line_is_missing(prompt.prefix, prompt.suffix)
             until = "line" if until == "line" or one_line else "block"
+            begun = " " if prefix.endswith(" ") else ""  # see `fim.render`
         if request.stop_at_suffix or request.tidy or mode == fim.LEFT_TO_RIGHT:
             repeated = repeated_line(prompt.suffix)
         if request.tidy:
@@ -373,7 +374,7 @@ def answer_to(
     if stop_ids == "auto":
         stop_ids = lm.tokenizer.stop_token_ids
     row = Row(ids, limit, stop_ids, sampling, seed, cached)
-    text = GrowingText(lm.tokenizer, stops, tidying)
+    text = GrowingText(lm.tokenizer, stops, tidying, begun)
     return Answer(row, text, cancellation, bool(stops), prefix, suffix)
 
 

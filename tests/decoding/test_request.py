@@ -47,10 +47,11 @@ def test_the_preprocessor_says_how_a_model_is_asked(lm):
         assert lm.session().complete(PREFIX, SUFFIX).token_ids == found.token_ids
         assert (
             found.prompt_tokens
-            == len(lm.tokenizer.encode([SUFFIX[1:], fim.FILE_SEPARATOR, PREFIX])) + 1
+            == len(lm.tokenizer.encode([SUFFIX[1:], fim.FILE_SEPARATOR, PREFIX[:-1]]))
+            + 1
         )
         # The suffix goes on at a lower depth, so a block is missing, else a line.
-        tokens = lm.tokenizer.encode(["x = 1\n        y = 2\n    z = 3\nw"])
+        tokens = lm.tokenizer.encode([" x = 1\n        y = 2\n    z = 3\nw"])
         for suffix, text in (
             (SUFFIX, "x = 1\n        y = 2"),
             ("\n        p()\n", "x = 1"),
