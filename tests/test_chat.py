@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from codegemma_keras import chat, fim
-from codegemma_keras.tokenizer.tokenizer import PlainCodec
+from codegemma_keras.tokenizer.codec import PlainCodec
 from tests.small_vocabulary import small_vocabulary
 
 S, E = chat.START_OF_TURN, chat.END_OF_TURN

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codegemma_keras import fim
-from codegemma_keras.tokenizer.tokenizer import PlainCodec
+from codegemma_keras.tokenizer.codec import PlainCodec
 from tests.small_vocabulary import small_vocabulary, source
 
 CODEC = functools.cache(lambda: PlainCodec(small_vocabulary()))

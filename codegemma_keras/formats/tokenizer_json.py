@@ -3,12 +3,12 @@
 What is read is BPE in either of two ways to spell bytes: every byte as a character of an
 alphabet (GPT-2's, as Llama 3 and SmolLM have it), or pieces of text with `<0x0A>` for
 what they cannot spell (Gemma's). Left out: other models than BPE, and training one.
+Nothing here loads Keras, since workers of the data pipeline read vocabularies.
 """
 
 import json
 import re
 
-from codegemma_keras.formats import checks
 from codegemma_keras.formats.sentencepiece_model import SPACE
 
 FILE = "tokenizer.json"
@@ -60,7 +60,8 @@ def read(proto: bytes) -> dict:
             f"{FILE} holds a model of type {model.get('type')!r:.60}; BPE is read."
         )
     for i in ids:
-        checks.integer(i, f"an id in {FILE}", 0)
+        if type(i) is not int or i < 0:
+            raise ValueError(f"{FILE} has the id {i!r:.60}; ids are 0 and above.")
     if not ids or max(ids) >= 2 * len(ids):
         raise ValueError(
             f"{FILE} has {len(ids)} pieces and ids up to {max(ids or [0])}."

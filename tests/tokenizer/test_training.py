@@ -7,7 +7,7 @@ import pytest
 
 from codegemma_keras.formats import sentencepiece_model as model_file
 from codegemma_keras.tokenizer import training as tokenizer_training
-from codegemma_keras.tokenizer.tokenizer import PlainCodec
+from codegemma_keras.tokenizer.codec import PlainCodec
 from tests.small_vocabulary import small_vocabulary, source
 
 
