@@ -103,8 +103,8 @@ CASES = {
             {"debian:ripgrep=13.0.0-4"},
             {"debian:rust-clap=4.0.32-1"},
             {"debian:rust-serde=1.0.152-2"},
-            {"pypi:cryptography==46.0.3"},
-            {"pypi:ruff==0.14.5"},
+            {"debian:python-cryptography=38.0.4-3+deb12u1"},
+            {"debian:rust-cargo=0.66.0-1"},
         ],
     ),
     "c, c++": (
