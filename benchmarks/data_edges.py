@@ -104,7 +104,7 @@ CASES = {
             {"debian:rust-clap=4.0.32-1"},
             {"debian:rust-serde=1.0.152-2"},
             {"debian:python-cryptography=38.0.4-3+deb12u1"},
-            {"debian:rust-cargo=0.66.0-1"},
+            {"debian:rust-bat=0.22.1-4"},
         ],
     ),
     "c, c++": (
