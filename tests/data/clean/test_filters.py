@@ -72,3 +72,12 @@ def test_unwrapped_prose_is_not_minified():
         )
         assert bool(kept) == (not reason)
         assert report.number("filter", "minified") == 0
+
+
+def test_the_limit_of_a_size_is_the_callers():
+    """Rows of a jsonl file have no size on a disk: the filter alone sees them."""
+    text = "value = compute(first, second)\n" * 40_000
+    document = Document(text, "a.py", language="python", licence="MIT")
+    assert filters.size_check(document) == "file too large"
+    kept = filters.filter_documents([document], Report(), max_bytes=2_000_000)
+    assert list(kept) == [document]

@@ -247,3 +247,19 @@ def test_command_line(repos, tmp_path, capsys):
     assert "must be from 0 to" in capsys.readouterr().err
     assert command("build", repos / "json", "--out", out, "--language", "cobol") == 2
     assert "cobol" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--runner", "flink", "--workers", 3], "parallelism"),
+        (["--runner", "direct", "--keep-work"], "--keep-work is for a build without"),
+        (["--beam-option", "a=b"], "--beam-option needs --runner"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(
+    repos, tmp_path, capsys, options, said
+):
+    assert command("build", repos / "json", "--out", tmp_path / "o", *options) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
