@@ -170,9 +170,8 @@ def start(pool, role, stdin, level, limits, descriptors=(), numbers=()):
 class Fresh:
     """A process with a sandbox of its own; `pool.Fork` has the same methods."""
 
-    def __init__(
-        self, level, role, limits, given, numbers, files, size, place, folders
-    ):
+    def __init__(self, level, role, limits, given, numbers, files, size, folders):
+        self._folder = tempfile.TemporaryDirectory()
         arguments = [role, *limits, *given, *numbers]
         child = [*PYTHON, INSIDE, *map(str, arguments)]
         stdin, stdout, stderr = files
@@ -181,7 +180,7 @@ class Fresh:
             stdin=stdin,
             stdout=stdout,
             stderr=stderr,
-            cwd=place,
+            cwd=self._folder.name,
             env=ENVIRONMENT,
             pass_fds=given,
             start_new_session=True,
@@ -203,7 +202,16 @@ class Fresh:
             os.killpg(self._process.pid, 9)
         self._process.wait()
 
-    close = kill
+    def close(self):
+        self.kill()
+        self._folder.cleanup()
+
+
+def in_memory():
+    """A file without a name, in memory where the system can."""
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("output"), "w+b")
+    return tempfile.TemporaryFile()
 
 
 class Child:
@@ -238,8 +246,7 @@ class Child:
         self.starved = False
         self._stopped = None
         self._ended = threading.Event()
-        self._folder = tempfile.TemporaryDirectory()
-        self._files = [tempfile.TemporaryFile() for _ in range(3)]  # noqa: SIM115
+        self._files = [in_memory() for _ in range(3)]
         self._files[0].write(stdin.encode("utf-8", "surrogatepass"))
         self._files[0].seek(0)
         # Other runtimes reserve address space by the gigabyte and start threads, which
@@ -252,10 +259,7 @@ class Child:
             limits.processes + (256 if other else 0),
         )
         given = (role, own, descriptors, numbers, self._files, limits.file_mb)
-        if begin is None:
-            self._process = Fresh(level, *given, self._folder.name, folders)
-        else:
-            self._process = begin(*given)
+        self._process = begin(*given) if begin else Fresh(level, *given, folders)
         self._watcher = threading.Thread(target=self._watch, daemon=True)
         self._watcher.start()
 
@@ -268,7 +272,6 @@ class Child:
         self._process.close()
         for file in self._files:
             file.close()
-        self._folder.cleanup()
 
     def wait(self, seconds: float) -> str:
         """How it ended: `"exit N"` or one of `STOPS`."""

@@ -16,6 +16,7 @@ import select
 import socket
 import subprocess
 import threading
+import time
 
 from codegemma_keras.sandbox.execution import (
     INSIDE,
@@ -31,7 +32,7 @@ from codegemma_keras.sandbox.execution import (
 from codegemma_keras.sandbox.levels import ENVIRONMENT, accepted, command, environments
 
 WARM = (pathlib.Path(__file__).parent / "warm.py").read_text("utf-8")
-PATIENCE = 10.0  # seconds for a sandbox to say that it is free again
+SPARE = 2  # free sandboxes for each worker, which clear up while others work
 
 
 class Pool:
@@ -94,10 +95,7 @@ class Pool:
             return
         if self._closed:
             raise RuntimeError("The pool is closed.")
-        try:
-            sandbox = self._free.pop()
-        except IndexError:
-            sandbox = Sandbox()
+        sandbox = self._take()
         try:
             with Child(
                 role,
@@ -114,6 +112,13 @@ class Pool:
                 self._free.append(sandbox)
             else:
                 sandbox.close()
+
+    def _take(self):
+        """The sandbox that has been free for longest, or another one."""
+        with self._lock:
+            if len(self._free) > SPARE * self.workers:
+                return self._free.popleft()
+        return Sandbox()
 
     def map(self, function, arguments) -> list[Result]:
         """`function` of each argument, in order; equal arguments once.
@@ -195,7 +200,7 @@ class Sandbox:
     def fork(self, role, limits, given, numbers, files, size):
         """Start a program; a `Fork`. One at a time."""
         ours, theirs = socket.socketpair()
-        limits = [*limits[:3], limits[3] + 3]  # of this user, three processes are ours
+        limits = [*limits[:3], limits[3] + 2]  # of this user, two processes are ours
         job = {"role": role, "limits": limits, "numbers": list(numbers)}
         job |= {"size": size << 20, "kept": self._kept}
         descriptors = [*(file.fileno() for file in files), theirs.fileno(), *given]
@@ -208,9 +213,9 @@ class Sandbox:
         return Fork(self, ours)
 
     def group(self) -> list[int]:
-        """The program's processes: what the fifth of ours has started."""
+        """The program's processes: what the fourth of ours has started."""
         pid = self._process.pid
-        for _ in range(4):  # bubblewrap, its init, `warm`, `supervise`, `begin`
+        for _ in range(3):  # bubblewrap, its init, `warm`, `begin`
             pid = next(iter(children(pid)), None)
             if pid is None:
                 return []
@@ -227,40 +232,52 @@ class Sandbox:
 
 
 class Fork:
-    """A program in a warm sandbox, with the methods of `execution.Fresh`."""
+    """A program in a warm sandbox, with the methods of `execution.Fresh`.
+
+    The sandbox writes `+` when the program's namespaces begin, and its exit code when
+    they have ended. Nobody waits for the end of a program that was ended from here: the
+    sandbox takes its next job when it is done.
+    """
 
     def __init__(self, sandbox, watch):
         self._sandbox, self._watch = sandbox, watch
-        self._code = None
-        self._lock = threading.Lock()
+        self._begun, self._code = False, None
 
     def wait(self, seconds=None) -> int | None:
         """The exit code, or None if it has not ended by then."""
-        with self._lock:
-            if self._code is None:
-                ready, _, _ = select.select([self._watch], [], [], seconds)
-                if ready:
-                    self._code = self._told()
-            return self._code
+        until = None if seconds is None else time.monotonic() + seconds
+        while self._code is None:
+            left = None if until is None else max(0.0, until - time.monotonic())
+            ready, _, _ = select.select([self._watch], [], [], left)
+            if not ready:
+                return None
+            self._read()
+        return self._code
 
-    def _told(self):
+    def _read(self):
         try:
             text = self._watch.recv(1000).decode()
         except OSError:
             text = ""
-        if not text.isdigit():  # the sandbox has ended, or cannot be used
+        self._begun |= text.startswith("+")
+        code = text.removeprefix("+")
+        if code.isdigit():
+            self._code = int(code)
+        elif text != "+":  # the sandbox has ended, or cannot be used
             self._sandbox.usable = False
-            return 137
-        return int(text)
+            self._code = 137
 
-    def group(self):
-        return self._sandbox.group()
+    def group(self) -> list[int]:
+        """The program's processes; before it has begun, there may be those of another."""
+        if not self._begun:
+            with contextlib.suppress(OSError):
+                mark = self._watch.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+                self._begun = mark == b"+"
+        return self._sandbox.group() if self._begun else []
 
     def kill(self):
         with contextlib.suppress(OSError):
             self._watch.shutdown(socket.SHUT_WR)
-        if self.wait(PATIENCE) is None:
-            self._sandbox.close()
 
     def close(self):
         self.kill()

@@ -3,22 +3,23 @@
 Handed to the interpreter as text, like `inside.py`, whose text is its first argument. It
 never sees a program: the text and the descriptors go straight to the fork.
 
-    warm          waits for jobs, one after another
-    supervisor    makes namespaces; ends all in them when it is told to
-    init          first process of the namespaces: mounts, gives up every right, waits
-    program       one of the roles of `inside.py`
+    warm       takes jobs, one after another; ends all of a job when it is told to
+    init       first process of new namespaces: mounts, gives up every right, waits
+    program    one of the roles of `inside.py`
 
 Each program has processes, files in /tmp and /dev/shm, shared memory and network
 interfaces of its own, which the kernel removes when `init` ends. So nothing of a program
 is there for the next one.
 """
 
+import contextlib
 import ctypes
 import fcntl
 import gc
 import json
 import os
 import select
+import signal
 import socket
 import struct
 import sys
@@ -28,6 +29,7 @@ NEWNS, NEWIPC, NEWPID, NEWNET = 0x20000, 0x8000000, 0x20000000, 0x40000000
 PRIVATE, BIND, REMOUNT = 1 << 18 | 1 << 14, 1 << 12, 1 << 5 | 1 << 12
 RDONLY, NOSUID, NODEV, NOEXEC = 1, 2, 4, 8
 SET_DUMPABLE, SET_SECCOMP = 4, 22
+CLONES = {"x86_64": 56, "aarch64": 220}  # the number of the call `clone`
 # By machine: its name for filters, and the numbers of the three calls.
 KEYRINGS = {
     "x86_64": (0xC000003E, (248, 249, 250)),
@@ -115,7 +117,7 @@ def begin(job, files, watch, given, run):
         give_up_rights()
         refuse_keyrings()
     except OSError as error:
-        os.write(watch, f"cannot: {error}".encode())
+        told(watch, f"cannot: {error}")
         os._exit(0)
     os.close(watch)
     # Nobody traces this process. The program may be traced by its own.
@@ -139,23 +141,36 @@ def code_of(status):
     return code if code >= 0 else 128 - code
 
 
-def supervise(job, files, watch, given, run):
-    """Start `init`, end it when the other end of `watch` closes, tell how it ended."""
-    if libc.unshare(NEWNS | NEWIPC | NEWPID | NEWNET):
-        os.write(watch, b"cannot: no namespaces")
-        os._exit(0)
-    init = os.fork()
-    if init == 0:
-        begin(job, files, watch, given, run)
-        return
-    only([watch])
+def namespaces_of_its_own():
+    """Fork into fresh namespaces: 0 in the child, its number in the parent.
+
+    `os.fork` followed by `unshare` would take one process more, for a new namespace of
+    processes begins with the next child.
+    """
+    flags = NEWNS | NEWIPC | NEWPID | NEWNET | signal.SIGCHLD
+    pid = libc.syscall(CLONES[os.uname().machine], flags, 0, 0, 0, 0)
+    if pid < 0:
+        done("clone", pid)
+    return pid
+
+
+def ended(init, watch):
+    """Wait for `init`, end it when the other end of `watch` closes, tell how it ended."""
     poll = select.poll()
     poll.register(watch, select.POLLIN)
-    poll.register(os.pidfd_open(init), select.POLLIN)
+    process = os.pidfd_open(init)
+    poll.register(process, select.POLLIN)
     poll.poll()
     os.kill(init, 9)  # no harm to one that has ended
-    os.write(watch, str(code_of(os.waitpid(init, 0)[1])).encode())
-    os._exit(0)
+    code = code_of(os.waitpid(init, 0)[1])
+    os.close(process)
+    told(watch, str(code))
+
+
+def told(watch, text):
+    """Write to who waits, who may have gone."""
+    with contextlib.suppress(OSError):
+        os.write(watch, text.encode())
 
 
 def warm(inside, control):
@@ -174,14 +189,19 @@ def warm(inside, control):
             return
         job = json.loads(message)
         files, watch, given = descriptors[:3], descriptors[3], descriptors[4:]
-        child = os.fork()
-        if child == 0:
-            control.detach()
-            supervise(job, files, watch, given, module.main)
-            return
+        try:
+            init = namespaces_of_its_own()
+        except OSError as error:
+            told(watch, f"cannot: {error}")
+        else:
+            if init == 0:
+                control.detach()
+                begin(job, files, watch, given, module.main)
+                return
+            told(watch, "+")
+            ended(init, watch)
         for descriptor in descriptors:
             os.close(descriptor)
-        os.waitpid(child, 0)
 
 
 if __name__ == "__main__":

@@ -10,10 +10,12 @@ PATIENT = Limits(seconds=60)
 
 @pytest.fixture(scope="module")
 def pool():
-    """One worker: what is given to it runs where the one before did."""
-    with Pool(1) as pool:
-        assert pool.warm
-        yield pool
+    """One sandbox: what is given to it runs where the one before did."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pool_module, "SPARE", 0)
+        with Pool(1) as pool:
+            assert pool.warm
+            yield pool
 
 
 @pytest.mark.parametrize(
@@ -117,6 +119,7 @@ def test_sandboxes_are_used_again_and_spoilt_ones_are_not(monkeypatch):
         start(sandbox)
 
     monkeypatch.setattr(pool_module.Sandbox, "__init__", counted)
+    monkeypatch.setattr(pool_module, "SPARE", 0)
     with Pool(1) as pool:
         run_all(map("print({})".format, range(5)), PATIENT, pool=pool)
         assert len(made) == 1
