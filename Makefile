@@ -13,7 +13,7 @@ PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 # backend `none`). All other tests run on both backends.
 PLAIN := tests/data tests/sandbox tests/tasks tests/recipes/test_conversations.py \
   tests/tokenizer/test_training.py tests/test_batches.py tests/test_chat.py tests/test_files.py \
-  tests/test_fim.py \
+  tests/test_fim.py tests/evals/babelcode \
   $(filter-out %/test_evals.py %/test_model.py,$(wildcard tests/evals/test_*.py))
 
 .DEFAULT_GOAL := help
