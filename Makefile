@@ -77,13 +77,18 @@ rl-goldens: .venv-trl/.installed  ## Not in `test`: goldens of the losses, from 
 	.venv-trl/bin/python tools/rl_goldens.py
 
 clean: clean-clients
-.PHONY: test-clients clean-clients
+.PHONY: test-clients test-jupyterlab clean-clients
 clean-clients:
 	rm -rf .venv-clients
 
 test-clients: $(VENV)/.installed-dev .venv-clients/.installed  ## Not in `test`: unmodified clients of the server; LLAMA_VIM=folder adds Vim's.
 	CODEGEMMA=$(abspath $(BIN))/codegemma LLAMA_VIM=$(LLAMA_VIM) NODE=$(abspath .venv-clients/node) KERAS_BACKEND=jax \
 	  .venv-clients/bin/python -m pytest -v tests/optional/clients.py -p no:cacheprovider --noconftest
+
+CHROMIUM ?= $(shell command -v chromium || command -v google-chrome)
+test-jupyterlab: $(VENV)/.installed-dev .venv-clients/.installed  ## Not in `test`: ghost text in JupyterLab, in CHROMIUM.
+	PATH=$(abspath $(BIN)):$$PATH CHROMIUM=$(CHROMIUM) NODE=$(abspath .venv-clients/node) KERAS_BACKEND=jax \
+	  $(BIN)/python tests/optional/jupyterlab.py
 
 notebooks: $(VENV)/.installed-dev  ## Build and execute every notebook in full; under an hour.
 	$(BIN)/python tools/notebooks.py run
@@ -136,7 +141,8 @@ $(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
 	$(PYTHON) -m venv .venv-clients
 	.venv-clients/bin/python -m pip install --quiet 'ollama>=0.6,<0.7' 'openai>=3.57,<4' 'pygls>=2.1,<3' pytest
 	mkdir -p .venv-clients/node
-	npm install --prefix .venv-clients/node --no-audit --no-fund --ignore-scripts @continuedev/openai-adapters@1.37
+	npm install --prefix .venv-clients/node --no-audit --no-fund --ignore-scripts \
+	  @continuedev/openai-adapters@1.37 playwright-core@1
 	@touch $@
 
 .venv-oldest/.installed: pyproject.toml tools/oldest.txt | $(BIN)/python

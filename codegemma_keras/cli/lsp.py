@@ -39,8 +39,7 @@ def lsp(options: LspOptions) -> None:
     try:
         with quiet_libraries():
             from codegemma_keras.lsp.server import make_server
-            from codegemma_keras.server.loading import load
-            from codegemma_keras.server.scheduler import Scheduler
+            from codegemma_keras.server.loading import for_one_editor
     except ModuleNotFoundError as error:
         if error.name.partition(".")[0] not in ("pygls", "lsprotocol", "pydantic"):
             raise
@@ -53,5 +52,5 @@ def lsp(options: LspOptions) -> None:
         context=options.context,
         compiled_folder=options.compiled_folder,
     )
-    server = make_server(lambda: Scheduler(load(settings)), options.max_new_tokens)
+    server = make_server(lambda: for_one_editor(settings), options.max_new_tokens)
     server.start_io()

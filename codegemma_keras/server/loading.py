@@ -1,10 +1,13 @@
 """The model of a server, loaded, with its programs compiled."""
 
+import dataclasses
 import logging
+import threading
 import time
 
 from codegemma_keras import CodeGemmaCausalLM
 from codegemma_keras.decoding import Sampling, compilation
+from codegemma_keras.server.scheduler import Scheduler
 from codegemma_keras.server.settings import Settings
 
 LOG = logging.getLogger(__name__)
@@ -36,6 +39,20 @@ def warm(lm, settings: Settings) -> None:
     if settings.warm_up:
         _compile(lm, settings.rows, (Sampling(),), f"{settings.rows} at once")
         _compile(lm, settings.rows, OTHER_SAMPLINGS, "drawn text")
+
+
+def for_one_editor(settings: Settings) -> Scheduler:
+    """A scheduler that answers as soon as the model is loaded.
+
+    Programs are compiled meanwhile: one editor rather waits for one than for all.
+    """
+    lm = load(dataclasses.replace(settings, warm_up=False))
+    if settings.warm_up:
+        greedy = (Sampling(),)
+        threading.Thread(
+            target=_compile, args=(lm, 1, greedy, "one editor"), daemon=True
+        ).start()
+    return Scheduler(lm, rows=2)  # an older request ends while a newer one begins
 
 
 def _compile(lm, rows, samplings, purpose):
