@@ -96,9 +96,10 @@ class CodeGemmaLM(lm_eval.api.model.LM):
 
     def _prompt(self, context: str):
         """A prompt: text, or the tokens of a conversation."""
-        encode, bos = self.model.tokenizer.encode, self.model.tokenizer.start_token_id
         if context in self._conversations:
-            return TokenIds((bos, *encode(self._conversations[context])))
+            tokenizer = self.model.tokenizer
+            ids = tokenizer.encode(self._conversations[context])
+            return TokenIds((tokenizer.start_token_id, *ids))
         if context.startswith(str(chat.START_OF_TURN)):
             return RawText(
                 context
