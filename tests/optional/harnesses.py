@@ -3,10 +3,10 @@
 `make test-harnesses` runs this in an environment without PyTorch, which is not needed.
 """
 
+import importlib.util
 import json
 import os
 import pathlib
-import sys
 
 import keras
 import pytest
@@ -24,7 +24,7 @@ from codegemma_keras import (
     CodeGemmaTokenizer,
     evals,
 )
-from codegemma_keras.evals import catalog
+from codegemma_keras.evals import catalog, gsm8k
 from codegemma_keras.evals.data import Data
 from codegemma_keras.evals.lm_eval import CodeGemmaLM, generation_options, write_task
 from codegemma_keras.evals.run import Settings
@@ -159,11 +159,18 @@ def test_choices_score_as_in_the_harness(name, lm, data, tmp_path):
 
 
 def test_gsm8k_scores_as_in_the_harness(tmp_path):
-    answers = ["18", "3", "wrong", "540.", "$20", "64", "1", "160"]
+    problems = catalog.make("gsm8k", "lm-eval", Data()).problems
+    ways = (
+        "The answer is {}.",
+        "It is {}.",
+        "The answer is ${}.",
+        "The answer is {}.00.",
+    )
 
     def answer(prompt):
-        number = sum(prompt.encode()) % len(answers)
-        return f" Because it is so. The answer is {answers[number]}. Q: no more"
+        question = prompt.rpartition("Q: ")[2].removesuffix("\nA:")
+        [number] = [n for n, p in enumerate(problems) if p.row["question"] == question]
+        return " So. " + ways[number % 4].format(gsm8k.gold(problems[number]))
 
     limit = 60
     settings = Settings(limit=limit)
@@ -246,7 +253,10 @@ def test_inspect_finds_the_provider_and_scores_as_we_do(lm, tmp_path):
     question = "Which line comes next?"
     expected = lm.chat(question, max_new_tokens=8)
     task = inspect_ai.Task(
-        dataset=[Sample(question, expected), Sample(question, "never this")],
+        dataset=[
+            Sample(input=question, target=expected),
+            Sample(input=question, target="never this"),
+        ],
         solver=generate(),
         scorer=match(location="exact"),
     )
@@ -258,5 +268,6 @@ def test_inspect_finds_the_provider_and_scores_as_we_do(lm, tmp_path):
     assert log.results.scores[0].metrics["accuracy"].value == 0.5
 
 
-def test_torch_was_never_imported():
-    assert "torch" not in sys.modules
+def test_torch_is_not_installed():
+    """In the environment of `make test-harnesses`: so nothing here needs it."""
+    assert importlib.util.find_spec("torch") is None
