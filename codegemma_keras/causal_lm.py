@@ -6,7 +6,6 @@ KerasHub's `CausalLM` in its meaning (`fit`, `generate`, `compile(sampler=...)`,
 is done in `decoding`, and training's in `fitting`; here is what the arguments mean.
 """
 
-import dataclasses
 import functools
 import threading
 
@@ -114,64 +113,37 @@ class CodeGemmaCausalLM(FittedCausalLM):
         save_task(self, preset_dir, max_shard_size)
 
     def export(
-        self,
-        path,
-        format="transformers",
-        quantization=None,
-        *,
-        chat=None,
-        card=None,
-        licence=None,
-        verbose=True,
-        **kwargs,
+        self, path, format="transformers", quantization=None, verbose=True, **options
     ):
         """Write the model for other programs, with what it computes now.
-
-        An adapter that is active or merged is in the matrices, and quantized layers give
-        what their integers stand for. `lora.save` writes an adapter by itself.
 
         Args:
             path: a folder that is not there yet; for `"gguf"` a file, `NAME.gguf`.
             format: `"transformers"` (Transformers, vLLM, TGI, MLX), `"gguf"` (llama.cpp,
-                LM Studio) or `"ollama"` (a folder with GGUF and Modelfile).
+                LM Studio), `"ollama"` (a folder with GGUF and Modelfile) or `"peft"`
+                (a folder with the active adapter alone). Any other is
+                `keras.Model.export`'s (`"tf_saved_model"`, `"onnx"`, ...).
             quantization: for `"transformers"` `"float32"`, `"bfloat16"` or `"float16"`;
-                for the others one of `export.quantization.TYPES`, such as `"Q8_0"`.
-                Default: as the weights are.
-            chat: whether Ollama shall render turns; default: whether the name says
-                "instruct" or "-it".
-            card: text of the model's card in Markdown: data, training, limits.
-            licence: its identifier, for the card.
+                for `"gguf"` and `"ollama"` one of `export.quantization.TYPES`, such as
+                `"Q8_0"`. Default: as the weights are.
             verbose: show a progress bar.
-            **kwargs: of `keras.Model.export`, which is called for any other format
-                (`"tf_saved_model"`, `"onnx"`, ...).
+            **options: of `export.write_task`: `chat`, `card`, `licence`.
 
         Raises:
             ValueError: an option that the format does not have, no tokenizer.
             FileExistsError: something stands at `path`. OSError: the disk is full.
         """
-        if format not in export.FORMATS:
-            super().export(path, format=format, verbose=verbose, **kwargs)
+        if format not in (*export.FORMATS, "peft"):
+            super().export(path, format=format, verbose=verbose, **options)
             return
-        facts = {"card": card, "licence": licence}
-        model = self._exported(**{k: v for k, v in facts.items() if v is not None})
-        if chat is not None:
-            model = dataclasses.replace(model, chat=chat)
-        export.write(model, path, format, quantization, verbose=verbose)
+        export.write_task(self, path, format, quantization, verbose, **options)
 
     def export_to_transformers(self, path):
         """Write a folder that Transformers reads, with the tokenizer; as KerasHub's.
 
         Other files that the folder holds stay. `export` writes a model card, too.
         """
-        export.transformers.update(self._exported(), path)
-
-    def _exported(self, **facts):
-        """The model as `export` takes it."""
-        tokenizer = None
-        if self.preprocessor is not None:
-            tokenizer = self.tokenizer
-            facts["context"] = self.preprocessor.sequence_length
-        return export.of_backbone(self.backbone, tokenizer, **facts)
+        export.transformers.update(export.of_task(self), path)
 
     def quantize(self, *args, **kwargs):
         """As `keras.Model.quantize`, for example `quantize("int8")` or `("int4")`."""

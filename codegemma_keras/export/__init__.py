@@ -12,13 +12,51 @@ time. A folder or a file is there whole or not at all, and nothing is overwritte
 `formats.peft` writes adapters.
 """
 
+from codegemma_keras import adapters, files
 from codegemma_keras.export import gguf, ollama, transformers
-from codegemma_keras.export.model import Model, of_backbone, of_preset
+from codegemma_keras.export.model import Model, of_backbone, of_preset, of_task
+from codegemma_keras.formats import peft
 
 FORMATS = ("transformers", "gguf", "ollama")
 DTYPES = ("float32", "bfloat16", "float16")
 
-__all__ = ["DTYPES", "FORMATS", "Model", "of_backbone", "of_preset", "write"]
+__all__ = [
+    "DTYPES",
+    "FORMATS",
+    "Model",
+    "of_backbone",
+    "of_preset",
+    "of_task",
+    "write",
+    "write_task",
+]
+
+
+def write_task(task, path, format, quantization=None, verbose=True, **facts):
+    """What `CodeGemmaCausalLM.export` does.
+
+    Args:
+        task: a `CodeGemmaCausalLM`.
+        path, format, quantization, verbose: as of `write`; or the format `"peft"`, which
+            writes the active adapter alone.
+        **facts: `chat`, whether Ollama shall render turns (default: whether the name says
+            "instruct" or "-it"); `card`, the text of the model's card in Markdown;
+            `licence`, its identifier.
+    """
+    if format != "peft":
+        facts = {name: value for name, value in facts.items() if value is not None}
+        write(of_task(task, **facts), path, format, quantization, verbose=verbose)
+        return
+    name = task.backbone.active_adapter
+    if name is None or quantization is not None or facts:
+        raise ValueError(
+            "format='peft' writes the active adapter alone, in float32 and with no other "
+            f"options. Active is {name!r} of {list(task.backbone.adapters)}; "
+            "`lora.select` chooses one."
+        )
+    with files.new_folder(path) as new:
+        adapter = adapters.as_peft(task.backbone, name)
+        peft.write(new, adapter, task.backbone.transformers_name)
 
 
 def write(

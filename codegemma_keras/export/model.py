@@ -132,6 +132,14 @@ def of_backbone(backbone, tokenizer=None, **facts) -> Model:
     )
 
 
+def of_task(task, **facts) -> Model:
+    """As `of_backbone`, of a `CodeGemmaCausalLM` with its tokenizer and context."""
+    if task.preprocessor is None:
+        return of_backbone(task.backbone, **facts)
+    facts.setdefault("context", task.preprocessor.sequence_length)
+    return of_backbone(task.backbone, task.tokenizer, **facts)
+
+
 def last_name(name) -> str:
     """The last part of a preset's or folder's name."""
     return name.rstrip("/").rpartition("/")[2] if name else "codegemma"

@@ -1,0 +1,115 @@
+"""What each type of GGUF costs in quality: bits per byte, greedy tokens, megabytes.
+
+    KERAS_BACKEND=jax python benchmarks/export_types.py --files 12
+
+The embedded preset is exported as each type and read back in float32, so the numbers are
+those that llama.cpp's types hold, without its arithmetic. Bits per byte are of files of a
+package that the preset has not seen; agreement is of 64 greedy tokens of eight prompts
+with the preset itself, up to the first difference.
+
+`--llama-quantize PROGRAM` also compares the bytes of K types with llama.cpp's own.
+"""
+
+import argparse
+import datetime
+import json
+import pathlib
+import subprocess
+import tempfile
+
+import keras
+import networkx
+from _data import device
+from export_readers import NEW, PRESET, cut, first_difference, make_prompts
+
+from codegemma_keras import CodeGemmaCausalLM
+from codegemma_keras.decoding import Engine
+from codegemma_keras.evals.likelihood import bits_per_byte
+from codegemma_keras.export import quantization
+
+RESULTS = pathlib.Path(__file__).parent / "results"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--preset", default=PRESET)
+    parser.add_argument("--files", type=int, default=12)
+    parser.add_argument("--llama-quantize", help="program")
+    options = parser.parse_args()
+    lm = CodeGemmaCausalLM.from_preset(options.preset, dtype="float32")
+    prompts = make_prompts(lm.tokenizer)
+    documents = read_documents(options.files)
+    stops = lm.tokenizer.stop_token_ids
+    reference = greedy(lm, prompts, stops)
+    report = {
+        "device": device(),
+        "date": datetime.date.today().isoformat(),
+        "backend": f"keras {keras.version()} on {keras.config.backend()}",
+        "preset": options.preset,
+        "documents": [path for path, _ in documents],
+        "as it is": bits_per_byte(lm, documents)["bits_per_byte"],
+        "types": {},
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        for kind in quantization.TYPES:
+            path = folder / f"{kind}.gguf"
+            lm.export(path, "gguf", kind, verbose=False)
+            read = CodeGemmaCausalLM.from_preset(path, dtype="float32")
+            found = greedy(read, prompts, stops)
+            same = sum(
+                first_difference(a, b) for a, b in zip(reference, found, strict=True)
+            )
+            report["types"][kind] = {
+                "megabytes": path.stat().st_size / 1e6,
+                "bits_per_byte": bits_per_byte(read, documents)["bits_per_byte"],
+                "greedy_agreement": same / sum(map(len, reference)),
+            }
+            if options.llama_quantize and kind in quantization.K_BLOCKS:
+                report["types"][kind]["differs_from_llama_quantize"] = differing(
+                    folder, kind, options.llama_quantize
+                )
+            print(kind, report["types"][kind], flush=True)
+    path = RESULTS / "export_types.json"
+    path.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def greedy(lm, prompts, stops):
+    return [cut(r.token_ids, stops) for r in Engine(lm).generate(prompts, NEW)]
+
+
+def read_documents(count):
+    """Files of networkx, the larger ones first: `(path, text)`."""
+    root = pathlib.Path(networkx.__file__).parent
+    paths = [p for p in root.rglob("*.py") if "tests" not in p.parts]
+    paths = sorted(paths, key=lambda path: (-path.stat().st_size, path))[:count]
+    return [
+        (str(path.relative_to(root.parent)), path.read_text(encoding="utf-8")[:20_000])
+        for path in paths
+    ]
+
+
+def differing(folder, kind, program):
+    """Tensors of which llama.cpp's own program makes other bytes: `name: share`."""
+    import gguf
+
+    theirs = folder / f"{kind}-theirs.gguf"
+    subprocess.run(
+        [program, "--pure", folder / "F32.gguf", theirs, kind],
+        check=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    ours = {t.name: t for t in gguf.GGUFReader(folder / f"{kind}.gguf").tensors}
+    found = {}
+    for tensor in gguf.GGUFReader(theirs).tensors:
+        mine = ours[tensor.name]
+        if mine.tensor_type == tensor.tensor_type:
+            share = float((mine.data != tensor.data).mean())
+            if share:
+                found[tensor.name] = share
+    return found
+
+
+if __name__ == "__main__":
+    main()
