@@ -14,10 +14,9 @@ import numpy as np
 
 from codegemma_keras import files, fim
 from codegemma_keras.export import quantization as types
+from codegemma_keras.export import vocabulary as vocabularies
 from codegemma_keras.export.model import Model, check_room, parameters
-from codegemma_keras.export.vocabulary import CHAT_TEMPLATE, Vocabulary
-from codegemma_keras.formats import peft, tokenizer_json, weights
-from codegemma_keras.formats.sentencepiece_model import SPACE, UNUSED, USER_DEFINED
+from codegemma_keras.formats import peft, weights
 
 _ARCHITECTURE = "gemma"
 # Role in llama.cpp -> our token, as `tokenizer.ggml.<role>_token_id`.
@@ -47,11 +46,6 @@ def write(model: Model, path, quantization=None, track=iter):
     if model.tokenizer is None or model.config is None:
         raise ValueError(
             "A GGUF file holds a network and its vocabulary; one is missing."
-        )
-    if tokenizer_json.is_json(model.tokenizer.proto):
-        raise ValueError(
-            "GGUF files of Gemma hold a SentencePiece vocabulary, and this model has a "
-            "tokenizer.json. Export it with format='transformers'."
         )
     stored = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}[model.dtype]
     quantization = types.check(quantization or stored)
@@ -160,30 +154,27 @@ def _file_type(quantization):
 
 
 def _add_vocabulary(writer, model):
-    vocabulary = Vocabulary(model.tokenizer.proto)
-    pieces = [
-        # Found in text before its spaces become `SPACE`.
-        (name.replace(SPACE, " ") if kind == USER_DEFINED else name, score, kind)
-        for name, score, kind in vocabulary.pieces
-    ]
-    rows = model.config["vocabulary_size"]
-    pieces += [(f"[PAD{i}]", 0.0, UNUSED) for i in range(len(pieces), rows)]
-    names, scores, kinds = zip(*pieces, strict=True)
-    writer.add_tokenizer_model("llama")
-    writer.add_tokenizer_pre("default")
-    writer.add_token_list(names)
-    writer.add_token_scores(scores)
-    writer.add_token_types(kinds)
+    vocabulary = vocabularies.read(model.tokenizer.proto)
+    fields = vocabulary.gguf(model.config["vocabulary_size"])
+    writer.add_tokenizer_model(fields["model"])
+    writer.add_tokenizer_pre(fields["pre"])
+    writer.add_token_list(fields["tokens"])
+    writer.add_token_types(fields["token_type"])
+    if "scores" in fields:
+        writer.add_token_scores(fields["scores"])
+    if "merges" in fields:
+        writer.add_token_merges(fields["merges"])
     for role, control in _ROLES.items():
         writer.add_uint32(f"tokenizer.ggml.{role}_token_id", vocabulary.id(control))
-    writer.add_unk_token_id(vocabulary.ids[vocabulary.unknown])
+    if vocabulary.unknown is not None:
+        writer.add_unk_token_id(vocabulary.ids[vocabulary.unknown])
     # `<end_of_turn>` ends a generation by its name, so this field is free for the
     # separator, which a model writes after a good completion.
     writer.add_eot_token_id(vocabulary.id(fim.FILE_SEPARATOR))
     writer.add_add_bos_token(True)
     writer.add_add_eos_token(False)
     writer.add_add_space_prefix(False)
-    writer.add_chat_template(CHAT_TEMPLATE)
+    writer.add_chat_template(vocabularies.CHAT_TEMPLATES[model.tokenizer.chat_format])
 
 
 def write_adapter(adapter: peft.Adapter, path, name="adapter"):

@@ -26,6 +26,11 @@ def write(model: Model, folder, quantization=None, track=iter):
         model, quantization, track: as of `gguf.write`.
         folder: is made; nothing but an empty folder may stand there.
     """
+    if model.chat and model.tokenizer.chat_format != "gemma":
+        raise ValueError(
+            f"Ollama's turns are written for Gemma's format, and this model has "
+            f"{model.tokenizer.chat_format!r}: say chat=False."
+        )
     name = os.path.basename(os.path.normpath(os.fspath(folder)))
     file = f"{model.name}.{quantization}.gguf" if quantization else f"{model.name}.gguf"
     with files.new_folder(folder) as new:

@@ -9,6 +9,7 @@ Left out: unigram models, which Gemma does not use.
 """
 
 import functools
+import json
 from collections.abc import Iterator
 
 from codegemma_keras import chat, fim
@@ -16,8 +17,10 @@ from codegemma_keras.formats import sentencepiece_model, tokenizer_json
 from codegemma_keras.formats.sentencepiece_model import (
     BYTE,
     CONTROL,
+    NORMAL,
     SPACE,
     UNKNOWN,
+    UNUSED,
     USER_DEFINED,
 )
 
@@ -77,10 +80,10 @@ class JsonVocabulary:
 
     def __init__(self, proto: bytes):
         self.proto = proto
-        settings = tokenizer_json.read(proto)
-        names = tokenizer_json.names(settings)
-        self.ids = {name: i for i, name in enumerate(names)}
-        self.added_tokens = settings.get("added_tokens") or []
+        self._settings = tokenizer_json.read(proto)
+        self.names = tokenizer_json.names(self._settings)
+        self.ids = {name: i for i, name in enumerate(self.names)}
+        self.added_tokens = self._settings.get("added_tokens") or []
 
     def id(self, control) -> int:
         return self.ids[str(control)]
@@ -88,6 +91,46 @@ class JsonVocabulary:
     @property
     def stops(self) -> list[int]:
         return sorted(self.id(name) for name in fim.STOP)
+
+    def gguf(self, rows: int) -> dict:
+        """The vocabulary as fields below `tokenizer.ggml`: byte-level BPE.
+
+        Raises:
+            ValueError: it is of another kind, which GGUF files of Gemma do not hold.
+        """
+        steps = json.dumps(self._settings.get("pre_tokenizer"))
+        if not tokenizer_json.spells_bytes(self._settings) or '"Split"' in steps:
+            raise ValueError(
+                "This tokenizer.json is no plain byte-level BPE, and GGUF has no field "
+                "that says how it cuts text. Export it with format='transformers'."
+            )
+        special = set(tokenizer_json.special_ids(self._settings))
+        special |= {self.id(name) for name in CONTROLS}
+        added = {token["id"] for token in self.added_tokens}
+        kinds = [
+            CONTROL if i in special else USER_DEFINED if i in added else NORMAL
+            for i in range(len(self.names))
+        ]
+        merges = self._settings["model"]["merges"]
+        tokens, kinds = padded([name or None for name in self.names], kinds, rows)
+        return {
+            "model": "gpt2",
+            "pre": "smollm" if '"Digits"' in steps else "gpt-2",
+            "tokens": tokens,
+            "token_type": kinds,
+            "merges": [m if isinstance(m, str) else " ".join(m) for m in merges],
+        }
+
+
+def padded(tokens, kinds, rows):
+    """Names and kinds for all rows of the embedding; ids without a piece get a name."""
+    count = max(rows, len(tokens))
+    tokens = [*tokens, *[None] * (count - len(tokens))]
+    kinds = [*kinds, *[UNUSED] * (count - len(kinds))]
+    return (
+        [f"[PAD{i}]" if name is None else name for i, name in enumerate(tokens)],
+        [UNUSED if t is None else k for t, k in zip(tokens, kinds, strict=True)],
+    )
 
 
 class Vocabulary:
@@ -182,6 +225,27 @@ class Vocabulary:
                 "vocab": self.ids,
                 "merges": [list(pair) for pair in self.merges()],
             },
+        }
+
+    def gguf(self, rows: int) -> dict:
+        """The vocabulary as fields below `tokenizer.ggml`.
+
+        Args:
+            rows: of the embedding, which may be more than the pieces.
+        """
+        # Found in text before its spaces become `SPACE`.
+        names = [
+            name.replace(SPACE, " ") if kind == USER_DEFINED else name
+            for name, _, kind in self.pieces
+        ]
+        tokens, kinds = padded(names, [kind for _, _, kind in self.pieces], rows)
+        scores = [score for _, score, _ in self.pieces]
+        return {
+            "model": "llama",
+            "pre": "default",
+            "tokens": tokens,
+            "token_type": kinds,
+            "scores": scores + [0.0] * (len(tokens) - len(scores)),
         }
 
     def merges(self) -> Iterator[tuple[str, str]]:

@@ -7,11 +7,12 @@ import libgguf
 import numpy as np
 import pytest
 
-from codegemma_keras import CodeGemmaBackbone, CodeGemmaTokenizer, export, lora
+from codegemma_keras import CodeGemmaBackbone, CodeGemmaTokenizer, export, fim, lora
 from codegemma_keras.export import quantization
 from codegemma_keras.formats import peft, weights
 from tests import tiny_models
-from tests.small_vocabulary import small_vocabulary
+from tests.formats.test_tokenizer_json import byte_level
+from tests.small_vocabulary import small_vocabulary, source
 
 # Rows of a K-quant are blocks of 256 numbers; those of 192 are not.
 SIZES = {
@@ -146,3 +147,22 @@ def test_values_too_large_for_float16(tmp_path, backbone, model):
     with pytest.raises(ValueError, match="larger than float16 holds"):
         export.write(changed, path, "gguf", "F16", verbose=False)
     assert not list(tmp_path.iterdir())
+
+
+def test_byte_level_bpe(tmp_path):
+    """A tokenizer.json becomes GGUF's own fields, and the same ids come back."""
+    tokenizer = CodeGemmaTokenizer(proto=byte_level())
+    rows = tokenizer.vocabulary_size() + 3
+    tokenizer.codec.allow_ids(rows)
+    backbone = tiny_models.our_backbone(vocabulary_size=rows)
+    fields, _ = written(
+        export.of_backbone(backbone, tokenizer), tmp_path / "model.gguf"
+    )
+    assert fields["tokenizer.ggml.model"] == "gpt2"
+    assert fields["tokenizer.ggml.pre"] == "smollm"
+    assert fields["tokenizer.ggml.eot_token_id"] == tokenizer.file_separator_id
+    again = CodeGemmaTokenizer.from_preset(tmp_path / "model.gguf")
+    text = source()[:3000] + " é\U0001f469\t 2026 <|fim_prefix|>"
+    assert again.encode(text) == tokenizer.encode(text)
+    parts = fim.render("def f(", "):\n", path="a.py")
+    assert again.encode(parts) == tokenizer.encode(parts)
