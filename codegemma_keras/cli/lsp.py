@@ -24,6 +24,8 @@ class LspOptions:
     context: int | None = None
     # At most so many tokens.
     max_new_tokens: int = 64
+    # Compile programs ahead, while the editor waits for nothing yet.
+    warm_up: bool = True
     # Keep the compiled programs in this folder, so that the next start takes seconds
     # (JAX only).
     compiled_folder: str | None = None
@@ -50,6 +52,7 @@ def lsp(options: LspOptions) -> None:
         preset=options.preset,
         dtype=options.dtype,
         context=options.context,
+        warm_up=options.warm_up,
         compiled_folder=options.compiled_folder,
     )
     server = make_server(lambda: for_one_editor(settings), options.max_new_tokens)

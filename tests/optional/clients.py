@@ -154,7 +154,7 @@ def test_language_server(address, tmp_path):
 
     async def talk():
         client = LanguageClient("test", "v1")
-        await client.start_io(*COMMAND, "lsp")
+        await client.start_io(*COMMAND, "lsp", "--no-warm-up")
         capabilities = await client.initialize_async(
             types.InitializeParams(
                 capabilities=types.ClientCapabilities(), root_uri=tmp_path.as_uri()
