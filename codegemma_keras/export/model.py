@@ -19,6 +19,8 @@ from codegemma_keras import adapters, files
 from codegemma_keras.formats import peft, weights
 
 CONTEXT = 8192  # what CodeGemma was trained at
+# Of a network whose config does not say: KerasHub has them in its code.
+_CONSTANTS = {"rope_max_wavelength": 10_000.0, "layer_norm_epsilon": 1e-6}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,8 +124,8 @@ def of_backbone(backbone, tokenizer=None, **facts) -> Model:
     facts.setdefault("name", last_name(getattr(backbone, "transformers_name", None)))
     facts.setdefault("chat", answers(facts["name"]))
     return Model(
+        config={**_CONSTANTS, **config},
         # What integers stand for is known to a few digits.
-        config={"rope_max_wavelength": 10_000.0, **config},
         dtype="bfloat16" if quantized and dtype == "float32" else dtype,
         stream=stream,
         tokenizer=tokenizer,
@@ -184,7 +186,7 @@ def of_preset(opened, tokenizer=None, adapter=None, **facts) -> Model:
     facts.setdefault("chat", answers(facts["name"]))
     facts.setdefault("context", opened.context() or CONTEXT)
     return Model(
-        config=config,
+        config={**_CONSTANTS, **config},
         dtype=checkpoint.dtype,
         stream=lambda: checkpoint.stream(None),
         tokenizer=tokenizer,

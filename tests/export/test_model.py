@@ -101,9 +101,9 @@ def test_settings_of_generation_and_config(tmp_path):
     )
     read = {p.name: p for p in (tmp_path / "x-it").iterdir()}
     generation = json.loads(read["generation_config.json"].read_text())
-    assert generation["eos_token_id"] == [1, 67, 68, 69, 70, 107]
+    assert generation["eos_token_id"] == [1, 2, 67, 68, 69, 70, 107]
     loaded = transformers.GenerationConfig.from_pretrained(tmp_path / "x-it")
-    assert loaded.eos_token_id == [1, 67, 68, 69, 70, 107]
+    assert loaded.eos_token_id == [1, 2, 67, 68, 69, 70, 107]
     config = transformers.AutoConfig.from_pretrained(tmp_path / "x-it")
     assert config.architectures == ["GemmaForCausalLM"]
     assert config.max_position_embeddings == 96
@@ -122,7 +122,7 @@ def test_ollama(tmp_path):
     text = (tmp_path / "mine" / "Modelfile").read_text()
     assert text.startswith("FROM ./codegemma.BF16.gguf\n")
     assert "{{- if .Suffix }}<|fim_prefix|>{{ .Prompt }}<|fim_suffix|>" in text
-    assert text.count("PARAMETER stop ") == 6
+    assert text.count("PARAMETER stop ") == 7
     assert "<start_of_turn>" not in text
     assert "<start_of_turn>user" in export.ollama.template(chat=True)
     again = CodeGemmaBackbone.from_preset(tmp_path / "mine" / "codegemma.BF16.gguf")

@@ -113,4 +113,4 @@ def test_the_template_refuses_roles_out_of_turn():
 
 
 def test_every_stop_has_its_id():
-    assert Vocabulary(small_vocabulary()).stops == [1, 67, 68, 69, 70, 107]
+    assert Vocabulary(small_vocabulary()).stops == [1, 2, 67, 68, 69, 70, 107]
