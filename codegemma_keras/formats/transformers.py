@@ -75,7 +75,7 @@ class Folder:
             FileNotFoundError: there is no vocabulary. ValueError: it is damaged, or two
                 disagree.
         """
-        mend = "It is the vocabulary: copy it from the original model."
+        mend = "It is the vocabulary, a SentencePiece model: copy it from the original model."
         if self.files.find(TOKENIZER_FILE) is None:
             if self.files.find(tokenizer_json.FILE) is None:
                 mend = f"Nor has it a {tokenizer_json.FILE}. {mend}"

@@ -87,8 +87,16 @@ def test_dtype_auto_is_what_is_stored(tmp_path, dtype):
         assert {v.dtype for v in loaded.weights} == {"float32"}
 
 
-def test_added_tokens_are_control_tokens(folder):
+def with_sentencepiece_alone(folder):
+    """The Transformers folder without the two files that say its tokenizer once more."""
     where = folder / "transformers"
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (where / name).unlink()
+    return where
+
+
+def test_added_tokens_are_control_tokens(folder):
+    where = with_sentencepiece_alone(folder)
     (where / "added_tokens.json").write_text(json.dumps({"<|new|>": 700}))
     tokenizer = CodeGemmaTokenizer.from_preset(where)
     assert tokenizer.vocabulary_size() == 701
@@ -116,7 +124,7 @@ def test_added_tokens_that_cannot_be(folder, added, message):
 
 
 def test_a_placeholder_takes_its_listed_name(folder):
-    where = folder / "transformers"
+    where = with_sentencepiece_alone(folder)
     (where / "added_tokens.json").write_text(json.dumps({"<|new|>": 8}))
     assert CodeGemmaTokenizer.from_preset(where).id_to_token(8) == "<|new|>"
 
@@ -146,7 +154,7 @@ def test_a_piece_that_is_missing(folder):
         small_vocabulary(), [*pieces[:500], *pieces[501:]]
     )
     (folder / "keras/assets/tokenizer/vocabulary.spm").write_bytes(proto)
-    (folder / "transformers/tokenizer.model").write_bytes(proto)
+    (with_sentencepiece_alone(folder) / "tokenizer.model").write_bytes(proto)
     for kind in ("keras", "transformers"):
         with pytest.raises(ValueError, match=r"a piece is missing"):
             CodeGemmaCausalLM.from_preset(folder / kind)

@@ -72,7 +72,7 @@ def test_special_ids(tokenizer):
     assert ids == (67, 68, 69, 70)
     assert (t.start_of_turn_id, t.end_of_turn_id) == (106, 107)
     assert sorted(t.codec.controls) == [0, 1, 2, 3, 67, 68, 69, 70, 106, 107]
-    assert t.stop_token_ids == (1, 67, 68, 69, 70, 107)
+    assert t.stop_token_ids == (1, 2, 67, 68, 69, 70, 107)
     assert t.token_to_id("<|fim_middle|>") == 68
     assert t.id_to_token(70) == "<|file_separator|>"
     assert t.fim_prefix == "<|fim_prefix|>"
