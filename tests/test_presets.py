@@ -137,7 +137,7 @@ def test_task_of_a_transformers_folder(tmp_path):
     loaded = CodeGemmaCausalLM.from_preset(tmp_path)
     tiny_models.assert_same_weights(loaded.backbone, task.backbone)
     assert loaded.tokenizer.proto == task.tokenizer.proto
-    assert loaded.preprocessor.sequence_length == 8192
+    assert loaded.preprocessor.sequence_length == task.preprocessor.sequence_length
     config = json.loads((tmp_path / "config.json").read_text())
     config["max_position_embeddings"] = 4096
     (tmp_path / "config.json").write_text(json.dumps(config))
