@@ -37,9 +37,12 @@ def main():
         middle = lm.infill(
             prefix, suffix, max_new_tokens=options.max_new_tokens, tidy=True
         )
-        result = sandbox.run(f"{prefix}{middle}{suffix}\n{checks}")
+        # The programs end at once; a busy machine may take its time to start them.
+        limits = sandbox.Limits(seconds=60)
+        result = sandbox.run(f"{prefix}{middle}{suffix}\n{checks}", limits)
         line = prefix[prefix.rfind("\n") + 1 :]
         records.append({"line": line, "middle": middle, "passed": result.passed})
+        records[-1]["reason"] = result.reason
         print("passed" if result.passed else "FAILED", repr(line), "->", repr(middle))
     passed = sum(record["passed"] for record in records)
     print(f"{passed} of {len(records)}")
