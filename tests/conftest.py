@@ -5,6 +5,7 @@ import Keras once, with the backend `none`, which Keras refuses, and all others 
 """
 
 import os
+import signal
 
 import pytest
 
@@ -12,6 +13,10 @@ BACKENDS = ("jax", "tensorflow", "none")
 
 
 def pytest_configure(config):
+    # A shell's background job ignores SIGINT, and so would the programs that tests start
+    # and interrupt: they would never end.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     backend = os.environ.get("KERAS_BACKEND")
     if backend not in BACKENDS:
         raise pytest.UsageError(
