@@ -143,7 +143,7 @@ def test_a_folder_with_two_tokenizers(tmp_path):
 
 
 def test_export(tmp_path):
-    """To Transformers as it is; GGUF has no such vocabulary for Gemma."""
+    """To Transformers as it is. To GGUF: `tests/export/test_gguf.py`."""
     task = tiny_models.our_task()
     tokenizer = CodeGemmaTokenizer(proto=byte_level(), chat_format="smollm2")
     backbone = tiny_models.our_backbone(vocabulary_size=tokenizer.vocabulary_size())
@@ -156,8 +156,6 @@ def test_export(tmp_path):
     ids = peer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
     parts = [part for part, _ in chat.render(messages, True, "smollm2")]
     assert ids == [15, *tokenizer.encode(parts)]
-    with pytest.raises(ValueError, match="SentencePiece vocabulary"):
-        lm.export(tmp_path / "it.gguf", format="gguf")
 
 
 @pytest.mark.parametrize(
