@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 import zipfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -58,12 +59,32 @@ def build(folder):
     return wheel
 
 
+def shared_data():
+    """`{file or folder of the tree: its place in the environment}`."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    return project["tool"]["hatch"]["build"]["targets"]["wheel"]["shared-data"]
+
+
+def data_folder(wheel):
+    """The folder of a wheel for files that belong into the environment."""
+    name, version, *_ = wheel.name.split("-")
+    return f"{name}-{version}.data/data"
+
+
 def check_contents(wheel):
-    """Every file of the package that git knows is in it, and nothing else."""
+    """Every file of the package that git knows is in it, and nothing else.
+
+    Files for the environment (Jupyter looks for its extensions there) are `shared-data`
+    in pyproject.toml: their places are checked, too.
+    """
     with zipfile.ZipFile(wheel) as archive:
         sizes = {info.filename: info.file_size for info in archive.infolist()}
     listed = run("git", "-C", str(ROOT), "ls-files", PACKAGE, capture=True)
     expected = set(listed.split("\n")) - {""}
+    for source, place in shared_data().items():
+        inside = {name for name in expected if name.startswith(f"{source}/")}
+        parts = {name.removeprefix(source) for name in inside} or {""}
+        expected |= {f"{data_folder(wheel)}/{place}{part}" for part in parts}
     found = {name for name in sizes if ".dist-info/" not in name}
     require(not expected - found, f"not in the wheel: {sorted(expected - found)}")
     require(not found - expected, f"not in git: {sorted(found - expected)}")
