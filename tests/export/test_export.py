@@ -30,7 +30,7 @@ def task(**sizes):
     )
     for variable in lm.backbone.weights:
         if len(variable.shape) == 1:  # so that 1 + w - 1 is w in float32
-            variable.assign(np.array(variable.value, "float16"))
+            variable.assign(variable.numpy().astype("float16"))
     return lm
 
 
