@@ -81,10 +81,10 @@ def test_the_reward_rises_and_engine_and_update_agree(folder):
         lora_rank=0,
         beta=0.0,
         learning_rate=1e-2,
-        steps=20,
+        steps=48,
         group_size=8,
         rollout_rows=32,
-        save_every=20,
+        save_every=48,
         evaluate_every=0,
     )
     run(settings)
@@ -92,7 +92,7 @@ def test_the_reward_rises_and_engine_and_update_agree(folder):
     first, last = (
         np.mean([row["reward"] for row in part]) for part in (rows[:4], rows[-4:])
     )
-    assert last > first + 0.05
+    assert last > first + 0.2
     assert rows[-1]["entropy"] < rows[0]["entropy"]
     assert max(row["largest_gap"] for row in rows) < 1e-4  # float32
     assert (folder / "rises" / "curve.png").stat().st_size > 1000
