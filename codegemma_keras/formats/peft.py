@@ -21,6 +21,7 @@ import safetensors
 import safetensors.numpy
 
 from codegemma_keras import files
+from codegemma_keras.formats.safetensors import to_bytes
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
@@ -232,7 +233,7 @@ def write(folder, adapter: Adapter, base_model=None):
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {key: np.ascontiguousarray(value) for key, value in tensors.items()}
-    files.put(folder / WEIGHTS_FILE, safetensors.numpy.save(tensors, metadata))
+    files.put(folder / WEIGHTS_FILE, to_bytes(tensors, metadata))
     files.put(folder / CONFIG_FILE, json.dumps(config, indent=2).encode())
 
 

@@ -68,6 +68,27 @@ def _opened(file):
         raise checks.damaged(file, error) from None
 
 
+def to_bytes(tensors: dict, metadata: dict[str, str]) -> bytes:
+    """Tensors as the bytes of a file, the same for the same arguments.
+
+    The library writes the metadata in another order in each process.
+    """
+    import safetensors.numpy
+
+    made = safetensors.numpy.save(tensors, metadata)
+    (length,) = struct.unpack("<Q", made[:8])
+    header = json.loads(made[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(metadata.items()))
+    return _header(header) + made[8 + length :]
+
+
+def _header(header: dict) -> bytes:
+    """The start of a file: the tensors that follow begin on a multiple of 8 bytes."""
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text
+
+
 class Writer:
     """A safetensors file that is filled a tensor at a time, in any order.
 
@@ -98,11 +119,10 @@ class Writer:
             }
             self._places[name] = offset
             offset = end
-        text = json.dumps(header, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % 8)  # The tensors start on a multiple of 8 bytes.
-        self._start = 8 + len(text)
+        start = _header(header)
+        self._start = len(start)
         self._file = open(path, "wb")  # noqa: SIM115 (closed by __exit__)
-        self._file.write(struct.pack("<Q", len(text)) + text)
+        self._file.write(start)
 
     def __enter__(self):
         return self
