@@ -36,10 +36,12 @@ class Client:
     def __init__(self, request, editor=None, gate=None):
         self.events = queue.SimpleQueue()
         self.gate = gate
+        self.reached = threading.Event()  # the gate
         self.begun = threading.Event()
         self.job = Job(Ask([request]), self.deliver, editor)
 
     def deliver(self, event):
+        self.reached.set()
         if self.gate is not None:
             self.gate.wait(30)  # holds the scheduler's thread
         self.begun.set()
@@ -117,6 +119,7 @@ def test_the_newest_keystroke_wins_and_finds_what_the_older_read(scheduler):
     older = Client(long_request(FILES[0], 60), editor="a", gate=gate)
     other = Client(long_request(tokens=5), editor="b")
     scheduler.submit(scheduler.prepare(older.job))
+    assert older.reached.wait(60)  # its prompt has been read
     scheduler.submit(scheduler.prepare(other.job))
     newer = Client(long_request(FILES[0] + "d", 60), editor="a")
     scheduler.submit(scheduler.prepare(newer.job))
