@@ -83,7 +83,7 @@ clean-clients:
 
 test-clients: $(VENV)/.installed-dev .venv-clients/.installed  ## Not in `test`: unmodified clients of the server; LLAMA_VIM=folder adds Vim's.
 	CODEGEMMA=$(abspath $(BIN))/codegemma LLAMA_VIM=$(LLAMA_VIM) NODE=$(abspath .venv-clients/node) KERAS_BACKEND=jax \
-	  .venv-clients/bin/python -m pytest -v tests/optional/clients.py -p no:cacheprovider --noconftest
+	  .venv-clients/bin/python -m pytest -v tests/optional/clients.py $(if $(LLAMA_VIM),,-k "not llama_vim") -p no:cacheprovider --noconftest
 
 CHROMIUM ?= $(shell command -v chromium || command -v google-chrome)
 test-jupyterlab: $(VENV)/.installed-dev .venv-clients/.installed  ## Not in `test`: ghost text in JupyterLab, in CHROMIUM.

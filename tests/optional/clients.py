@@ -30,7 +30,7 @@ from lsprotocol import types
 from pygls.lsp.client import LanguageClient
 
 COMMAND = shlex.split(os.environ["CODEGEMMA"])
-LLAMA_VIM = os.environ.get("LLAMA_VIM")  # empty: not asked for
+LLAMA_VIM = os.environ.get("LLAMA_VIM")  # `make test-clients` asks for Vim where set
 NODE = os.environ["NODE"]
 MODEL = "code_gemma_tiny_py"
 PREFIX = "def mean(values):\n    total = sum(values)\n    return "
@@ -195,9 +195,9 @@ def test_language_server(address, tmp_path):
         assert [item.insert_text for item in answer.items] == ([text] if text else [])
 
 
-@pytest.mark.skipif(not LLAMA_VIM, reason="LLAMA_VIM names no checkout")
 def test_llama_vim(address, tmp_path):
     """Type in a real Vim, see ghost text, accept it by Tab."""
+    assert LLAMA_VIM, "LLAMA_VIM must name a checkout of llama.vim"
     assert shutil.which("vim"), "install vim"
     assert shutil.which("tmux"), "install tmux"
     vimrc, file = tmp_path / "vimrc", tmp_path / "mean.py"
