@@ -134,7 +134,7 @@ $(VENV)/.installed-notebooks: pyproject.toml | $(BIN)/python
 $(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
 	@echo "Installing into $(VENV), with the tools and the peers that tests compare to."
 	$(PIP) install --quiet --editable '.[dev]'
-	@touch $@ $(VENV)/.installed $(VENV)/.installed-notebooks
+	@touch $@ $(VENV)/.installed
 
 .venv-trl/.installed: tools/rl_goldens.py
 	$(PYTHON) -m venv .venv-trl

@@ -257,13 +257,15 @@ class Preset:
 
     def tokenizer(self, cls, **kwargs):
         """Build `cls` (`CodeGemmaTokenizer`); `kwargs` replace the saved config."""
-        config = self._folder.tokenizer_config()
-        if self._entry is not None:
-            config.update(self._entry.tokenizer)
-        config.update(kwargs)
         try:
+            config = self._folder.tokenizer_config()
+            if self._entry is not None:
+                config.update(self._entry.tokenizer)
+            config.update(kwargs)
             return cls(**config)
         except ValueError as error:  # A damaged vocabulary, or not CodeGemma's.
+            if self.name in str(error):
+                raise
             raise ValueError(f"Vocabulary of {self.name}: {error}") from None
 
     def preprocessor(self, cls, **kwargs):
