@@ -57,6 +57,11 @@ COMMANDS = {
     "lsp": Command("complete code inline, as a language server", "cli.lsp:lsp"),
     "data build": Command("make training rows of repositories", "cli.data:build"),
     "data show": Command("look at the rows of a build", "cli.data:show"),
+    "data instruct": Command(
+        "make exercises of code, by a model and a sandbox",
+        "recipes.instruct_data:make",
+        keras=True,
+    ),
     "eval": Command("measure a model on benchmarks", "cli.eval:evaluate"),
     "pretrain": Command(
         "train on code, from a preset or from nothing",

@@ -76,7 +76,8 @@ class Model:
         Sampling(**sampling)
         if not chat:
             return
-        if self.name in presets.PRESETS and "instruct" not in self.name:
+        entry = presets.PRESETS.get(self.name)
+        if entry and not ("instruct" in self.name or "chat_format" in entry.tokenizer):
             raise ValueError(
                 f"{self.name} is a base model, which was never taught to chat. Leave out "
                 "--chat, or take an instruct preset."
