@@ -16,8 +16,14 @@ PLAIN := tests/data tests/sandbox tests/tasks tests/recipes/test_conversations.p
   tests/test_fim.py tests/evals/babelcode \
   $(filter-out %/test_evals.py %/test_model.py,$(wildcard tests/evals/test_*.py))
 
+# Rooms above the model, which reach it by the same calls on every backend, and programs
+# that are JAX's own. `make test` runs their tests on JAX; `test-tensorflow-above` is there.
+ABOVE := tests/cli tests/evals tests/export tests/formats/test_mutations.py tests/jupyter \
+  tests/lsp tests/plan tests/server tests/test_docs.py tests/test_exercises.py \
+  tests/test_notebook.py tests/test_notebooks.py tests/test_sharding.py
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint contracts platforms test-plain test-jax test-tensorflow test-oldest test-real-vocabulary test-beam test-harnesses test-serving rl-goldens notebooks \
+.PHONY: help demo test lint contracts platforms test-plain test-jax test-tensorflow test-tensorflow-above test-oldest test-real-vocabulary test-beam test-harnesses test-serving rl-goldens notebooks \
   notebooks-check notebooks-smoke lab wheel format clean
 
 help:  ## Show this list.
@@ -44,11 +50,18 @@ test-plain: $(VENV)/.installed-dev  ## The tests of all that works without Keras
 # XLA's expensive passes are off: the tests compile thousands of small programs and run
 # each a few times, which takes half as long so. `make wheel` and the notebooks have them.
 test-jax: export XLA_FLAGS = --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true
+# A program that another test, or another run, has compiled is not compiled again.
+test-jax: export JAX_COMPILATION_CACHE_DIR = $(CURDIR)/.make/jax
+test-jax: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS = 0
+test-jax: export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES = -1
 test-jax: $(VENV)/.installed-dev  ## The other tests on JAX.
 	KERAS_BACKEND=jax $(PYTEST) $(PLAIN:%=--ignore=%)
 
-test-tensorflow: $(VENV)/.installed-dev  ## The other tests on TensorFlow.
-	KERAS_BACKEND=tensorflow $(PYTEST) $(PLAIN:%=--ignore=%)
+test-tensorflow: $(VENV)/.installed-dev  ## The tests of all that computes, on TensorFlow.
+	KERAS_BACKEND=tensorflow $(PYTEST) $(PLAIN:%=--ignore=%) $(ABOVE:%=--ignore=%)
+
+test-tensorflow-above: $(VENV)/.installed-dev  ## Not in `test`: the tests of the rooms above the model on TensorFlow.
+	KERAS_BACKEND=tensorflow $(PYTEST) $(filter-out tests/evals,$(ABOVE)) tests/evals/test_evals.py tests/evals/test_model.py
 
 test-oldest: .venv-oldest/.installed  ## Not in `test`: the tests on the oldest versions in pyproject.toml's ranges.
 	for backend in jax tensorflow; do \
