@@ -2,7 +2,7 @@
 
     KERAS_BACKEND=jax JAX_PLATFORMS=cpu python benchmarks/plan_table.py
 
-Prints the tables of docs/plan.md and README.md and writes
+Prints the tables of docs/plan.md and writes
 benchmarks/results/plan_table.json: GiB of one chip for a step of one row (of one row a
 chip), the margin of tracing included. Nothing is run or compiled: bytes come from the
 traced step of the whole model (`plan/liveness.py`, whose error
