@@ -116,6 +116,11 @@ notebooks-check: $(VENV)/.installed-dev  ## The notebooks are what tutorials/ ma
 notebooks-smoke: $(VENV)/.installed-dev  ## Not in `test`: execute every notebook with few steps.
 	KERAS_BACKEND=jax $(BIN)/python tools/notebooks.py smoke
 
+.PHONY: docs
+docs: export NO_MKDOCS_2_WARNING = 1
+docs: $(VENV)/.installed-docs  ## Not in `test`: the site, into site/; a warning or a broken link is an error.
+	KERAS_BACKEND=jax $(BIN)/python tools/site.py
+
 lab: $(VENV)/.installed-notebooks  ## JupyterLab, on the notebooks.
 	$(BIN)/jupyter lab notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
 
@@ -127,7 +132,7 @@ format: $(VENV)/.installed-dev  ## Format the code and mend what can be mended.
 	$(BIN)/ruff format .
 
 clean:  ## Remove environments and caches.
-	rm -rf $(VENV) .venv-beam .serving .venv-oldest .venv-languages .venv-evals .make dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .venv-beam .serving .venv-oldest .venv-languages .venv-evals .make dist site .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -147,6 +152,11 @@ $(VENV)/.installed-notebooks: pyproject.toml | $(BIN)/python
 $(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
 	@echo "Installing into $(VENV), with the tools and the peers that tests compare to."
 	$(PIP) install --quiet --editable '.[dev]'
+	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-docs: pyproject.toml | $(BIN)/python
+	@echo "Installing into $(VENV), with MkDocs."
+	$(PIP) install --quiet --editable '.[docs]'
 	@touch $@ $(VENV)/.installed
 
 .venv-trl/.installed: tools/rl_goldens.py

@@ -104,12 +104,25 @@ class CodeGemmaCausalLM(FittedCausalLM):
 
         Raises:
             ValueError, OSError: one clear error that says what to do.
+
+        Examples:
+            >>> lm = CodeGemmaCausalLM.from_preset(
+            ...     "code_gemma_tiny_py", dtype="bfloat16"
+            ... )
+            >>> lm.backbone.num_layers
+            5
         """
         opened = presets.Preset(preset)
         return opened.task(cls, load_weights, dtype, **kwargs)
 
     def save_to_preset(self, preset_dir, max_shard_size=10):
-        """Save as a KerasHub preset folder (shards of `max_shard_size` GB)."""
+        """Save as a KerasHub preset folder (shards of `max_shard_size` GB).
+
+        Examples:
+            >>> lm.save_to_preset("mine")
+            >>> CodeGemmaCausalLM.from_preset("mine").backbone.num_layers
+            5
+        """
         save_task(self, preset_dir, max_shard_size)
 
     def export(
@@ -132,6 +145,14 @@ class CodeGemmaCausalLM(FittedCausalLM):
         Raises:
             ValueError: an option that the format does not have, no tokenizer.
             FileExistsError: something stands at `path`. OSError: the disk is full.
+
+        Examples:
+            >>> import os
+            >>> lm.export(
+            ...     "mine.gguf", format="gguf", quantization="Q8_0", verbose=False
+            ... )
+            >>> os.path.getsize("mine.gguf") > 1_000_000
+            True
         """
         if format not in (*export.FORMATS, "peft"):
             super().export(path, format=format, verbose=verbose, **options)
@@ -142,11 +163,24 @@ class CodeGemmaCausalLM(FittedCausalLM):
         """Write a folder that Transformers reads, with the tokenizer; as KerasHub's.
 
         Other files that the folder holds stay. `export` writes a model card, too.
+
+        Examples:
+            >>> import os
+            >>> lm.export_to_transformers("exported")
+            >>> {"config.json", "tokenizer.json"} <= set(os.listdir("exported"))
+            True
         """
         export.transformers.update(export.of_task(self), path)
 
     def quantize(self, *args, **kwargs):
-        """As `keras.Model.quantize`, for example `quantize("int8")` or `("int4")`."""
+        """As `keras.Model.quantize`, for example `quantize("int8")` or `("int4")`.
+
+        Examples:
+            >>> small = CodeGemmaCausalLM.from_preset("code_gemma_tiny_py")
+            >>> small.quantize("int8")
+            >>> small.backbone.count_params() == lm.backbone.count_params()
+            False
+        """
         with quiet_quantization():
             super().quantize(*args, **kwargs)
         self.backbone.changed()
@@ -220,6 +254,17 @@ class CodeGemmaCausalLM(FittedCausalLM):
             TypeError: inputs that are neither text nor token ids.
             ValueError: a prompt does not fit; wrong ids; an option that the compiled
                 sampler has no use for.
+
+        Examples:
+            >>> text = lm.generate("import numpy as ", max_new_tokens=4)
+            >>> text.startswith("import numpy as ")
+            True
+            >>> len(
+            ...     lm.generate(
+            ...         ["import ", "def "], max_new_tokens=2, strip_prompt=True
+            ...     )
+            ... )
+            2
         """
         request = Request(
             prompt=RawText(""),
@@ -247,12 +292,24 @@ class CodeGemmaCausalLM(FittedCausalLM):
 
     @takes_options
     def infill(self, prefix, suffix="", **options) -> str:
-        """The text that belongs between `prefix` and `suffix`: that of `complete`."""
+        r"""The text that belongs between `prefix` and `suffix`.
+
+        The arguments are those of `complete`, which also says why the text ended.
+
+        Examples:
+            >>> middle = lm.infill(
+            ...     "def mean(values):\n    return ",
+            ...     " / len(values)\n",
+            ...     max_new_tokens=8,
+            ... )
+            >>> isinstance(middle, str)
+            True
+        """
         return self.complete(prefix, suffix, **options).text
 
     @takes_options
     def complete(self, prefix, suffix="", **options) -> Completion:
-        """Fill in the middle, with how it ended.
+        r"""Fill in the middle, with how it ended.
 
         Text that is too long for the context is cut, farthest from the cursor first
         (`fim.shrink`); control strings in it stay plain text. The text is the model's
@@ -261,8 +318,20 @@ class CodeGemmaCausalLM(FittedCausalLM):
         Args:
             prefix: str, the text before the cursor; may be empty.
             suffix: str, the text after the cursor; may be empty.
-            **options: as in the signature; what they mean: `decoding.Request` and
-                `decoding.Cursor`.
+            path: str, the file's path in its repository; recommended.
+            context: `(path, text)` pairs of other files, the most related last.
+            max_new_tokens: int, the most tokens that the completion may have.
+            until: `"line"` ends the completion at the end of the line, and `"block"`
+                where the cursor's indented block ends.
+            stop_strings: the completion ends before the first of these strings.
+            tidy: bool. Fit the completion in between prefix and suffix, so that nothing
+                that stands there is repeated.
+            sampling: a `Sampling`. The default is that of the compiled sampler, which
+                is greedy.
+            seed: int. Makes sampling repeatable.
+            **options: all others, `mode`, `stop_at_suffix`, `time_limit_ms`,
+                `cancelled` and `speculate`, as in `decoding.Cursor` and
+                `decoding.Request`.
 
         Returns:
             A `Completion`.
@@ -271,6 +340,20 @@ class CodeGemmaCausalLM(FittedCausalLM):
             TypeError: an unknown option, or a value of another type.
             ValueError: no room for a prompt; an option out of range; a sampler that
                 looks at more than one token; a draft model of another vocabulary.
+
+        Examples:
+            >>> completion = lm.complete(
+            ...     prefix="def mean(values):\n    return ",
+            ...     suffix=" / len(values)\n",
+            ...     path="stats.py",
+            ...     context=[("table.py", "import csv\n")],
+            ...     max_new_tokens=8,
+            ...     until="line",
+            ... )
+            >>> "\n" in completion.text
+            False
+            >>> completion.stop_reason in ("stop_token", "line", "max_new_tokens")
+            True
         """
         return requests.complete(self, requests.at_cursor(prefix, suffix, options))
 
@@ -284,22 +367,46 @@ class CodeGemmaCausalLM(FittedCausalLM):
 
         Returns:
             n `Completion`s; the first is what `complete` gives with the same seed.
+
+        Examples:
+            >>> drawn = Sampling(temperature=1.0)
+            >>> found = lm.alternatives(
+            ...     "x = ", n=2, sampling=drawn, seed=7, max_new_tokens=4
+            ... )
+            >>> len(found)
+            2
         """
         request = requests.at_cursor(prefix, suffix, options)
         return requests.alternatives(self, request, n)
 
     @takes_options
     def stream(self, prefix, suffix="", **options):
-        """The text of `complete`, piece by piece; arguments as of `complete`.
+        r"""The text of `complete`, piece by piece; arguments as of `complete`.
 
         Yields:
             Strings: whole characters, as soon as no stop can take them back. Leaving the
             loop ends the work: at most one visit of the device, a few tokens, is lost.
+
+        Examples:
+            >>> pieces = lm.stream("def add(a, b):\n    return ", max_new_tokens=8)
+            >>> text = "".join(pieces)  # or print each as it comes
         """
         return requests.stream(self, requests.at_cursor(prefix, suffix, options))
 
     def session(self, layout=None) -> Session:
-        """A `decoding.Session`: completions that reuse what earlier ones computed."""
+        r"""A `decoding.Session`: completions that reuse what earlier ones computed.
+
+        Examples:
+            >>> session = lm.session()
+            >>> first = session.complete(
+            ...     "def add(a, b):\n    return a", max_new_tokens=4
+            ... )
+            >>> second = session.complete(
+            ...     "def add(a, b):\n    return a +", max_new_tokens=4
+            ... )
+            >>> second.computed_tokens < first.computed_tokens
+            True
+        """
         return Session(self, layout)
 
     def chat(
@@ -328,6 +435,14 @@ class CodeGemmaCausalLM(FittedCausalLM):
 
         Raises:
             ValueError: roles that do not alternate; a conversation that does not fit.
+
+        Examples:
+            >>> instruct = CodeGemmaCausalLM.from_preset("code_gemma_tiny_instruct_py")
+            >>> answer = instruct.chat(
+            ...     "Write a function that adds two numbers.", max_new_tokens=8
+            ... )
+            >>> isinstance(answer, str)
+            True
         """
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
@@ -355,6 +470,14 @@ class CodeGemmaCausalLM(FittedCausalLM):
         Returns:
             For each text a float32 array, as long as its tokens with bos; its first
             element, which nothing predicts, is 0.
+
+        Examples:
+            >>> [likely, unlikely] = [
+            ...     values.sum()
+            ...     for values in lm.log_probabilities(["import os", "import @@"])
+            ... ]
+            >>> bool(likely > unlikely)
+            True
         """
         if isinstance(texts, str):
             raise TypeError(
@@ -386,6 +509,15 @@ class CodeGemmaCausalLM(FittedCausalLM):
 
         Returns:
             Logits `[B, T, V]` or losses `[B, T]`, a tensor.
+
+        Examples:
+            >>> ids = [[2, *lm.tokenizer.encode("import os")]]
+            >>> tuple(lm.score(ids).shape) == (
+            ...     1,
+            ...     len(ids[0]),
+            ...     lm.backbone.vocabulary_size,
+            ... )
+            True
         """
         if isinstance(token_ids, (list, tuple)) and token_ids:
             if isinstance(token_ids[0], str):
@@ -439,6 +571,11 @@ class CodeGemmaCausalLM(FittedCausalLM):
 
         Returns:
             How many programs were compiled.
+
+        Examples:
+            >>> compiled = lm.warm_up(max_length=64)
+            >>> lm.warm_up(max_length=64)  # nothing is left to compile
+            0
         """
         if compiled_folder is not None:
             compilation.keep_compiled(compiled_folder)

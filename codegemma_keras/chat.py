@@ -46,6 +46,10 @@ class Format:
         has_system: whether there is a system turn; if not, a system message is folded
             into the first user message.
         system: the system message where a conversation has none; None: no turn for it.
+
+    Examples:
+        >>> FORMATS["gemma"]
+        Format(model='model', has_system=False, system=None)
     """
 
     model: str = MODEL
@@ -72,7 +76,7 @@ def render(
     *,
     goes_on: bool = False,
 ) -> list[tuple[str | Control, bool]]:
-    """A conversation as parts, each with whether it belongs to an answer.
+    r"""A conversation as parts, each with whether it belongs to an answer.
 
     Args:
         messages: `{"role": "user" | "model", "content": str}` in turn, user first;
@@ -91,6 +95,14 @@ def render(
     Raises:
         TypeError: messages that are no list of mappings to strings.
         ValueError: no message; roles that are unknown or do not alternate.
+
+    Examples:
+        >>> parts = render(
+        ...     [{"role": "user", "content": "Hi"}], add_generation_prompt=True
+        ... )
+        >>> [part for part, is_answer in parts]
+        [Control('<start_of_turn>'), 'user\n', 'Hi', Control('<end_of_turn>'), '\n',
+         Control('<start_of_turn>'), 'model\n']
     """
     turns, form = normalize(messages, chat_format), FORMATS[chat_format]
     if form.system is not None and turns[0][0] != SYSTEM and not goes_on:
@@ -119,6 +131,11 @@ def normalize(
     In a format that has a system turn, they become one, which leads.
 
     Raises: as `render`.
+
+    Examples:
+        >>> answer = {"role": "assistant", "content": "Yes?"}
+        >>> normalize([{"role": "user", "content": " Hi "}, answer])
+        [('user', 'Hi'), ('model', 'Yes?')]
     """
     if isinstance(messages, (str, bytes, Mapping)):
         raise TypeError(
@@ -200,6 +217,10 @@ def parse(parts: Iterable[str | Control]) -> list[dict[str, str]]:
 
     Raises:
         ValueError: the parts are no rendered conversation.
+
+    Examples:
+        >>> parse([part for part, _ in render([{"role": "user", "content": "Hi"}])])
+        [{'role': 'user', 'content': 'Hi'}]
     """
     messages, text, in_turn, place = [], "", False, 0
     for place, part in enumerate(parts):

@@ -43,6 +43,12 @@ class Control(str):
 
     A `Control` equals another of the same name, and never a plain string, so a text
     that reads `<|fim_prefix|>` is not mistaken for the sentinel.
+
+    Examples:
+        >>> PREFIX == Control("<|fim_prefix|>")
+        True
+        >>> PREFIX == "<|fim_prefix|>"
+        False
     """
 
     __slots__ = ()
@@ -77,7 +83,7 @@ Context = Sequence[tuple[str, str]]
 
 @dataclasses.dataclass(frozen=True)
 class Infill:
-    """What `render` was given.
+    r"""What `render` was given.
 
     Attributes:
         prefix, suffix: str, around the middle.
@@ -85,6 +91,11 @@ class Infill:
         path: str, the file's path, or None.
         context: `(path, text)` of the other files, in the order of the prompt.
         mode: `"psm"` or `"spm"`.
+
+    Examples:
+        >>> found = parse(render("def f(", "):\n", "x", path="f.py"))
+        >>> found.prefix, found.middle, found.suffix, found.path
+        ('def f(', 'x', '):\n', 'f.py')
     """
 
     prefix: str
@@ -108,7 +119,7 @@ def render(
     mode: str = "psm",
     spm_order: str = "suffix_first",
 ) -> Parts:
-    """The prompt for a middle, or with `middle` the training text of one file.
+    r"""The prompt for a middle, or with `middle` the training text of one file.
 
     Between training files of one repository goes `FILE_SEPARATOR`, at the end `END`;
     whoever joins the files adds them. Bos is added once, by whoever makes model inputs.
@@ -128,6 +139,11 @@ def render(
     Raises:
         TypeError: something that must be text is not a string.
         ValueError: an unknown mode or order; a path that is empty or holds a newline.
+
+    Examples:
+        >>> render("def f(", "):\n", path="f.py")
+        ['f.py\n', Control('<|fim_prefix|>'), 'def f(', Control('<|fim_suffix|>'), '):\n',
+         Control('<|fim_middle|>')]
     """
     modes = MODES if middle is not None else (*MODES, LEFT_TO_RIGHT)
     if mode not in modes:
@@ -154,9 +170,13 @@ def render(
 
 
 def render_plain(text: str, path: str | None = None) -> Parts:
-    """The training text of a file that is left as it is: `path↵text`, one part.
+    r"""The training text of a file that is left as it is: `path↵text`, one part.
 
     Raises: as `render`.
+
+    Examples:
+        >>> render_plain("x = 1\n", path="a.py")
+        ['a.py\nx = 1\n']
     """
     text = _text(text, "text")
     return [text if path is None else _path_line(path) + text]
@@ -200,7 +220,7 @@ def _path_line(path):
 
 
 def parse(parts: Iterable[str | Control], spm_order: str = "suffix_first") -> Infill:
-    """The inverse of `render`; of `decode_parts(ids)` of its tokens, too.
+    r"""The inverse of `render`; of `decode_parts(ids)` of its tokens, too.
 
     Leading bos and padding are skipped; the middle ends at the end of the parts, at
     `FILE_SEPARATOR` or at eos. A prompt with nothing at all after `MIDDLE` has no middle
@@ -210,6 +230,10 @@ def parse(parts: Iterable[str | Control], spm_order: str = "suffix_first") -> In
 
     Raises:
         ValueError: the parts are not one rendered file.
+
+    Examples:
+        >>> parse(render("def f(", "):\n", "x", mode="spm"))
+        Infill(prefix='def f(', middle='x', suffix='):\n', path=None, context=(), mode='spm')
     """
     parts = list(parts)
     start = 0
@@ -315,6 +339,10 @@ def split_at(text: str, start: int, end: int) -> tuple[str, str, str]:
 
     Raises:
         ValueError: not 0 <= start <= end <= len(text).
+
+    Examples:
+        >>> split_at("return x + y", 7, 8)
+        ('return ', 'x', ' + y')
     """
     if not 0 <= start <= end <= len(text):
         raise ValueError(
@@ -354,6 +382,14 @@ def shrink(
 
     Raises:
         ValueError: the path line and the sentinels alone exceed `limit`.
+
+    Examples:
+        >>> def encode(parts):  # one token for each character and each control token
+        ...     return [
+        ...         c for p in parts for c in ([p] if isinstance(p, Control) else p)
+        ...     ]
+        >>> shrink("abcdefgh", "ijkl", [], 11, encode)
+        ('cdefgh', 'ij', [])
     """
     room = limit - len(encode(render("", "", path=path)))
     if room < 0:

@@ -62,6 +62,11 @@ def add(
     Raises:
         ValueError: the name is taken or malformed; an unknown target; rank below 1; a
             token id that is none, or twice.
+
+    Examples:
+        >>> lora.add(lm, "style", rank=8, targets=["q_proj", "v_proj"])
+        >>> lora.names(lm)
+        ['style']
     """
     backbone = _backbone(lm)
     if rank < 1:
@@ -87,7 +92,12 @@ def add(
 
 
 def names(lm) -> list[str]:
-    """The adapters of a model."""
+    """The adapters of a model.
+
+    Examples:
+        >>> lora.names(lm)
+        []
+    """
     return list(_backbone(lm).adapters)
 
 
@@ -96,6 +106,13 @@ def select(lm, name):
 
     A merged adapter is taken out of the matrices first, as `unmerge` does: it would
     count twice. Only the active adapter trains. Compile again before `fit()`.
+
+    Examples:
+        >>> lora.add(lm, "style")
+        >>> lora.add(lm, "tests")
+        >>> lora.select(lm, "style")
+        >>> lm.backbone.active_adapter
+        'style'
     """
     backbone = _backbone(lm)
     if name is not None:
@@ -115,6 +132,12 @@ def merge(lm, name=None):
     Raises:
         ValueError: a quantized model: its steps are coarser than what an adapter adds;
             rows of the embedding that another merged adapter has as well.
+
+    Examples:
+        >>> lora.add(lm, "style")
+        >>> lora.merge(lm, "style")
+        >>> lm.backbone.adapters["style"].merged
+        True
     """
     backbone = _backbone(lm)
     name = _name_or_active(backbone, name)
@@ -134,7 +157,15 @@ def merge(lm, name=None):
 
 
 def unmerge(lm, name):
-    """Take a merged adapter out of the matrices again and make it the active one."""
+    """Take a merged adapter out of the matrices again and make it the active one.
+
+    Examples:
+        >>> lora.add(lm, "style")
+        >>> lora.merge(lm)
+        >>> lora.unmerge(lm, "style")
+        >>> lm.backbone.adapters["style"].merged
+        False
+    """
     backbone = _backbone(lm)
     merged = [each for each, adapter in backbone.adapters.items() if adapter.merged]
     if name not in merged:
@@ -148,6 +179,12 @@ def remove(lm, name):
     """Drop adapter `name`. With the last one, the model becomes trainable again.
 
     A merged adapter is only forgotten: what it added stays.
+
+    Examples:
+        >>> lora.add(lm, "style")
+        >>> lora.remove(lm, "style")
+        >>> lora.names(lm)
+        []
     """
     backbone = _backbone(lm)
     _check_known(backbone, name)
@@ -172,6 +209,10 @@ def quantize_base(lm, mode):
     Args:
         lm: the model or its backbone.
         mode: `"int8"` or `"int4"`.
+
+    Examples:
+        >>> lora.quantize_base(lm, "int8")
+        >>> lora.add(lm, "style")
     """
     backbone = _backbone(lm)
     backbone.quantize(mode, filters=lambda layer: layer.name != "token_embedding")
@@ -192,6 +233,11 @@ def rows_with_twins(lm, ids, similarity=0.999) -> dict[int, int]:
 
     Returns:
         `{token id: how many twins}` of those that have any; for `add(token_rows=...)`.
+
+    Examples:
+        >>> twins = lora.rows_with_twins(lm, lm.tokenizer.encode("def f(x):"))
+        >>> isinstance(twins, dict)
+        True
     """
     layer = _backbone(lm).token_embedding
     ids = sorted({int(token) for token in ids})
@@ -228,6 +274,14 @@ def save(lm, folder, name=None, base_model=None):
         base_model: name or folder of the base model for PEFT's `AutoPeftModel`, for
             example `"google/codegemma-2b"`; default: where the model was loaded from,
             if that is known. `PeftModel.from_pretrained(model, folder)` needs none.
+
+    Examples:
+        >>> lora.add(lm, "style")
+        >>> lora.save(lm, "style-adapter", base_model="google/codegemma-2b")
+        >>> lora.remove(lm, "style")
+        >>> lora.load(lm, "style-adapter", name="style")
+        >>> lora.names(lm)
+        ['style']
     """
     backbone = _backbone(lm)
     name = _name_or_active(backbone, name)
@@ -249,6 +303,14 @@ def load(lm, folder, name="default", check_base=True):
         FileNotFoundError: the folder holds no adapter.
         ValueError: it is for another model or for other weights, or uses what this
             package does not.
+
+    Examples:
+        >>> lora.add(lm, "style", rank=4)
+        >>> lora.save(lm, "style-adapter", base_model="google/codegemma-2b")
+        >>> lora.remove(lm, "style")
+        >>> lora.load(lm, "style-adapter")
+        >>> lora.names(lm)
+        ['default']
     """
     backbone = _backbone(lm)
     theirs = peft.read(folder)

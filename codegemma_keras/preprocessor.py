@@ -59,6 +59,14 @@ class CodeGemmaCausalLMPreprocessor(keras_hub.models.CausalLMPreprocessor):
         infill_mode: how a model with this preprocessor is asked to fill in, unless the
             caller says it: `"psm"`, `"spm"`, or `"left_to_right"` for one that was never
             taught to.
+
+    Examples:
+        >>> preprocessor = CodeGemmaCausalLMPreprocessor(
+        ...     lm.tokenizer, sequence_length=8
+        ... )
+        >>> x, y, sample_weight = preprocessor(["import os"])
+        >>> tuple(x["token_ids"].shape)
+        (1, 8)
     """
 
     backbone_cls = CodeGemmaBackbone
@@ -195,7 +203,7 @@ class RowPreprocessor(CodeGemmaCausalLMPreprocessor):
 
 @keras.saving.register_keras_serializable(package="codegemma_keras")
 class CodeGemmaFIMPreprocessor(RowPreprocessor):
-    """Whole files to fill-in-the-middle training rows.
+    r"""Whole files to fill-in-the-middle training rows.
 
     The example of a file is that of the data build with the same settings
     (`data.rows.fim_split`). A file that is too long is cut at a line end before it is
@@ -225,6 +233,14 @@ class CodeGemmaFIMPreprocessor(RowPreprocessor):
 
     Raises:
         ValueError: a rate, share or weight out of range; T too short for any text.
+
+    Examples:
+        >>> preprocessor = CodeGemmaFIMPreprocessor(lm.tokenizer, sequence_length=64)
+        >>> x, y, sample_weight = preprocessor(
+        ...     [("f.py", "def f(x):\n    return x + 1\n")]
+        ... )
+        >>> tuple(x["token_ids"].shape)
+        (1, 64)
     """
 
     def __init__(
@@ -362,6 +378,16 @@ class CodeGemmaChatPreprocessor(RowPreprocessor):
 
     Raises:
         TypeError, ValueError: as `chat.render`, with the place of the conversation.
+
+    Examples:
+        >>> preprocessor = CodeGemmaChatPreprocessor(lm.tokenizer, sequence_length=32)
+        >>> chat = [
+        ...     {"role": "user", "content": "Hi"},
+        ...     {"role": "model", "content": "Hello"},
+        ... ]
+        >>> x, y, sample_weight = preprocessor([chat])
+        >>> int((sample_weight > 0).sum()) > 1  # the answer and the token that ends it
+        True
     """
 
     def __init__(self, tokenizer, sequence_length=1024, **kwargs):

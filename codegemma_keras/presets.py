@@ -130,7 +130,12 @@ PRESETS[smollm2.NAME] = Entry(
 
 
 def listing() -> dict[str, dict]:
-    """`cls.presets`, as KerasHub has it: name -> description, size, where it is from."""
+    """`cls.presets`, as KerasHub has it: name -> description, size, where it is from.
+
+    Examples:
+        >>> "code_gemma_2b_en" in listing()
+        True
+    """
     return {
         name: {
             "metadata": {
@@ -348,7 +353,12 @@ class Preset:
 
 
 def resolve(preset) -> hub.Files:
-    """Where the files of a preset are. Raises ValueError for an unknown name."""
+    """Where the files of a preset are. Raises ValueError for an unknown name.
+
+    Examples:
+        >>> resolve("code_gemma_tiny_py").find("config.json") is not None
+        True
+    """
     try:
         name = os.fspath(preset)
     except TypeError:

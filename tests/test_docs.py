@@ -1,18 +1,22 @@
 """Every Python example in the documentation runs.
 
 Fenced `python` blocks of the Markdown files and of docstrings run each by itself, in an
-empty folder, as a reader would paste them; `>>>` prompts in docstrings run as `doctest`
-runs them, with the names of their module.
+empty folder, as a reader would paste them. `>>>` prompts in docstrings run as `doctest`
+runs them, with the names of their module, those of the package, and `lm`, the embedded
+model, as docs/reference/ tells its readers.
 """
 
 import ast
 import doctest
 import importlib
+import inspect
 import pathlib
 import re
 import textwrap
 
 import pytest
+
+import codegemma_keras
 
 ROOT = pathlib.Path(__file__).parent.parent
 MARKDOWN = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md")]
@@ -23,6 +27,8 @@ PROGRAMS = [
     for room in ("benchmarks", "examples", "tools", "tutorials")
     for p in ROOT.glob(f"{room}/**/*.py")
 ]
+# Names in public modules that serve the package itself.
+INTERNAL = {"Engine", "Entry", "Generated", "Generation", "Preset", "Row"}
 FENCE = re.compile(r"^(?P<indent> *)```python\n(?P<code>.*?)^ *```", re.M | re.S)
 
 
@@ -77,16 +83,79 @@ def test_fenced_example_runs(path, line, code, tmp_path, monkeypatch):
     exec(program, {"__name__": "__main__"})
 
 
+@pytest.fixture(scope="module")
+def embedded():
+    """A function that gives the embedded model, anew when an example has changed it."""
+    made = []
+
+    def model():
+        if not made or made[0].backbone.version != made[1]:
+            lm = codegemma_keras.CodeGemmaCausalLM.from_preset("code_gemma_tiny_py")
+            made[:] = lm, lm.backbone.version
+        return made[0]
+
+    return model
+
+
 @pytest.mark.parametrize("test", [*prompt_examples()])
-def test_prompt_example_prints_what_it_says(test, tmp_path, monkeypatch):
+def test_prompt_example_prints_what_it_says(test, tmp_path, monkeypatch, embedded):
     monkeypatch.chdir(tmp_path)
-    # As `doctest` does: the names of the module are there.
     module = test.name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
-    test.globs.update(vars(importlib.import_module(module)))
+    names = {name: getattr(codegemma_keras, name) for name in codegemma_keras.__all__}
+    test.globs.update(names | vars(importlib.import_module(module)))
+    if any(re.search(r"\blm\b", example.source) for example in test.examples):
+        test.globs["lm"] = embedded()
     report = []
     runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
     runner.run(test, out=report.append)
     assert runner.failures == 0, "".join(report)
+
+
+def public_names():
+    """The names that docs/reference/ documents, members included."""
+    entry = re.compile(r"^::: (\S+)\n((?: +.*\n)*)", re.M)
+    for page in sorted(ROOT.glob("docs/reference/*.md")):
+        for name, options in entry.findall(page.read_text(encoding="utf-8") + "\n"):
+            if "show_root_heading: false" not in options:
+                yield name
+            if members := re.search(r"members: \[(.*)\]", options):
+                yield from (f"{name}.{member}" for member in members[1].split(", "))
+
+
+def docstring_of(name):
+    found = codegemma_keras
+    for part in name.split(".")[1:]:
+        found = getattr(found, part)
+    return found.__doc__ or ""
+
+
+def test_every_public_name_has_an_example():
+    """Those examples run above. `pytest -s` shows the share."""
+    names = list(public_names())
+    without = [n for n in names if not re.search(">>> |```python", docstring_of(n))]
+    share = 1 - len(without) / len(names)
+    print(f"{len(names)} public names, with an executed example: {share:.0%}")
+    assert len(names) > 60
+    assert not without
+
+
+def names_defined_in(module):
+    """The public functions and classes of a module."""
+    for key in getattr(module, "__all__", vars(module)):
+        value = getattr(module, key)
+        own = getattr(value, "__module__", "").startswith(module.__name__)
+        if own and callable(value) and not key.startswith("_"):
+            yield key
+
+
+def test_the_reference_holds_the_whole_package():
+    shown = {name.rpartition(".")[2] for name in public_names()}
+    for name in set(codegemma_keras.__all__) - {"__version__"}:
+        found = getattr(codegemma_keras, name)
+        if inspect.ismodule(found):
+            assert not {*names_defined_in(found)} - shown - INTERNAL
+        else:
+            assert name in shown
 
 
 def test_examples_are_found():

@@ -11,6 +11,7 @@ environment variable CHROMIUM names. The picture of JupyterLab is made by
 
 import argparse
 import importlib.util
+import io
 import os
 import pathlib
 import re
@@ -54,7 +55,7 @@ def completion():
     """The terminal after `make demo`, with its colours."""
     command = demo_command()
     printed = codegemma(*command, FORCE_COLOR="1", COLUMNS=str(COLUMNS))
-    console = Console(record=True, width=COLUMNS, file=open(os.devnull, "w"))
+    console = Console(record=True, width=COLUMNS, file=io.StringIO())
     console.print(f"[bold]$[/] codegemma {shlex.join(command)}", highlight=False)
     console.print(Text.from_ansi(printed))
     console.save_svg(str(IMAGES / "completion.svg"), title="codegemma complete")

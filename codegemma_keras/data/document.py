@@ -21,7 +21,7 @@ EXAMPLES = 5
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Document:
-    """One file of one repository.
+    r"""One file of one repository.
 
     Attributes:
         text: str, the contents.
@@ -30,6 +30,10 @@ class Document:
         licence: str, SPDX identifier where known, else `""`.
         language: str as in `languages.LANGUAGES`, or `""`.
         metadata: dict of JSON values; where the file came from.
+
+    Examples:
+        >>> Document("import os\n", "tools/a.py", repo="mine").key
+        ('mine', 'tools/a.py')
     """
 
     text: str
@@ -92,6 +96,12 @@ class Report:
 
     Args:
         sink: called with one dict per dropped document, for a full list; may be None.
+
+    Examples:
+        >>> report = Report()
+        >>> report.drop("filter", "too large", "a.py", size=2_000_000)
+        >>> report.counts
+        {('filter', 'too large'): [1, 2000000]}
     """
 
     def __init__(self, sink=None):

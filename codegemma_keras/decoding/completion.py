@@ -43,6 +43,11 @@ class Completion:
         log_probabilities: of `token_ids`, at temperature 1.
         computed_tokens: how many of the prompt's tokens were computed for this request;
             a session found the others in its cache.
+
+    Examples:
+        >>> completion = lm.complete("import ", max_new_tokens=4)
+        >>> len(completion.token_ids) == len(completion.log_probabilities) <= 4
+        True
     """
 
     text: str

@@ -39,7 +39,7 @@ LEAST_PROMPT = 16
 
 @dataclasses.dataclass(frozen=True)
 class Cursor:
-    """A place in a file; text that is too long is cut, farthest from the cursor first.
+    r"""A place in a file; text that is too long is cut, farthest from the cursor first.
 
     Attributes:
         prefix, suffix: str, the text before and after the cursor.
@@ -48,6 +48,10 @@ class Cursor:
         mode: `"psm"`, `"spm"` or `"left_to_right"`, the order of the prompt; None: that
             of the preprocessor (`infill_mode`), and in a session, which has a layout
             instead, nothing else.
+
+    Examples:
+        >>> Cursor("def f(", "):\n", path="f.py").suffix
+        '):\n'
     """
 
     prefix: str
@@ -67,7 +71,12 @@ class Cursor:
 
 @dataclasses.dataclass(frozen=True)
 class Conversation:
-    """Messages, the last one the user's; see `codegemma_keras.chat`."""
+    """Messages, the last one the user's; see `codegemma_keras.chat`.
+
+    Examples:
+        >>> Conversation([{"role": "user", "content": "Hi"}]).messages[0]["content"]
+        'Hi'
+    """
 
     messages: Sequence[Any]
 
@@ -77,7 +86,12 @@ class Conversation:
 
 @dataclasses.dataclass(frozen=True)
 class RawText:
-    """Text to continue, in which a control string becomes the control token."""
+    """Text to continue, in which a control string becomes the control token.
+
+    Examples:
+        >>> RawText("<|fim_prefix|>def f(").text  # the model sees a control token
+        '<|fim_prefix|>def f('
+    """
 
     text: str
 
@@ -88,14 +102,19 @@ class RawText:
 
 @dataclasses.dataclass(frozen=True)
 class TokenIds:
-    """Token ids to continue, bos included where it is wanted."""
+    """Token ids to continue, bos included where it is wanted.
+
+    Examples:
+        >>> TokenIds([2, 10, 11]).ids
+        [2, 10, 11]
+    """
 
     ids: Sequence[int]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Request:
-    """One request for text. Frozen and checked: a `Request` that exists is meant well.
+    r"""One request for text. Frozen and checked: a `Request` that exists is meant well.
 
     Attributes:
         prompt: a `Cursor`, `Conversation`, `RawText` or `TokenIds`.
@@ -125,6 +144,14 @@ class Request:
     Raises:
         TypeError: a value of another type than said above.
         ValueError: a value out of range, or an option that this prompt has no use for.
+
+    Examples:
+        >>> Request(prompt=Cursor("def f(", "):\n"), until="line").max_new_tokens
+        128
+        >>> Request(prompt=RawText("x = "), tidy=True)
+        Traceback (most recent call last):
+        ValueError: tidy=True is about the text after a cursor, and this prompt has none.
+        Leave it out, or use complete().
     """
 
     prompt: Cursor | Conversation | RawText | TokenIds

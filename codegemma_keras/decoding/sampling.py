@@ -29,7 +29,7 @@ WHOLE_VOCABULARY = -1  # as `Work.sorted_tokens`
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How to choose a token. The default is greedy.
+    r"""How to choose a token. The default is greedy.
 
     Attributes:
         temperature: 0 is greedy; 1 samples from the model's own distribution.
@@ -40,6 +40,13 @@ class Sampling:
 
     Raises:
         ValueError: a value outside these limits, or one that is no number.
+
+    Examples:
+        >>> drawn = Sampling(temperature=0.8, top_p=0.95)
+        >>> lm.infill(
+        ...     "def f(", "):\n", sampling=drawn, seed=1, max_new_tokens=4
+        ... ) is not None
+        True
     """
 
     temperature: float = 0.0

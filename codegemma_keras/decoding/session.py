@@ -42,7 +42,7 @@ LAYOUTS = ("psm", "line", "spm", fim.LEFT_TO_RIGHT)
 
 
 class Session:
-    """One editor's view of one model; made by `CodeGemmaCausalLM.session`.
+    r"""One editor's view of one model; made by `CodeGemmaCausalLM.session`.
 
     Threads may share it: a request that comes while another is under way finds nothing
     held and is computed cold; what ends last is held. What was computed with other
@@ -55,6 +55,15 @@ class Session:
 
     Attributes:
         layout: the one in use.
+
+    Examples:
+        >>> session = lm.session()
+        >>> for typed in ("a", "a +", "a + "):
+        ...     found = session.complete(
+        ...         "def add(a, b):\n    return " + typed, max_new_tokens=4
+        ...     )
+        >>> found.computed_tokens < found.prompt_tokens
+        True
     """
 
     def __init__(self, lm, layout=None):
@@ -70,34 +79,59 @@ class Session:
 
     @takes_options
     def infill(self, prefix, suffix="", **options) -> str:
-        """As `CodeGemmaCausalLM.infill`, from where the last request left off."""
+        r"""As `CodeGemmaCausalLM.infill`, from where the last request left off.
+
+        Examples:
+            >>> text = lm.session().infill(
+            ...     "def add(a, b):\n    return ", max_new_tokens=4
+            ... )
+        """
         return self.complete(prefix, suffix, **options).text
 
     @takes_options
     def complete(self, prefix, suffix="", **options):
-        """As `CodeGemmaCausalLM.complete`, `mode` being the session's own.
+        r"""As `CodeGemmaCausalLM.complete`, `mode` being the session's own.
 
         Returns:
             A `Completion`; its `computed_tokens` say how much of the prompt was new.
+
+        Examples:
+            >>> session = lm.session()
+            >>> session.complete(
+            ...     "def add(a, b):\n    return a", max_new_tokens=4
+            ... ).computed_tokens > 0
+            True
         """
         request = requests.at_cursor(prefix, suffix, options)
         return requests.complete(self._lm, request, self)
 
     @takes_options
     def stream(self, prefix, suffix="", **options):
-        """As `CodeGemmaCausalLM.stream`; exhaust or close it to hold what it computed."""
+        r"""As `CodeGemmaCausalLM.stream`; exhaust or close it to hold what it computed.
+
+        Examples:
+            >>> session = lm.session()
+            >>> text = "".join(
+            ...     session.stream("def add(a, b):\n    return ", max_new_tokens=4)
+            ... )
+        """
         request = requests.at_cursor(prefix, suffix, options)
         return requests.stream(self._lm, request, self)
 
     @takes_options
     def warm(self, prefix, suffix="", **options):
-        """Compute a prompt ahead, while nobody waits.
+        r"""Compute a prompt ahead, while nobody waits.
 
         Args:
             prefix, suffix, **options: as the request to come will have them.
 
         Returns:
             How many tokens were computed.
+
+        Examples:
+            >>> session = lm.session()
+            >>> session.warm("def add(a, b):\n    return ") > 0
+            True
         """
         request = requests.at_cursor(prefix, suffix, options)
         generation = self._lm.engine.generation(request.speculate)
@@ -159,7 +193,13 @@ class Session:
             self._held = held
 
     def forget(self) -> None:
-        """Drop what is held, and its memory."""
+        r"""Drop what is held, and its memory.
+
+        Examples:
+            >>> session = lm.session()
+            >>> _ = session.warm("def add(a, b):\n    return ")
+            >>> session.forget()  # the memory of the cache is free again
+        """
         with self._lock:
             self._held = CachedPrefix()
 

@@ -208,11 +208,16 @@ class CodeGemmaTokenizer(keras_hub.tokenizers.SentencePieceTokenizer):
         Raises:
             TypeError: a part that is no string.
             ValueError: a `Control` that the vocabulary lacks; half a surrogate pair.
+
+        Examples:
+            >>> ids = lm.tokenizer.encode("def f(<|fim_prefix|>")  # no control token
+            >>> lm.tokenizer.fim_prefix_id in ids
+            False
         """
         return self.codec.encode(parts)
 
     def decode(self, ids: Iterable[int], errors: str = "replace") -> str:
-        """The text of ids; control tokens have none.
+        r"""The text of ids; control tokens have none.
 
         Args:
             ids: one row of ints, as a list, array or tensor.
@@ -221,13 +226,21 @@ class CodeGemmaTokenizer(keras_hub.tokenizers.SentencePieceTokenizer):
 
         Raises:
             TypeError: not whole numbers. ValueError: an id out of range.
+
+        Examples:
+            >>> lm.tokenizer.decode(lm.tokenizer.encode("x = 1\n"))
+            'x = 1\n'
         """
         return self.codec.decode_bytes(ids).decode("utf-8", errors)
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """The bytes of ids; `decode_bytes(encode(text))` are those of the text.
+        r"""The bytes of ids; `decode_bytes(encode(text))` are those of the text.
 
         Raises: as `decode`.
+
+        Examples:
+            >>> lm.tokenizer.decode_bytes(lm.tokenizer.encode("é"))
+            b'\xc3\xa9'
         """
         return self.codec.decode_bytes(ids)
 
@@ -238,6 +251,10 @@ class CodeGemmaTokenizer(keras_hub.tokenizers.SentencePieceTokenizer):
         `encode` gives the same bytes again. `fim.parse` reads the result.
 
         Raises: as `decode`.
+
+        Examples:
+            >>> lm.tokenizer.decode_parts(lm.tokenizer.encode([fim.SUFFIX, "x = 1"]))
+            [Control('<|fim_suffix|>'), 'x = 1']
         """
         return self.codec.decode_parts(ids)
 
@@ -248,13 +265,33 @@ class CodeGemmaTokenizer(keras_hub.tokenizers.SentencePieceTokenizer):
 
     @classmethod
     def from_preset(cls, preset, **kwargs):
-        """Load the tokenizer of a preset; see `CodeGemmaCausalLM.from_preset`."""
+        """Load the tokenizer of a preset; see `CodeGemmaCausalLM.from_preset`.
+
+        Examples:
+            >>> CodeGemmaTokenizer.from_preset("code_gemma_tiny_py").vocabulary_size()
+            8192
+        """
         return presets.Preset(preset).tokenizer(cls, **kwargs)
 
     def save_to_preset(self, preset_dir):
-        """Save configuration and vocabulary into a preset folder."""
+        """Save configuration and vocabulary into a preset folder.
+
+        Examples:
+            >>> lm.tokenizer.save_to_preset("tokenizer")
+            >>> CodeGemmaTokenizer.from_preset("tokenizer").decode(
+            ...     [lm.tokenizer.encode("a")[0]]
+            ... )
+            'a'
+        """
         save_tokenizer(self, preset_dir)
 
     def export_to_transformers(self, path):
-        """Write the vocabulary as Transformers and llama.cpp's converter read it."""
+        """Write the vocabulary as Transformers and llama.cpp's converter read it.
+
+        Examples:
+            >>> import os
+            >>> lm.tokenizer.export_to_transformers("exported")
+            >>> "tokenizer.json" in os.listdir("exported")
+            True
+        """
         export.transformers.update(export.Model(config=None, tokenizer=self), path)

@@ -358,7 +358,7 @@ def report_drop(report: Report, verdict: Verdict, name, kept: str, size: int = 0
 def deduplicate(
     documents: Iterable[Document], report: Report, *, threshold: float = THRESHOLD
 ) -> Iterator[Document]:
-    """Documents without their duplicates, in the order they came in.
+    r"""Documents without their duplicates, in the order they came in.
 
     Holds all documents; `build` does the same from sketches on disk.
 
@@ -366,6 +366,11 @@ def deduplicate(
         documents: any.
         report: counts `"exact duplicate"` and `"near duplicate"`; see `report_drop`.
         threshold: Jaccard similarity of the sets of shingles; 0 keeps near duplicates.
+
+    Examples:
+        >>> files = [Document("x = 1\n", "a.py"), Document("x = 1\n", "b.py")]
+        >>> [d.path for d in deduplicate(files, Report())]
+        ['a.py']
     """
     documents = list(documents)
     ranks = [(*d.key, exact_key(d.text)) for d in documents]

@@ -145,7 +145,7 @@ def order_files(
     importance: Callable[[graph.Edge], float] = graph.importance,
     tests_beside: bool = True,
 ) -> Order:
-    """Order a repository.
+    r"""Order a repository.
 
     Args:
         files: facts of all its files; the order they come in does not matter. For
@@ -157,6 +157,13 @@ def order_files(
 
     Raises:
         ValueError: two files have one path, or `only` has one that `files` has not.
+
+    Examples:
+        >>> from codegemma_keras.data.order.imports import read_facts
+        >>> files = {"app.py": "import table\n", "table.py": "ROWS = 3\n"}
+        >>> facts = [read_facts(text, path, "python") for path, text in files.items()]
+        >>> order_files(facts).paths
+        ('table.py', 'app.py')
     """
     files = sorted(files, key=lambda facts: facts.path)
     twice = [a.path for a, b in zip(files, files[1:], strict=False) if a.path == b.path]

@@ -56,7 +56,7 @@ def build(
     progress: Callable[[str, int, int], None] | None = None,
     keep_work: bool = False,
 ) -> Report:
-    """Build a dataset folder.
+    r"""Build a dataset folder.
 
     Args:
         sources: folders, archives and jsonl files; each one repository (a jsonl file
@@ -78,6 +78,16 @@ def build(
         ValueError: `out` holds something else, such as a build of other sources or
             settings, or nothing was left to train on.
         OSError: reading or writing failed; what is finished is kept.
+
+    Examples:
+        >>> import pathlib
+        >>> pathlib.Path("project").mkdir()
+        >>> _ = pathlib.Path("project/a.py").write_text("x = 1\n" * 200)
+        >>> settings = data.Settings(length=256, licences=None)
+        >>> _ = data.build(["project"], "rows", "code_gemma_tiny_py", settings)
+
+        >>> pathlib.Path("rows/report.html").exists()
+        True
     """
     folder = BuildFolder(out, FOLDERS)
     units = question.find_units(sources)

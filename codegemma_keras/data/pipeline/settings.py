@@ -27,6 +27,10 @@ class Settings:
         max_file_bytes: larger files are left out.
         fim: rates, see `FimSettings`; its seed also shuffles the rows.
         shard_bytes: of tokens in one shard, about.
+
+    Examples:
+        >>> Settings(languages=("python",), length=4096).threshold
+        0.38
     """
 
     length: int = 8192

@@ -16,7 +16,7 @@ from codegemma_keras.data.read.rows import ROWS, read_jsonl
 
 
 def read_source(source: str | os.PathLike, report: Report, **options):
-    """Documents of one source, told by its name.
+    r"""Documents of one source, told by its name.
 
     Args:
         source: a folder, an archive, or a `.jsonl` / `.jsonl.gz` file.
@@ -27,6 +27,13 @@ def read_source(source: str | os.PathLike, report: Report, **options):
     Raises:
         FileNotFoundError: there is nothing of that name.
         ValueError: it is none of these.
+
+    Examples:
+        >>> import pathlib
+        >>> pathlib.Path("project").mkdir()
+        >>> _ = pathlib.Path("project/a.py").write_text("x = 1\n")
+        >>> [d.path for d in read_source("project", Report())]
+        ['a.py']
     """
     path = pathlib.Path(source)
     options.setdefault("repo", source_name(path))

@@ -59,6 +59,10 @@ class FimSettings:
             pieces give more middles for the same tokens, and less context.
         spm_order: as in `fim.render`.
         seed: changes every choice.
+
+    Examples:
+        >>> FimSettings(rate=0.9, line_share=0.4).shares()["line"]
+        0.4
     """
 
     rate: float = 0.8

@@ -177,7 +177,7 @@ def load(
     workers: int = 0,
     middle_weight: float = 1.0,
 ):
-    """A grain dataset of batches that `fit()` takes on both backends.
+    r"""A grain dataset of batches that `fit()` takes on both backends.
 
         model.fit(data.load("out", 8), steps_per_epoch=100)
 
@@ -214,6 +214,17 @@ def load(
     Raises:
         ValueError: there are fewer rows than `batch_size`; lengths of a mix differ; a
             weight that is negative or not finite.
+
+    Examples:
+        >>> import pathlib
+        >>> pathlib.Path("project").mkdir()
+        >>> _ = pathlib.Path("project/a.py").write_text("x = 1\n" * 200)
+        >>> settings = data.Settings(length=256, licences=None)
+        >>> _ = data.build(["project"], "rows", "code_gemma_tiny_py", settings)
+
+        >>> batch = next(iter(data.load("rows", batch_size=1)))
+        >>> batch.inputs["token_ids"].shape
+        (1, 256)
     """
     if not 0 <= middle_weight < float("inf"):
         raise ValueError(
