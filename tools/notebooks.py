@@ -200,9 +200,11 @@ def cost_line(name, costs=None):
     if cost is None:
         return ""
     device = "JAX" if cost["backend"] == "jax" else "TensorFlow"
+    minutes = max(1, round(cost["minutes"]))
     return (
-        f"*Runs in {max(1, round(cost['minutes']))} minutes and {cost['peak_gb']:.1f} GB "
-        f"of memory on {cost['cores']} CPU cores ({device}), offline.*"
+        f"*This notebook runs offline in about {minutes} minute{'s'[: minutes > 1]} on "
+        f"{cost['cores']} CPU cores ({device}) and needs {cost['peak_gb']:.1f} GB of "
+        "memory.*"
     )
 
 

@@ -1,17 +1,18 @@
 # %% [markdown]
 # # Filling in the middle
 #
-# A code model in an editor sees what stands before the cursor *and* after it, and writes
-# what belongs between. Here you ask a CodeGemma for such middles: how the prompt is built,
-# when the answer ends and what follows if nobody ends it, how other files of a project
-# help, how to get several answers, how sure the model is of each token, and where the
-# time goes.
+# A code model in an editor sees the text before the cursor *and* the text after it, and
+# writes what belongs between them. In this notebook you ask a CodeGemma model for such
+# middles. You see how the prompt is built, when the answer ends, and what follows if
+# nothing ends it. Then you add other files of a project, ask for several answers, look
+# at how sure the model is of each token, and measure where the time goes.
 #
-# You need Python and nothing else. The model in the package has a few million parameters:
-# it knows what Python looks like, and its answers are often wrong. To use a real one,
-# change `preset` to `code_gemma_1.1_2b_en` or `code_gemma_7b_en`: all else stays. Those
-# are downloaded from Kaggle, where you accept Google's licence once; without that, or
-# without a network, loading says what to do.
+# You need to know Python and nothing else. The model that comes with the package has a
+# few million parameters. It knows what Python looks like, and its answers are often
+# wrong. To use a real model, set `preset` to `code_gemma_1.1_2b_en` or
+# `code_gemma_7b_en` in the next cell. These models are downloaded from Kaggle, where
+# you must accept Google's licence once. If the download is not possible, the notebook
+# prints the reason and continues with the small model.
 
 # %% tags=["parameters"]
 preset = "code_gemma_tiny_py"
@@ -39,15 +40,16 @@ middle = lm.infill(before, after, path="stats.py", until="line")
 print(before + "▶" + middle + "◀" + after)
 
 # %% [markdown]
-# What stands between ▶ and ◀ the model wrote, up to the end of the line. The first call
-# compiled its program; later calls of about this length reuse it.
+# The model wrote the text between ▶ and ◀, up to the end of the line. The first call
+# also compiled a program. Later calls with texts of about this length reuse it.
 #
 # ## What the model reads
 #
-# A prompt is a list of *parts*: text, and four control tokens that no text can become,
-# even if someone's file contains their names. In the order **PSM** (prefix, suffix,
-# middle) the answer follows the suffix; in **SPM** the prefix comes last, next to the
-# answer. CodeGemma was trained on both, half and half.
+# A prompt is a list of *parts*: texts and four control tokens. No text can become a
+# control token, even if a file contains the name of one. In the order **PSM** (prefix,
+# suffix, middle), the answer follows the suffix. In the order **SPM**, the prefix comes
+# last, next to the answer. Half of CodeGemma's training used PSM, and the other half
+# used SPM.
 
 # %%
 import html
@@ -82,8 +84,8 @@ for mode in ("psm", "spm"):
     show_parts(fim.render(before, after, path="stats.py", mode=mode))
 
 # %% [markdown]
-# A file that *speaks* of control tokens stays text. Below, the same characters are one
-# token as a control, and many as text.
+# A file that contains the name of a control token stays text. In the next cell, the
+# same characters are one token as a control token, and many tokens as text.
 
 # %%
 as_control = lm.tokenizer.encode([fim.PREFIX])
@@ -92,13 +94,14 @@ print("control:", as_control)
 print("text:   ", as_text)
 
 # %% [markdown]
-# ## When does it end?
+# ## When does the answer end?
 #
-# A good completion ends with a control token: the model says "that is all", or goes on
-# with `<|file_separator|>` and another file. `complete` cuts there and tells how it ended.
-# Without stops you see what would have followed. This is the commonest complaint about
-# code models in editors, and it is no fault of the model. (Control tokens have no text of
-# their own: a model that only repeats its end shows nothing more here.)
+# A good completion ends with a control token. With it, the model says that the answer
+# is complete, or it continues with `<|file_separator|>` and another file. `complete`
+# cuts the text there and says how it ended. Without stop tokens you see what would have
+# followed. Users of code models in editors often complain about such text, but the
+# model is not at fault: the program must stop it. (Control tokens have no text of their
+# own. If a model only repeats its end token, the next cell shows nothing more.)
 
 # %%
 completion = lm.complete(before, after, path="stats.py", max_new_tokens=max_new_tokens)
@@ -111,7 +114,8 @@ endless = lm.generate(
 print("without stops ", repr(endless))
 
 # %% [markdown]
-# An editor may want less: the rest of the line, or up to where the block ends.
+# An editor may need less: only the rest of the line, or the text up to the end of the
+# block.
 
 # %%
 for until in ("line", "block", None):
@@ -123,9 +127,10 @@ for until in ("line", "block", None):
 # %% [markdown]
 # ## Other files
 #
-# `context` gives the model other files, the most related last. Whether it helps can be
-# measured without reading answers: how probable is the *right* middle with and without
-# the other file? `log_probabilities` gives the log-probability of every token of a text.
+# The argument `context` shows other files to the model, with the most related one last.
+# You can measure whether a file helps without reading any answer: compare how probable
+# the *right* middle is with and without the file. `log_probabilities` returns the
+# log-probability of every token of a text.
 
 # %%
 import numpy as np
@@ -151,11 +156,11 @@ informed = nats_of(right, [("prices.py", helper)])
 print(f"{right!r} costs {alone:.1f} nats alone, {informed:.1f} with prices.py in sight")
 
 # %% [markdown]
-# ## How sure is it?
+# ## How sure is the model?
 #
-# The same numbers drawn on code: the paler a token, the surer the model was of it before
-# it saw it. Names that are new are dark; what Python's grammar or an earlier line forces
-# is pale.
+# The next picture draws the same numbers on code. A pale token is one that the model
+# expected. New names are dark, and everything that Python's grammar or an earlier line
+# determines is pale.
 
 # %%
 source = '''class Stack:
@@ -201,9 +206,10 @@ print(f"{bits / len(source.encode()):.2f} bits per byte")
 # %% [markdown]
 # ## Several answers
 #
-# `Sampling` draws instead of taking the likeliest token. A low temperature keeps to what
-# is likely, a high one wanders. `alternatives` computes the prompt once for all of them;
-# a seed makes answers repeatable, whatever else is in the batch.
+# By default the model takes the likeliest token. `Sampling` makes it draw tokens at
+# random instead. With a low temperature it stays close to what is likely, and with a
+# high one it becomes adventurous. `alternatives` computes the prompt once for all
+# answers. With a seed, the answers can be repeated, whatever else is in the batch.
 
 # %%
 from codegemma_keras import Sampling
@@ -222,10 +228,10 @@ for temperature in (0.0, 0.5, 1.2):
         print(f"    {answer.text!r:60.60} {sure:6.2f} nats a token")
 
 # %% [markdown]
-# ## As it comes
+# ## Streaming
 #
-# `stream` yields text as soon as no stop can take it back. The pieces, joined, are what
-# `infill` returns.
+# `stream` yields text as soon as no stop can remove it again. The pieces together are
+# the text that `infill` returns.
 
 # %%
 request = {"prefix": before, "suffix": after, "path": "stats.py", "max_new_tokens": 24}
@@ -237,11 +243,12 @@ print("joined equals infill:", streamed_equals)
 # %% [markdown]
 # ## Where the time goes
 #
-# A request reads the prompt once (*prefill*) and then computes token after token. Asking
-# for one token, and for many, tells the two apart. Below each request is one thin bar:
-# the median is what a user feels, the longest what a user remembers. (The figures shown
-# were made on a machine that was busy with other work: read the proportions, not the
-# milliseconds, and run it yourself.)
+# A request first reads the prompt in one step, which is called *prefill*. Then it
+# computes one token after another. If you ask once for one token and once for many, you
+# can tell the two apart. Each thin bar below is one request. The median is what a user
+# feels, and the longest bar is what a user remembers. (The machine that made these
+# figures was busy with other work. Look at the proportions and not at the milliseconds,
+# and run the cell yourself.)
 
 # %%
 import matplotlib.pyplot as plt
@@ -279,11 +286,11 @@ plt.show()
 # %% [markdown]
 # ## Typing
 #
-# In an editor most of the prompt is the same from one keystroke to the next. A session
-# keeps what the model computed and computes only what follows the longest common
-# beginning. Which order the prompt has decides how long that is: with PSM a letter before
-# the cursor moves the whole suffix; the session's own layout, `line`, puts the line that
-# you type last.
+# In an editor, most of the prompt stays the same from one keystroke to the next. A
+# session keeps what the model has computed, and computes only what follows the longest
+# common beginning of the old and the new prompt. The order of the prompt decides how
+# long this beginning is. With PSM, one letter before the cursor moves the whole suffix.
+# The layout `line`, which a session uses by default, puts the line that you type last.
 
 # %%
 typed = "        return self.items[-1] if self.items else None  # the top, or None"[
@@ -310,16 +317,20 @@ axes.legend()
 plt.show()
 
 # %% [markdown]
-# Cached answers are exact: the same tokens as a cold call with the same layout.
+# Answers from the cache are exact: they have the same tokens as a call without a
+# session and with the same layout.
 #
-# ## What was claimed
+# ## Summary
 #
-# * No control token ever reaches the reader, and text never becomes one.
-# * Streaming gives the same text.
-# * A session finds most of the prompt in its cache, in the layouts made for typing.
+# The last cell checks these statements:
 #
-# Not claimed: that the small model's answers are right. Notebook 02 makes it better at
-# one project; the real models need only another `preset`.
+# * No control token ever reaches the reader, and text never becomes a control token.
+# * Streaming gives the same text as `infill`.
+# * A session finds most of the prompt in its cache with the layouts that are made for
+#   typing.
+#
+# The small model's answers are often wrong, and nothing here says otherwise. Notebook
+# 02 makes the model better at one project.
 
 # %%
 import os

@@ -1,33 +1,34 @@
 # %% [markdown]
 # # Learning a repository
 #
-# A code model has never seen *your* code: your names, your helpers, your habits. Here a
-# CodeGemma reads a repository that it was not trained on and gets measurably better at it:
-# from a folder of files to training rows, with the graph of who imports whom, through
-# `fit`, to bits per byte and infilling on files that were kept apart. What it forgets of
-# other code is measured too.
+# A code model has never seen *your* code: your names, your helpers and your habits. In
+# this notebook a CodeGemma model reads a repository that it was not trained on, and
+# becomes measurably better at it. You turn a folder of files into training rows, look
+# at the graph of imports, train with `fit`, and measure bits per byte and infilling on
+# files that were held out. You also measure how much the model forgets of other code.
 #
-# Needed: notebook 01, or knowing what prefix, suffix and middle are. `package` may be any
-# installed package; for a folder of yours, set `root` in the second cell.
+# You should know notebook 01, or at least what prefix, suffix and middle are. `package`
+# may be any installed package. To use a folder of your own, set `root` in the second
+# cell.
 
 # %% tags=["parameters"] backend="tensorflow"
 preset = "code_gemma_tiny_py"
-dtype = "mixed_bfloat16"  # a third faster on TensorFlow where the processor can
+dtype = "mixed_bfloat16"  # a third faster if the processor supports it
 package = "rich"  # MIT licence; no part of it was in the small model's training
-other = "requests"  # code that is neither here nor there: is it forgotten?
-row_length = 512  # tokens; the real models take 8192
-batches = 0  # of training in each epoch; 0: all rows
+other = "requests"  # other code, to measure what is forgotten
+row_length = 512  # tokens; the real models can use 8192
+batches = 0  # training batches in each epoch; 0 means all rows
 rows_per_step = 8
 epochs = 2  # over the repository
-learning_rate = 1e-3  # of all weights; for the 2B about 2e-5
-replay = 0.25  # share of the rows that are other code, against forgetting
+learning_rate = 1e-3  # for all weights; about 2e-5 for the 2B model
+replay = 0.25  # share of rows with other code, against forgetting
 replayed = ("email", "http", "logging", "unittest")  # packages of the standard library
 most_files = 1000
-test_files = 12  # of the repository, kept apart
-infill_order = "spm"  # which the small model knows better than "psm"
+test_files = 12  # files of the repository that are held out
+infill_order = "spm"  # the small model knows it better than "psm"
 test_tasks = 40  # lines to fill in
-least_gain = 0.15  # bits per byte of unseen files of the repository go down so far
-most_forgetting = 0.10  # ... and those of other code go up no further
+least_gain = 0.15  # bits per byte that held-out files must gain
+most_forgetting = 0.10  # bits per byte that other code may lose
 
 # %%
 import importlib.util
@@ -52,11 +53,12 @@ middle = lm.infill(
 print(middle)
 
 # %% [markdown]
-# ## Some files are kept apart
+# ## Some files are held out
 #
-# Before anything else looks at them, and chosen by a hash of the path, so that tomorrow
-# they are the same. Tables of data (emoji, widths of characters) are no code: the
-# pipeline would drop them, and so does the test.
+# The test files are chosen before anything else looks at the repository. A hash of the
+# path chooses them, so the choice is the same tomorrow. Files that only hold tables of
+# data (emoji, widths of characters) are not used, because the data pipeline would drop
+# them, too.
 
 # %%
 import hashlib
@@ -104,9 +106,10 @@ print(f"{len(test)} files, {sum(len(t) for _, t in test) / 1e3:,.0f} kB kept apa
 # %% [markdown]
 # ## From files to rows
 #
-# `data.build` filters, replaces secrets, drops duplicates, orders the files so that what is
-# imported stands before what imports it, splits them for fill-in-the-middle and packs
-# them. `codegemma data build` is the same on the command line.
+# `data.build` filters the files, replaces secrets and drops duplicates. It orders the
+# files so that an imported file comes before the files that import it, splits them for
+# fill-in-the-middle and packs them into rows. The command `codegemma data build` does
+# the same.
 
 # %%
 from codegemma_keras import data
@@ -123,8 +126,9 @@ for (step, reason), (number, _) in sorted(report.counts.items()):
         print(f"{step:8} {reason:24} {number:5}")
 
 # %% [markdown]
-# The same for some code of other kinds. A model that reads nothing but one repository
-# forgets the rest; a few rows of what it knew already (*replay*) keep most of it.
+# The next cell does the same for some code of another kind. A model that reads nothing
+# but one repository forgets other code. A few rows of code that it already knew, which
+# is called *replay*, preserve most of that knowledge.
 
 # %%
 general = pathlib.Path("general-source")
@@ -140,11 +144,12 @@ data.build([general], "general", preset, settings)
 print(f"{len(list(general.rglob('*.py')))} files to replay")
 
 # %% [markdown]
-# ## Who imports whom
+# ## The graph of imports
 #
-# Each file is a point, each import an arrow from the file that is imported. Height is the
-# place in the order in which the model reads: arrows point upwards only, since the least
-# important import of every cycle was left out (dashed).
+# Each point is a file, and each arrow leads from an imported file to one that imports
+# it. The height is the place in the order in which the model reads the files. All
+# arrows point upwards, because the least important import of every cycle was left out
+# (dashed).
 
 # %%
 import json
@@ -179,11 +184,12 @@ plt.show()
 print(f"{len(order['kept'])} imports kept, {len(order['removed'])} left out")
 
 # %% [markdown]
-# ## One row, looked at
+# ## One row of training data
 #
-# Always look at what a model is fed. Blue is prefix, violet suffix, green the middle that
-# is to be learnt (the loss counts on all parts); yellow are paths and plain text. A row
-# may hold several files, and attention stays inside a segment.
+# Always look at the data that a model is trained on. The prefix is blue, the suffix is
+# violet, and the middle that the model must learn to write is green. The loss counts
+# all of them. Paths and plain text are yellow. A row may hold several files, and
+# attention stays inside a segment.
 
 # %%
 import html
@@ -212,13 +218,14 @@ print(
 )
 
 # %% [markdown]
-# ## Before
+# ## Before the training
 #
-# *Bits per byte*: how many bits the model needs for each byte of a file that it has not
-# seen; half as many bits is half the surprise. Unlike the loss, it compares models with
-# different vocabularies. *Infilling*: one line of a file is hidden, and the answer must
-# be that line exactly. Three sets: the repository's files that were kept apart, another
-# package, and a part of the standard library, which the small model was trained on.
+# *Bits per byte* says how many bits the model needs for each byte of a file that it has
+# not seen. Half as many bits mean half as much surprise. In contrast to the loss, it
+# allows you to compare models with different vocabularies. For *infilling*, one line of
+# a file is hidden, and the answer must equal that line exactly. There are three test
+# sets: the held-out files of the repository, another package, and a part of the
+# standard library, which the small model was trained on.
 
 # %%
 import asyncio
@@ -254,7 +261,7 @@ print(f"lines filled in exactly: {lines_before['exact_match']:.0%}")
 # %% [markdown]
 # ## Training
 #
-# `data.load` gives batches that `fit` takes, here of two folders in proportion. Each row of
+# `data.load` gives batches for `fit`, here from two folders in proportion. Each row of
 # the repository is seen `epochs` times on average.
 
 # %%
@@ -304,7 +311,7 @@ axes.set(xlabel="step", ylabel="loss, nats a token")
 plt.show()
 
 # %% [markdown]
-# ## After
+# ## After the training
 
 # %%
 import numpy as np
@@ -332,10 +339,11 @@ for measure_name in ("exact_match", "parse_rate", "stop_rate"):
     print(f"filled-in lines, {measure_name:12} {old:4.0%} -> {new:4.0%}")
 
 # %% [markdown]
-# Does it stop where the line ends? Less often than before: the middles that `data.build`
-# cuts are spans of any length, those of the small model's own training were mostly lines,
-# and a model learns the lengths that it is shown. So few lines come back exactly, before
-# and after; with a model of billions of parameters both numbers mean more. Some of them:
+# Does the answer stop at the end of the line? It does so less often than before.
+# `data.build` cuts middles of any length, while most middles in the small model's own
+# training were lines, and a model learns the lengths that it is shown. Therefore only
+# few lines are reproduced exactly, both before and after. With a model of billions of
+# parameters, both numbers mean more. Here are some of the answers:
 
 # %%
 for old, new in list(zip(records_before, records_after, strict=True))[:5]:
@@ -345,11 +353,12 @@ for old, new in list(zip(records_before, records_after, strict=True))[:5]:
     print(f"    after   {new['completion'].strip()!r:.70}")
 
 # %% [markdown]
-# ## What was claimed
+# ## Summary
 #
-# Unseen files of the repository cost fewer bits by a clear margin, and other code does not
-# cost many more. (Set `replay` to 0 to see what those rows are worth.) What a user
-# would do next: `lm.save_to_preset("my_model")`, and `from_preset("my_model")` ever after.
+# Held-out files of the repository cost clearly fewer bits than before, and other code
+# does not cost many more. The last cell checks both. Set `replay` to 0 to see what the
+# replayed rows are worth. As a next step, save the model with
+# `lm.save_to_preset("my_model")`. After that, `from_preset("my_model")` loads it.
 
 # %%
 import os

@@ -1,26 +1,27 @@
 # %% [markdown]
 # # Teaching a model to answer
 #
-# CodeGemma's instruct models were tuned on questions and answers made from open source
-# code. Here you do the same in small: make questions from documented functions, keep those
-# whose answers run, see what the loss counts, train a LoRA adapter, and score answers by
-# executing them, before and after. Then the adapter is saved, loaded, merged, and put on
-# a base of 8-bit integers (QLoRA).
+# CodeGemma's instruct models were tuned on questions and answers that were made from
+# open source code. In this notebook you do the same on a small scale. You make
+# questions from documented functions, keep those whose answers run, look at what the
+# loss counts, and train a LoRA adapter. You score answers by running them, before and
+# after the training. Finally you save, load and merge the adapter, and train one on a
+# base of 8-bit integers (QLoRA).
 #
-# Needed: notebook 01. For a real model set `preset` to `code_gemma_7b_en`, `dtype` to
-# `bfloat16` and `learning_rate` to 2e-4.
+# You should know notebook 01. For a real model, set `preset` to `code_gemma_7b_en`,
+# `dtype` to `bfloat16` and `learning_rate` to 2e-4.
 
 # %% tags=["parameters"] backend="tensorflow"
 preset = "code_gemma_tiny_py"
 dtype = "float32"
-isolation = "bubblewrap"  # the least that answers may run in; Colab has "namespaces"
+isolation = "bubblewrap"  # the weakest sandbox that is allowed; Colab has "namespaces"
 train_tasks = 1300
 test_tasks = 90
 most_real = 1000  # functions of the package `algorithms`
 epochs = 3
 lora_rank = 32
-learning_rate = 4e-3  # high: the model is small, and so is the time
-row_length = 512  # tokens; several conversations to a row
+learning_rate = 4e-3  # high, because the model is small and time is short
+row_length = 512  # tokens; a row holds several conversations
 rows_per_step = 4
 quantized_steps = 20
 run_seconds = 20.0  # for one answer
@@ -43,14 +44,16 @@ question = "Write a Python function `add_seven(x)`.\nReturn x plus 7."
 print(lm.chat(question, max_new_tokens=24))
 
 # %% [markdown]
-# It goes on with *some* Python, if anything: nobody has told it what a question is.
+# The model continues with *some* Python, if with anything. Nothing in its training told
+# it what a question is.
 #
 # ## Questions from real code
 #
-# The idea is OSS-Instruct's: open source code is full of answers. A function with a
-# docstring is one, its first paragraph is the question, and its doctests decide whether an
-# answer is right. (OSS-Instruct has a large model write the questions; here the
-# author of the function has done it.) The package `algorithms` has hundreds of them.
+# The idea comes from OSS-Instruct: open source code is full of answers. A documented
+# function is an answer, the first paragraph of its docstring is the question, and its
+# doctests decide whether another answer is right. In OSS-Instruct a large model writes
+# the questions. Here the author of the function has written them already. The package
+# `algorithms` has hundreds of such functions.
 
 # %%
 import importlib.util
@@ -72,12 +75,12 @@ print("\n" + found[3].question)
 print("──\n" + found[3].answer)
 
 # %% [markdown]
-# ## Only what runs
+# ## Only answers that run
 #
-# Each answer is executed with its examples, in a sandbox: a process of its own, with limits
-# of time and memory, no network, and files that it cannot write. Code from a repository
-# or from a model never runs anywhere else. Where the sandbox cannot be had, the next cell
-# stops and says what to do.
+# Each answer is run with its examples in a sandbox. This is a process of its own with
+# limits on time and memory, without a network, and with files that it cannot write.
+# Code that comes from a repository or a model never runs anywhere else. If the sandbox
+# is not available on your machine, the next cell stops and says what to do.
 
 # %%
 from codegemma_keras import sandbox
@@ -96,11 +99,12 @@ for (step, reason), (number, _) in sorted(report.counts.items()):
         print(f"{reason:24} {number:4}")
 
 # %% [markdown]
-# ## Easy ones, too
+# ## Easy questions, too
 #
-# A model of a few million parameters answers none of these, before or after. So most of
-# the set is made by rule: fifteen kinds of one-line functions, with names, numbers and
-# wordings that vary. The test asks for functions with names that training never shows.
+# A model with a few million parameters cannot answer any of these questions, before or
+# after the training. So most of the training set is made by rules: fifteen kinds of
+# one-line functions, with names, numbers and wordings that vary. The test asks for
+# functions whose names never occur in the training set.
 
 # %%
 from codegemma_keras.tasks import small_functions
@@ -115,10 +119,11 @@ print(
 )
 
 # %% [markdown]
-# ## What is learnt
+# ## What the loss counts
 #
-# The conversation has turns, and the loss counts on the answer and on the token that ends
-# it, by which the model learns to stop. Green is learnt, grey is only read.
+# A conversation has turns. The loss counts the answer and the token that ends it, from
+# which the model learns to stop. The green text is learnt, and the grey text is only
+# read.
 
 # %%
 import html
@@ -149,9 +154,10 @@ print(
 )
 
 # %% [markdown]
-# ## Before
+# ## Before the training
 #
-# The score is the share of answers that run and do what the question's examples show.
+# The score is the share of answers that run and do what the examples of the question
+# show.
 
 # %%
 from codegemma_keras import chat
@@ -182,8 +188,9 @@ print(f"pass rate before: {before:.0%}")
 # %% [markdown]
 # ## LoRA
 #
-# The model's matrices stay as they are; beside each, a product of two thin ones is
-# trained. That is a few percent of the weights, and the file is as small.
+# The matrices of the model stay as they are. Beside each of them, the product of two
+# thin matrices is trained. These are a few percent of all weights, and the saved file
+# is correspondingly small.
 
 # %%
 import keras
@@ -246,7 +253,7 @@ axes.set(xlabel="step", ylabel="loss, nats a token")
 plt.show()
 
 # %% [markdown]
-# ## After
+# ## After the training
 
 # %%
 answers_after = ask(lm, test)
@@ -267,8 +274,8 @@ real_rate, _ = score(ask(lm, held_out_real), held_out_real)
 print(f"on real functions it never saw: {real_rate:.0%} of {len(held_out_real)}")
 
 # %% [markdown]
-# As said: real functions are out of reach for a model this small. Some answers to the easy
-# ones, and what the sandbox said:
+# Real functions remain out of reach for a model of this size. Here are some answers to
+# the easy questions, with the result of the sandbox:
 
 # %%
 for number in range(4):
@@ -280,9 +287,9 @@ for number in range(4):
 # %% [markdown]
 # ## Save, load, merge
 #
-# The adapter is a folder in PEFT's format, in which Transformers loads it as well. Loaded
-# on a fresh model it gives the same answers; merged into the matrices it costs nothing
-# more at run time, up to rounding.
+# The adapter is saved as a folder in PEFT's format, which Transformers can load as
+# well. When a fresh model loads it, the answers are the same. When it is merged into
+# the matrices, it costs no time any more, and the answers are the same up to rounding.
 
 # %%
 lora.save(lm, "adapter", "answers")
@@ -309,9 +316,10 @@ print(f"merged, log-probabilities differ by at most {drift:.1e}")
 # %% [markdown]
 # ## QLoRA
 #
-# The frozen matrices can be 8-bit integers: a quarter of float32's memory. The adapter
-# stays in float32 and is trained the same way. That is how the 7B is tuned on a GPU with
-# 16 GB.
+# The frozen matrices can be stored as 8-bit integers, which take a quarter of the
+# memory of float32. The adapter stays in float32 and is trained in the same way.
+# According to `codegemma plan`, a 7B model can be tuned in this way on a GPU with 24
+# GB.
 
 # %%
 small = CodeGemmaCausalLM.from_preset(preset, dtype=dtype)
@@ -330,11 +338,12 @@ print(f"blocks: {full:.1f} MB -> {quantized:.1f} MB")
 quantized_losses = train_adapter(small, quantized_steps)
 
 # %% [markdown]
-# ## What was claimed
+# ## Summary
 #
-# Hardly any answer passed before; a good part passes now, for functions with names that
-# training never showed. An adapter survives saving, loading and merging; a quantized base
-# trains.
+# Before the training hardly any answer passed. Now a good part of them passes, for
+# functions whose names never occurred in the training set. The adapter survives saving,
+# loading and merging, and an adapter on a quantized base can be trained. The last cell
+# checks this.
 
 # %%
 import os

@@ -1,13 +1,15 @@
 # %% [markdown]
 # # Mathematics, step by step
 #
-# CodeGemma's instruct models were also trained to reason about numbers. Here you teach a
-# small model to: make problems with worked steps, have every answer checked by a computer
-# algebra system, fine-tune, and count right answers by kind of problem, on numbers that
-# training never showed. You also see where it still fails, and why.
+# CodeGemma's instruct models were also trained to reason about numbers. In this
+# notebook you teach a small model to do so. You make problems with worked steps, let a
+# computer algebra system check every answer, fine-tune the model, and count right
+# answers for each kind of problem, with numbers that the training never showed. You
+# also see where the model still fails, and why.
 #
-# Needed: notebook 01, or knowing what a prompt is. For a real model set `preset` to
-# `code_gemma_1.1_instruct_7b_en` and `lora_rank` to 16: notebook 03 says what that does.
+# You should know notebook 01, or at least what a prompt is. For a real model, set
+# `preset` to `code_gemma_1.1_instruct_7b_en` and `lora_rank` to 16. Notebook 03
+# explains LoRA.
 
 # %% tags=["parameters"] backend="tensorflow"
 preset = "code_gemma_tiny_py"
@@ -45,13 +47,13 @@ except (OSError, ValueError, MemoryError) as error:
 print(lm.chat("What is 2 + 2?", max_new_tokens=16))
 
 # %% [markdown]
-# The small model was trained on Python only; it does not know what a question is.
+# The small model was trained on Python only, so it does not know what a question is.
 #
 # ## Problems with steps
 #
-# A model of any size is bad at adding numbers in its head, and good at one digit at a
-# time. So the worked solution writes down what a child would: columns from the right, and
-# what is carried.
+# Models of any size are bad at adding long numbers at once, and good at adding one
+# digit at a time. So the worked solution writes down what a child would write: the
+# columns from the right, and the carries.
 
 # %%
 import numpy as np
@@ -65,11 +67,12 @@ for family in maths.FAMILIES:
     print(problem.messages()[1]["content"], end="\n\n")
 
 # %% [markdown]
-# ## Who checks?
+# ## How answers are checked
 #
-# Each problem also exists as an equation, and `evals.maths` asks sympy whether an answer
-# solves it. `28`, `28.0` and `56/2` are the same answer. What a model wrote is never
-# evaluated as code: only digits, brackets and the four operations are read at all.
+# Each problem also exists as an equation, and `evals.maths` asks SymPy whether an
+# answer solves it. `28`, `28.0` and `56/2` are the same answer. Text that a model wrote
+# is never evaluated as code. Only digits, brackets and the four operations are read at
+# all.
 
 # %%
 from codegemma_keras.tasks import answers as checks
@@ -92,13 +95,13 @@ for family, row in table.items():
     print(f"  {family:14} {row['right']} of {row['problems']}")
 
 # %% [markdown]
-# A fifth of all *numbers* is held out, whatever the words: if 28 + 30 is in the test, then
-# 58 - 28 and x - 30 = 28 are not in training either.
+# A fifth of all *numbers* is held out, in whatever words they appear. If 28 + 30 is in
+# the test set, then neither 58 - 28 nor x - 30 = 28 is in the training set.
 #
-# ## What is learnt
+# ## What the loss counts
 #
-# Problems become conversations, and the loss counts on the answers only. Below, one row
-# of training: green is learnt, grey is only read.
+# Problems become conversations, and the loss counts only the answers. Below is one row
+# of training data. The green text is learnt, and the grey text is only read.
 
 # %%
 import html
@@ -128,7 +131,7 @@ print(f"{len(train)} problems in {len(y)} rows of {row_length} tokens")
 print(f"{weight.mean():.0%} of the tokens are learnt")
 
 # %% [markdown]
-# ## Before
+# ## Before the training
 
 # %%
 from codegemma_keras import chat
@@ -151,8 +154,8 @@ for family, row in before.items():
 # %% [markdown]
 # ## Training
 #
-# All of the small model's weights are trained: it has to learn a language that it has
-# never seen. A large model knows it, and an adapter suffices.
+# All weights of the small model are trained, because it must learn a language that it
+# has never seen. A large model knows the language already, and an adapter is enough.
 
 # %%
 import keras
@@ -193,9 +196,9 @@ for epoch in range(epochs):
 lm.preprocessor = text_preprocessor
 
 # %% [markdown]
-# ## After
+# ## After the training
 #
-# The same questions again.
+# The model gets the same questions again.
 
 # %%
 import matplotlib.pyplot as plt
@@ -225,10 +228,11 @@ for name in names:
 # %% [markdown]
 # ## Where it still fails
 #
-# Four families were never trained. The *long sum* needs the very same steps as a sum, only
-# more of them: models of this kind learn a procedure at the length at which they saw it.
-# *Words: loss* needs a subtraction that other families have, but nobody said that giving
-# away means to subtract. One wrong answer of each kind:
+# Four families of problems were not part of the training. The *long sum* needs the same
+# steps as a sum, only more of them: models of this kind learn a procedure for the
+# lengths that they saw. *Words: loss* needs a subtraction, which other families have as
+# well, but nothing in the training said that giving something away means to subtract.
+# Here is one wrong answer of each kind:
 
 # %%
 shown = set()
@@ -242,14 +246,15 @@ for problem, answer in zip(test, answers_after, strict=True):
 # %% [markdown]
 # ## With a network
 #
-# GSM8K, 8,500 school problems in words, comes through TensorFlow Datasets:
-# `tfds.data_source("gsm8k")` has `question` and `answer`, and `answer_of` reads its
-# `####`. A model needs some billions of parameters before it solves any.
+# GSM8K has 8,500 school problems in words, and TensorFlow Datasets can download it:
+# `tfds.data_source("gsm8k")` has the columns `question` and `answer`, and `answer_of`
+# reads its `####`. A model needs some billions of parameters to solve any of them.
 #
-# ## What was claimed
+# ## Summary
 #
-# Before training the model solved next to nothing; after, most problems of several
-# families, on numbers it had not seen together.
+# Before the training the model solved almost nothing. Afterwards it solves most
+# problems of several families, with pairs of numbers that it had not seen. The last
+# cell checks this.
 
 # %%
 import os

@@ -1,15 +1,17 @@
 # %% [markdown]
 # # Tokens and control tokens
 #
-# A language model never sees text. It sees a row of integers, and every one of them names
-# a *piece* of text from a fixed list, the vocabulary. Here you take CodeGemma's way from
-# text to integers apart: which pieces there are, how a text is cut into them (you write
-# the algorithm, and it agrees with the real one), why bytes matter, and how a prompt says
-# "here is the cursor" with tokens that no text can forge.
+# A language model never sees text. It sees a row of integers, and every one of them
+# names a *piece* of text from a fixed list, the vocabulary. In this chapter you take
+# apart how CodeGemma turns text into integers. You see which pieces there are, and how
+# a text is cut into them. You write this algorithm yourself, and its results agree with
+# those of the real one. You also see why bytes matter, and how a prompt marks the
+# cursor with tokens that no text can forge.
 #
-# You need Python, and nothing of machine learning. No network is used and no model
-# computes anything, so every cell answers at once. The vocabulary in the package has
-# 8,192 pieces; that of `code_gemma_2b_en` has 256,000, and is of the same kind.
+# You need to know Python, and nothing about machine learning. No network is used and no
+# model computes anything, so every cell answers at once. The vocabulary in the package
+# has 8,192 pieces. The vocabulary of `code_gemma_2b_en` is of the same kind and has
+# 256,000.
 
 # %% tags=["parameters"]
 preset = "code_gemma_tiny_py"
@@ -59,9 +61,9 @@ show_tokens(ids)
 #
 # ## Any text, byte for byte
 #
-# The vocabulary has one token for each of the 256 bytes, so there is no text that it
-# cannot spell, and nothing like `<unk>` ever replaces a character. What went in comes
-# out, line ends and all.
+# The vocabulary has one token for each of the 256 bytes. So it can spell any text, and
+# nothing like `<unk>` ever replaces a character. Decoding gives back exactly what was
+# encoded, including line ends.
 
 # %%
 samples = {
@@ -100,8 +102,9 @@ plt.show()
 #
 # ## Learning a vocabulary
 #
-# Where do the pieces come from? *Byte pair encoding* begins with single characters,
-# counts which two neighbours are most frequent, and makes them a new piece. Then again.
+# Where do the pieces come from? *Byte pair encoding* begins with single characters. It
+# counts which two neighbours are most frequent, makes them a new piece, and repeats
+# this.
 
 # %%
 import collections
@@ -220,10 +223,10 @@ for name, file in files.items():
 # %% [markdown]
 # ## Control tokens
 #
-# A prompt has to say things that are no text: here begins what stands before the cursor,
-# here is what stands after it, now write. Each such sign is one token with an id of its
-# own. The package keeps them apart by *type*: a `fim.Control` becomes the token, a string
-# never does.
+# A prompt must say things that are not text: where the part before the cursor begins,
+# where the part after it begins, and that the model should write now. Each such sign is
+# a *control token* with an id of its own. The package keeps them apart by *type*: a
+# `fim.Control` becomes the token, a string never does.
 
 # %%
 for control in (fim.START, fim.END, *fim.SENTINELS, fim.FILE_SEPARATOR):
@@ -234,11 +237,12 @@ forged = tokenizer.encode(str(fim.PREFIX))
 print("the same characters as text:", [tokenizer.decode([i]) for i in forged])
 
 # %% [markdown]
-# Why so strict? Take a file that *speaks about* CodeGemma: a test, this very tutorial. If
-# its text could become control tokens, the model would believe that a new prompt begins in
-# the middle of the file. The same mistake has a name where databases are concerned:
-# injection. The method named `tokenize`, which `generate` uses for raw prompts, does read
-# them; use it for prompts that you wrote, never for files that someone else wrote.
+# Why is this so strict? Consider a file that is *about* CodeGemma, such as a test or
+# this very tutorial. If its text could become control tokens, the model would believe
+# that a new prompt begins in the middle of the file. In databases, the same mistake is
+# called injection. The method `tokenize`, which `generate` uses for raw prompts, does
+# turn such text into control tokens. Use it for prompts that you wrote, and never for
+# files that someone else wrote.
 
 # %%
 file_about_us = "# The prompt starts with <|fim_prefix|>, then comes the code.\n"
@@ -252,8 +256,8 @@ print("tokenize:", prefix_id in as_raw_prompt)
 # ## Borders
 #
 # Each part of a prompt is encoded by itself. So the cursor is always a border between
-# tokens, and that can cost something: cut a word, and its halves are other tokens than
-# the whole. Let us cut the small program above at every place and count.
+# tokens. This can have a cost: if a word is cut, its halves are other tokens than the
+# whole word. Let us cut the small program above at every place and count.
 
 # %%
 whole = len(tokenizer.encode(source))
@@ -364,7 +368,9 @@ assert merge_once(["x", "y"], {}) == ["x", "y"], (
 )
 
 # %% [markdown]
-# ## What was claimed
+# ## Check
+#
+# The last cell checks what this chapter says.
 
 # %%
 assert all(agree.values()), agree

@@ -1,11 +1,11 @@
 # %% [markdown]
 # # The network, from einsum up
 #
-# CodeGemma is a stack of a few dozen equal blocks, and a block is two ideas: *attention*,
-# by which a token looks at earlier ones, and a *feed-forward* layer, which works on each
-# token alone. Here you write all of it with numpy, about sixty lines, read the trained
-# weights into it, and compare with the package after each part. In the end both give the
-# same numbers, and you have seen everything that there is.
+# CodeGemma is a stack of a few dozen equal blocks, and a block is two ideas:
+# *attention*, by which a token looks at earlier ones, and a *feed-forward* layer, which
+# works on each token alone. In this chapter you write all of it with NumPy in about
+# sixty lines, load the trained weights, and compare with the package after each part.
+# In the end both give the same numbers, and you have seen every part of the network.
 #
 # You need to know what a matrix product is. The letters are those of the package:
 # B rows, T tokens, D width, N query heads, K key and value heads, H size of a head,
@@ -33,11 +33,11 @@ print(ids.shape[1], "tokens in, logits", logits.shape, "out")
 print("likeliest next token:", repr(tokenizer.decode([best])))
 
 # %% [markdown]
-# That is the whole interface of a language model: a row of integers in, and for every
-# place a number for each of the V possible next tokens. All below is about how `logits`
-# came about.
+# This is the whole interface of a language model. It takes a row of integers, and for
+# every place it returns a number for each of the V possible next tokens. The rest of
+# this chapter is about how `logits` is computed.
 #
-# ## The numbers it learnt
+# ## The weights
 
 # %%
 import matplotlib.pyplot as plt
@@ -79,9 +79,10 @@ plt.show()
 print(f"{counted:,} parameters in {len(blocks)} blocks")
 
 # %% [markdown]
-# Nine arrays a block, one table, one last norm; no bias anywhere. Key and value are small,
-# because one head of them serves all query heads (*multi-query attention*; the 7B model
-# has as many as query heads).
+# Each block has nine arrays. There are also one table and one final norm, and there is
+# no bias anywhere. The arrays for key and value are small, because one key/value head
+# serves all query heads. This is called *multi-query attention*. The 7B model has as
+# many key/value heads as query heads.
 #
 # ## From ids to vectors
 #
@@ -108,9 +109,10 @@ errors = [compare("embedding", x, backbone.embed(ids))]
 # %% [markdown]
 # ## RMSNorm
 #
-# Before each of the two parts of a block, a vector is brought to the length that the part
-# was trained with: divided by its root mean square, and scaled feature by feature. The
-# learnt scale is stored as a difference to 1, so that an untrained norm does nothing.
+# Before each of the two parts of a block, a vector is brought to the size that the part
+# was trained with. It is divided by its root mean square, and then each feature is
+# scaled. The learnt scale is stored as the difference to 1, so an untrained norm scales
+# nothing.
 
 
 # %%
@@ -124,14 +126,14 @@ first = backbone.transformer_layers[0]
 errors.append(compare("RMSNorm", normed, first.pre_attention_norm(x)))
 
 # %% [markdown]
-# ## Where a token stands
+# ## Positions
 #
-# Attention compares vectors, and a comparison does not know positions. *Rotary* encoding
-# puts them in by turning. A head's vector is taken as H / 2 pairs of numbers, each pair an
-# arrow in a plane. At position p, arrow i is turned by the angle p times its frequency:
-# the first arrow by one radian a token, the last by about a ten-thousandth of that.
-# Comparing two turned arrows then depends on *how far apart* the tokens are, and on
-# nothing else.
+# Attention compares vectors, and a comparison does not know their positions. *Rotary*
+# encoding adds the positions by rotation. A head's vector is taken as H / 2 pairs of
+# numbers, each pair an arrow in a plane. At position p, arrow i is turned by the angle
+# p times its frequency: the first arrow by one radian a token, the last by about a
+# ten-thousandth of that. Comparing two turned arrows then depends on *how far apart*
+# the tokens are, and on nothing else.
 
 
 # %%
@@ -212,9 +214,9 @@ theirs = first.attention(
 errors.append(compare("attention", attended, theirs))
 
 # %% [markdown]
-# What do heads look at? Each picture is one head of the first block. Row: the token that
-# looks; column: the token that is looked at; the darker, the more it takes. Nobody told
-# the heads what to do, and they do different things.
+# What do heads look at? Each picture is one head of the first block. Row: the token
+# that looks; column: the token that is looked at; the darker, the more it takes.
+# Training did not tell the heads what to do, and they do different things.
 
 # %%
 pieces = [tokenizer.decode([i]).replace("\n", "⏎") or "bos" for i in ids[0]]
@@ -229,9 +231,9 @@ plt.show()
 # %% [markdown]
 # ## The feed-forward part
 #
-# Each token by itself is spread to F numbers, twice. One of the two, through the curve
-# named GELU, is the gate: it lets the other's numbers pass, or not. Then back to D. Most
-# of a model's parameters are here.
+# Each token is projected to F numbers, twice. One of the two results passes through the
+# function GELU and acts as a gate: it decides how much of the other result passes. A
+# last projection leads back to D numbers. Most parameters of a model are in this part.
 
 
 # %%
@@ -278,14 +280,14 @@ same_choice = bool((ours.argmax(-1) == logits.argmax(-1)).all())
 print("the same likeliest token at every place:", same_choice)
 
 # %% [markdown]
-# Sixty lines, and the same numbers as the package, which computes in float32 where numpy
-# took float64 here and there.
+# These sixty lines give the same numbers as the package. Small differences remain
+# because the package computes in float32, and NumPy used float64 in some places.
 #
 # ## Looking inside
 #
-# Because every layer only adds, one can ask early: what would the model answer if it had
-# to stop after layer 2? Below, for some places of the text, the probability of the token
-# that the full network finds likeliest.
+# Because every layer only adds something, you can ask early: what would the model
+# answer if it had to stop after layer 2? The picture below shows, for some places of
+# the text, the probability of the token that the full network finds likeliest.
 
 # %%
 final = softmax(ours)[0]  # [T, V]
@@ -350,9 +352,9 @@ assert mask.sum() == 3 + 6, (
 )
 
 # %% [markdown]
-# **3.** With multi-query attention, G query heads share one key head. Software that knows
-# only equal numbers of heads can still run such a model, if the keys are repeated. In
-# which order?
+# **3.** With multi-query attention, G query heads share one key head. Software that
+# knows only equal numbers of heads can still run such a model, if the keys are
+# repeated. In which order must they be repeated?
 
 
 # %% tags=["exercise"]
@@ -373,7 +375,9 @@ assert np.allclose(plain.reshape(grouped.shape), grouped), (
 )
 
 # %% [markdown]
-# ## What was claimed
+# ## Check
+#
+# The last cell checks what this chapter says.
 
 # %%
 assert max(errors) < tolerance, errors

@@ -1,11 +1,11 @@
 # %% [markdown]
 # # Attention and the KV cache, measured
 #
-# A model answers one token at a time, and each new token looks back at all earlier ones.
-# Done naively, the work for one more token grows with all that was written. The *cache* of
-# keys and values makes it almost constant, and it is also what fills the memory of a
-# server. Here you build one, prove that it changes nothing but the time, measure it, and
-# compute what it costs for the real models.
+# A model answers one token at a time, and each new token looks back at all earlier
+# ones. Without a cache, the work for one more token grows with the length of the text.
+# The *cache* of keys and values makes this work almost constant, and it is also what
+# fills the memory of a server. In this chapter you build a cache, show that it changes
+# nothing but the time, measure it, and compute what it costs for the real models.
 #
 # You need chapter 11, or to know what keys and values are.
 
@@ -36,8 +36,8 @@ print(lm.generate(prompt, max_new_tokens=12))
 # %% [markdown]
 # ## Without a cache
 #
-# The plainest program that continues a text: run the network on everything, take the
-# likeliest next token, append it, again.
+# The simplest program that continues a text runs the network on the whole text, takes
+# the likeliest next token, appends it, and repeats this.
 
 
 # %%
@@ -58,16 +58,17 @@ naive = continue_naively(start, 6)
 print(repr(tokenizer.decode(naive[len(start) :])))
 
 # %% [markdown]
-# In step 6 the network computes again what it computed in steps 1 to 5: the same tokens at
-# the same places, seeing the same earlier tokens, give the same numbers. That is so since
-# no token looks ahead. Of all that was computed for an old token, later ones need two
-# things only: its key and its value, in each layer.
+# In step 6 the network computes again what it computed in steps 1 to 5: the same tokens
+# at the same places, seeing the same earlier tokens, give the same numbers. This holds
+# because no token looks ahead. Of everything that was computed for an earlier token,
+# later tokens need only two things: its key and its value in each layer.
 #
 # ## With a cache
 #
-# So keep them: for each layer two arrays of `[B, S, K, H]` with room for S tokens. Reading
-# the prompt fills the first slots (*prefill*). Then each step runs the network on **one**
-# token, writes its key and value into the next slot, and looks at all slots up to there.
+# So we keep them: for each layer, there are two arrays of `[B, S, K, H]` with room for
+# S tokens. Reading the prompt fills the first slots (*prefill*). Then each step runs
+# the network on **one** token, writes its key and value into the next slot, and looks
+# at all slots up to there.
 
 
 # %%
@@ -91,8 +92,9 @@ cached = continue_with_cache(start, 6, slots=64)
 print("the same tokens:", cached == naive)
 
 # %% [markdown]
-# Equal tokens are a weak test, since the likeliest one may win by far. So compare all
-# logits: the row at once, and the row token by token through the cache.
+# Equal tokens are a weak test, because the likeliest token may win by a wide margin. So
+# we compare all logits: those of the whole row at once, and those of the row token by
+# token through the cache.
 
 # %%
 row = ops.convert_to_tensor([naive])
@@ -109,9 +111,10 @@ print(f"largest difference: {difference:.1e} of the largest logit")
 # %% [markdown]
 # ## What it looks like
 #
-# Both pictures show one layer of one row. Left, the keys in the cache: slots fill from the
-# left, and what is beyond is never looked at. Right, who looks at whom: naive decoding
-# computes the whole triangle for each new token, the cache only its last line.
+# Both pictures show one layer of one row. The left one shows the keys in the cache.
+# Slots are filled from the left, and slots beyond the text are never looked at. The
+# right one shows which token looks at which. Without a cache, the whole triangle is
+# computed for each new token, and with a cache only its last line.
 
 # %%
 keys = ops.convert_to_numpy(
@@ -132,9 +135,10 @@ plt.show()
 # %% [markdown]
 # ## Measured
 #
-# The time for *one more* token, after T tokens, both ways. So far each operation was called
-# by itself, and the calls would be most of what we measure. So both ways are compiled, which
-# makes one program of all operations, for each length its own. (Chapter 24 is about that.)
+# Now we measure the time for *one more* token after T tokens, with and without the
+# cache. So far, Python called each operation by itself, and most of the measured time
+# would be that of the calls. Therefore both ways are compiled. This makes one program
+# of all operations, with one program for each length. (Chapter 24 explains it.)
 
 
 # %%
@@ -184,10 +188,10 @@ print(f"{gain:.1f} times faster at {lengths[-1]} tokens")
 # %% [markdown]
 # ## What it costs: memory
 #
-# Each token of each row keeps a key and a value of K heads of H numbers, in every layer.
-# The number of *query* heads does not matter. The 2B model has one key head (multi-query
-# attention), the 7B has sixteen. Draw what one row of text takes, in bfloat16, two bytes a
-# number.
+# Each token of each row keeps a key and a value of K heads of H numbers, in every
+# layer. The number of *query* heads does not matter. The 2B model has one key head
+# (multi-query attention), the 7B has sixteen. The next picture shows what one row of
+# text takes in bfloat16, which has two bytes for each number.
 
 # %%
 models = {
@@ -211,10 +215,10 @@ axes.legend()
 plt.show()
 
 # %% [markdown]
-# Take a card of 32 GB. The weights of the 7B model are 17 GB in bfloat16, and the rest holds
-# the cache of three rows of full context. The 2B model's weights are 5 GB, and the rest
-# holds 178 rows. That is what multi-query attention is for. And since decoding reads all
-# weights *and* all of the cache for each token, less memory is less time, too.
+# Take a card of 32 GB. The weights of the 7B model are 17 GB in bfloat16, and the rest
+# holds the cache of three rows of full context. The 2B model's weights are 5 GB, and
+# the rest holds 178 rows. This is the purpose of multi-query attention. Decoding reads
+# all weights *and* the whole cache for each token, so less memory also means less time.
 #
 # ## Reuse
 #
@@ -310,7 +314,9 @@ assert to_compute([2, 10, 11], [2, 10, 11]) == (2, [11]), (
 assert to_compute([2, 10, 11, 12], [2, 10]) == (1, [10]), "Hint: a shorter prompt, too."
 
 # %% [markdown]
-# ## What was claimed
+# ## Check
+#
+# The last cell checks what this chapter says.
 
 # %%
 assert cached == naive

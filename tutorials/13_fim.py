@@ -2,13 +2,14 @@
 # # Filling in the middle: how a left-to-right model learns to look ahead
 #
 # A language model reads from left to right and predicts what comes next. An editor's
-# cursor stands in the *middle*: what follows it matters as much as what stands before.
-# Here you learn the trick that brings the two together, why it needs nothing but another
-# order of the text, and why the place where training cuts a file decides whether it works.
+# cursor stands in the *middle*, and the text after it matters as much as the text
+# before it. In this chapter you learn the method that brings the two together. You see
+# why it needs nothing but another order of the text, and why it matters where the
+# training cuts a file.
 #
 # You need chapter 10, or to know what a token is. The model in the package is small and
-# wrong more often than right; it is measured here, not admired. Its measuring stick is
-# code that it was not trained on: the library `rich`.
+# wrong more often than right. You measure it on code that it was not trained on, the
+# library `rich`.
 
 # %% tags=["parameters"]
 preset = "code_gemma_tiny_py"
@@ -32,8 +33,8 @@ middle = lm.infill(before, after, path="shapes.py", max_new_tokens=16)
 print(before + "▶" + middle + "◀" + after)
 
 # %% [markdown]
-# Whatever stands between ▶ and ◀: a model that had read only the part before could not
-# know of the name `result`.
+# The model wrote the text between ▶ and ◀. A model that had read only the part before
+# the cursor could not know the name `result`.
 #
 # ## The trick
 #
@@ -81,8 +82,8 @@ for mode in ("psm", "spm"):
 # where the answer follows directly on what it continues. CodeGemma learnt both, half and
 # half, and left some files as they are, so that it still writes from left to right.
 #
-# Nothing is lost on the way: from the parts, and even from the tokens, the three texts
-# come back.
+# Nothing is lost. The three texts can be recovered from the parts, and even from the
+# tokens.
 
 # %%
 returned = []
@@ -96,10 +97,11 @@ for mode in ("psm", "spm"):
 # %% [markdown]
 # ## Does it read the suffix?
 #
-# Ask for a line of code of which we know the right answer, and measure how probable that
-# answer is to the model, in *nats* (the lower, the better; one nat less is 2.7 times as
-# probable). Twice: with the suffix that belongs there, and with the suffix of another
-# place. If the model ignores what follows the cursor, there is no difference.
+# Ask for a line of code of which we know the right answer, and measure how probable
+# that answer is to the model, in *nats* (the lower, the better; one nat less is 2.7
+# times as probable). We measure this twice: with the suffix that belongs there, and
+# with the suffix of another place. If the model ignores the text after the cursor,
+# there is no difference.
 
 # %%
 import random
@@ -174,7 +176,8 @@ plt.show()
 #
 # Training has to choose two places in every file. The first choice that comes to mind,
 # two uniformly random places, gives middles of a third of the file. But what does an
-# editor ask for? The rest of a line, or a few lines. Three rules, drawn on the same files:
+# editor ask for? It asks for the rest of a line, or for a few lines. The next picture
+# shows three rules on the same files:
 
 # %%
 rules = ("character", "short", "line")
@@ -223,10 +226,10 @@ for text in held_out[:8]:
 print(f"{inside / total:.0%} of all cursor places are inside a token")
 
 # %% [markdown]
-# Hence: cut *characters* first, then encode each part by itself. A model that was trained
-# on cuts between tokens has never seen a half word before the cursor. Bavarian et al.
-# (2022) trained the same model three times and published this, the pass rate on middles
-# between random characters:
+# Therefore training must cut between *characters* first, and then encode each part by
+# itself. A model that was trained on cuts between tokens has never seen a half word
+# before the cursor. Bavarian et al. (2022) trained the same model three times and
+# published this, the pass rate on middles between random characters:
 
 # %%
 published = {
@@ -242,14 +245,15 @@ axes.set(xlabel="pass rate, random-span infilling (arXiv 2207.14255)", xlim=(0, 
 plt.show()
 
 # %% [markdown]
-# Twenty times as many solved, from nothing but the place of the cut.
+# Twenty times as many problems are solved, and only the place of the cut differs.
 #
 # ## The end is the point
 #
 # A middle has to *end*: after it, training puts the sign for "another file follows", or
-# the end of the text. A classic mistake loses it. Files are longer than rows, so something
-# must be cut off. If you rearrange first and truncate then, what falls off the end is the
-# middle, with its end. Below, the same files are made into rows in both orders.
+# the end of the text. A classic mistake loses it. Files are longer than rows, so
+# something must be cut off. If you rearrange the parts first and truncate afterwards,
+# you lose the middle and the sign that ends it. Below, the same files become rows in
+# both orders.
 
 
 # %%
@@ -343,7 +347,9 @@ assert answer_of(["say '<|fim_prefix|>'"]) == "say '<|fim_prefix|>'", (
 )
 
 # %% [markdown]
-# ## What was claimed
+# ## Check
+#
+# The last cell checks what this chapter says.
 
 # %%
 assert returned == [(prefix, middle, suffix)] * 2

@@ -2,12 +2,13 @@
 # # Reading a repository as a graph
 #
 # A file of a program rarely stands alone. It imports others, and whoever wants to
-# understand it reads those first. A code model can do the same, if its training text is put
-# together in that order: what is imported comes before what imports it. Here you build
-# that order by hand for a small repository: find the imports, see which files they mean,
-# break cycles, and lay the graph out in a line. Then you do it for a real one.
+# understand it reads those first. A code model can do the same if its training text has
+# this order: an imported file comes before the files that import it. In this chapter
+# you build this order by hand for a small repository. You find the imports, decide
+# which files they mean, break cycles, and put the files in a line. Then you do the same
+# for a real repository.
 #
-# You need Python. No model is used, and every cell answers at once.
+# You need to know Python. No model is used, and every cell answers at once.
 
 # %% tags=["parameters"]
 preset = "code_gemma_tiny_py"  # its tokenizer measures distances
@@ -56,9 +57,10 @@ print("\n".join(sorted(shop)))
 #
 # ## Step 1: imports
 #
-# Python's own parser finds them, and nothing is executed. We note the dotted name, how
-# many folders up a leading dot points, and whether the import stands inside a function:
-# those are carried out late, and are often there *because* of a cycle.
+# Python's own parser finds the imports, and nothing is executed. For each import, we
+# note the dotted name, how many folders up a leading dot points, and whether the import
+# stands inside a function. An import inside a function is executed late, and often
+# stands there *because* of a cycle.
 
 # %%
 import ast
@@ -170,10 +172,10 @@ print("removed:", removed)
 # %% [markdown]
 # ## Step 4: a line
 #
-# Now the files can be ordered. Next is always a file whose imports are all placed. Of
-# several, the one *nearest* to what is placed already, counted in steps along imports: so
-# what belongs together stays together. Ties go by name, and files that no edge touches come
-# last, by name.
+# Now the files can be ordered. The next file is always one whose imports are all
+# placed. If there are several, we take the one that is *nearest* to the placed files,
+# counted in steps along imports, so that related files stay together. Ties are decided
+# by name. Files without any edge come last, also ordered by name.
 
 
 # %%
@@ -203,8 +205,9 @@ order = line_up(shop, kept)
 print("\n".join(order))
 
 # %% [markdown]
-# Draw it: every file is a place on the line, every import an arc. An arc above the line is
-# obeyed, the imported file stands to the left. Orange arcs below have it wrong.
+# In the next picture, every file is a place on the line, and every import is an arc. An
+# arc above the line is obeyed: the imported file stands to the left. The orange arcs
+# below the line are not obeyed.
 
 # %%
 import matplotlib.pyplot as plt
@@ -277,9 +280,9 @@ for axis, (name, paths) in zip(axes, orders.items(), strict=True):
 plt.show()
 
 # %% [markdown]
-# What is gained? A model has a window. Count, for each import, whether the imported file
-# stands before the importer, and whether all of it is still in the window when the
-# importer's first line is read.
+# What does the order gain? A model can see only a window of tokens. For each import, we
+# count whether the imported file comes before the importer, and whether all of it is
+# still in the window when the importer's first line is read.
 
 # %%
 from codegemma_keras import CodeGemmaTokenizer
@@ -394,7 +397,9 @@ assert moved == ["m/a.py", "tests/test_a.py", "m/b.py", "tests/test_z.py"], (
 )
 
 # %% [markdown]
-# ## What was claimed
+# ## Check
+#
+# The last cell checks what this chapter says.
 
 # %%
 position = {path: i for i, path in enumerate(order)}

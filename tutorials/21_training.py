@@ -46,9 +46,10 @@ print([tokenizer.decode([i]) for i in ids[0][:24]])
 #
 # ## The data
 #
-# Files in random order, joined by the sign that ends one, and cut into rows. A row of
-# `length + 1` tokens is input and target at once: the target of each token is the next. The
-# last files are kept apart; nothing is learnt from them.
+# The files are put in random order, joined by the token that ends a file, and cut into
+# rows. A row of `length + 1` tokens is both input and target, because the target of
+# each token is the next one. The last files are held out, and nothing is learnt from
+# them.
 
 # %%
 order = np.random.default_rng(0).permutation(len(ids))
@@ -72,8 +73,9 @@ print(f"{len(train_rows)} rows to learn from, {len(test_rows)} to be tested on")
 # %% [markdown]
 # ## The network, and two checks
 #
-# An untrained network should know nothing: each of V tokens equally likely, a loss of
-# `ln V`. Much more means that it starts out with wrong convictions.
+# An untrained network should know nothing. All V tokens should be equally likely, which
+# gives a loss of `ln V`. A much larger loss means that the network starts with wrong
+# convictions.
 
 
 # %%
@@ -116,8 +118,9 @@ print(f"{parameters:,} parameters")
 print(f"loss {at_start:.2f}, ln V = {math.log(tokenizer.vocabulary_size()):.2f}")
 
 # %% [markdown]
-# The second check finds most mistakes in a training program, in seconds: give it *one* batch
-# again and again. It must learn it by heart. If it cannot, no amount of data will help.
+# The second check finds most mistakes of a training program within seconds: give the
+# network *one* batch again and again. It must learn this batch by heart. If it cannot,
+# no amount of data will help.
 
 # %%
 one_batch = inputs(train_rows[:batch])
@@ -152,9 +155,9 @@ print({name: round(value, 2) for name, value in counting.items()})
 # %% [markdown]
 # ## The run
 #
-# The learning rate rises for a few steps, since the first gradients of an untrained network
-# are wild; stays; and falls to zero, so that the last steps settle. There are more rows than
-# the run needs: none is seen twice.
+# The learning rate rises for a few steps, because the first gradients of an untrained
+# network are wild. Then it stays constant, and at the end it falls to zero, so that the
+# weights settle. There are more rows than the run needs, so no row is seen twice.
 
 # %%
 from codegemma_keras.training.schedules import WarmupStableDecay
@@ -272,9 +275,9 @@ assert abs(bits_per_byte(2.0, 100, 400) - 0.7213) < 1e-3, (
 )
 
 # %% [markdown]
-# **3.** You have a number of operations to spend. The rule of thumb of Hoffmann et al. (2022)
-# says that a network should see about 20 tokens per parameter. How large a network, and how
-# many tokens?
+# **3.** You have a number of operations to spend. The rule of thumb of Hoffmann et al.
+# (2022) says that a network should see about 20 tokens per parameter. How large a
+# network, and how many tokens?
 
 
 # %% tags=["exercise"]
@@ -289,7 +292,9 @@ assert abs(found[0] - 1e6) < 1, "Hint: that is 120 times the square of the param
 assert abs(found[1] - 20e6) < 20, "Hint: tokens are 20 times as many."
 
 # %% [markdown]
-# ## What was claimed
+# ## Check
+#
+# The last cell checks what this chapter says.
 
 # %%
 final = tested[-1][1]

@@ -1,16 +1,17 @@
 # %% [markdown]
 # # Evaluating code by running it
 #
-# Is a piece of generated code good? Not if it *looks* right, but if it *does* the right
-# thing: run it against tests. Here you build such an evaluation with all that makes it
-# honest: a sandbox, since you are about to run programs that nobody wrote; tests that catch
-# mistakes; the estimate named pass@k, and why the obvious formula for it is wrong; and how
-# far one may trust the result.
+# Generated code is good if it *does* the right thing, and not if it only *looks* right.
+# So it must be run against tests. In this chapter you build such an evaluation with
+# everything that makes it honest. You need a sandbox, because you are about to run
+# programs that no person has read, and tests that catch mistakes. You learn the
+# estimate pass@k, why the obvious formula for it is wrong, and how far you can trust
+# the result.
 #
-# You need to know Python. Programs run in the package's sandbox, which wants *bubblewrap*
-# (Debian and Ubuntu: `apt install bubblewrap`). Where there is none, the first cell that
-# runs a program says so, and nothing is run. On a machine that is thrown away afterwards,
-# such as a Colab notebook, you may set `least` to what it offers instead.
+# You need to know Python. Programs run in the package's sandbox, which needs
+# *bubblewrap* (on Debian and Ubuntu: `apt install bubblewrap`). If it is missing, the
+# first cell that runs a program says so, and nothing is run. On a disposable machine,
+# such as a Colab notebook, you may set `least` to the weaker sandbox that it offers.
 
 # %% tags=["parameters"]
 preset = "code_gemma_tiny_py"
@@ -58,9 +59,9 @@ for name, r in zip(bodies, results, strict=True):
 # %% [markdown]
 # ## Why not compare texts?
 #
-# A tempting shortcut: compare the answer with a reference, letter by letter. Here are
-# answers to one task, each with its likeness to the reference (1 is the same text) and with
-# what happens when it runs.
+# It is tempting to compare the answer with a reference, letter by letter. Here are
+# answers to one task, each with its likeness to the reference (1 is the same text) and
+# with what happens when it runs.
 
 # %%
 import difflib
@@ -146,9 +147,9 @@ plt.show()
 # %% [markdown]
 # ## A model, measured
 #
-# Eight small tasks: one line is missing, and tests follow. First the evaluation itself has
-# to be evaluated: with the right line every task must pass, and with none, none may. A
-# harness that fails this measures itself.
+# There are eight small tasks. In each, one line is missing, and tests follow. First the
+# evaluation itself must be tested: every task must pass with the right line, and none
+# may pass without one. An evaluation that fails this test measures only itself.
 
 # %%
 TASKS = [
@@ -231,8 +232,8 @@ for k, value in table.items():
     print(f"pass@{k}: {value:.0%}")
 
 # %% [markdown]
-# A model of a few million numbers solves few of them or none. To measure a real one, put its
-# name into the parameters; the evaluation stays as it is.
+# A model of a few million numbers solves few of them or none. To measure a real model,
+# put its name into the parameters. The evaluation stays the same.
 #
 # ## How far to trust it
 #
@@ -338,7 +339,9 @@ assert found != 2 / 3, (
 assert abs(found - 1 / 3) < 1e-9, "Hint: only the first task's choice passes."
 
 # %% [markdown]
-# ## What was claimed
+# ## Check
+#
+# The last cell checks what this chapter says.
 
 # %%
 assert passed == {"right"} or sandbox.isolation() != "bubblewrap", passed

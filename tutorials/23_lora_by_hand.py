@@ -1,11 +1,12 @@
 # %% [markdown]
 # # LoRA by hand
 #
-# To teach a model one more thing, one can train all of its numbers. Or one can leave them
-# as they are, and train a small *addition* to some of its matrices, made of two thin ones.
-# That is LoRA. Here you see why a small addition may do, write it as a layer of twenty
-# lines, put it into CodeGemma, train it beside full fine-tuning, and fold it into the
-# matrices again. In the end the package's own adapters turn out to be the same thing.
+# To teach a model one more thing, one can train all of its numbers. Or one can leave
+# them as they are, and train a small *addition* to some of its matrices, made of two
+# thin ones. That is LoRA. In this chapter you see why a small addition may be enough.
+# You write it as a layer of twenty lines, put it into CodeGemma, train it, compare it
+# with full fine-tuning, and merge it into the matrices. In the end you see that the
+# package's own adapters are the same thing.
 #
 # You need to know what training is; chapter 11 names the matrices.
 
@@ -18,8 +19,9 @@ least_drop = 0.4  # share of the loss on new examples that LoRA must take away
 tolerance = 1e-3  # of equal logits, relative to the largest
 
 # %% [markdown]
-# The lesson to be learnt: tests for a library that does not exist, `lumen`. The model
-# cannot know its names. Forty tests, made from a template; eight of them are kept apart.
+# The model shall learn to write tests for a library that does not exist, `lumen`, so it
+# cannot know its names already. There are forty tests, made from a template. Eight of
+# them are held out.
 
 # %%
 import contextlib
@@ -72,8 +74,8 @@ print(start_text + "▶" + lm.generate(start_text, max_new_tokens=24, strip_prom
 # %% [markdown]
 # ## Full fine-tuning, and what it changes
 #
-# First the plain way, to have something to compare with. We keep the model's numbers from
-# before, and look at what was *added* to them.
+# First we train all weights, to have something to compare with. We keep a copy of the
+# weights, and afterwards look at what was *added* to them.
 
 
 # %%
@@ -232,7 +234,8 @@ for name, count in trained.items():
 # %% [markdown]
 # ## Training
 #
-# The same data, the same number of steps, a higher learning rate: there is less to break.
+# The data and the number of steps are the same. The learning rate is higher, because
+# there is less to break.
 
 # %%
 curves[f"rank {rank}"] = fit(lm, 1e-2)
@@ -260,7 +263,7 @@ print(start_text + "▶" + lm.generate(start_text, max_new_tokens=24, strip_prom
 # what was learnt is a file of its own, a few hundred kilobytes here, beside a model that
 # is still the old one for everybody else.
 #
-# ## Folding it in
+# ## Merging
 #
 # At the end the addition can go into the matrix itself: `x W + s (x A) B` is
 # `x (W + s A B)`. Then the model is as fast as before, and has no trace of LoRA.
@@ -378,7 +381,9 @@ assert both[1].shape == (5, 6), "Hint: put b1 above b2."
 assert np.allclose(both[0] @ both[1], a1 @ b1 + a2 @ b2), "Hint: in the same order."
 
 # %% [markdown]
-# ## What was claimed
+# ## Check
+#
+# The last cell checks what this chapter says.
 
 # %%
 assert at_start == 0

@@ -1,11 +1,11 @@
 # %% [markdown]
 # # Fast decoding by hand
 #
-# The same model, the same tokens, and a fraction of the time: here you climb from the
-# plainest loop to the one the package runs, step by step. At each step you measure, and
-# you check that not a single token has changed. The steps: a cache, compilation, a loop
-# that does not leave the device, and guesses that are checked several at a time. And then
-# the greatest saving of all, which is to stop.
+# In this chapter the same model produces the same tokens in a fraction of the time. You
+# start with the simplest loop and go step by step to the loop of the package. At each
+# step you measure the time, and check that not a single token has changed. The steps
+# are a cache, compilation, a loop that does not leave the device, and guesses that are
+# checked several at a time. The largest saving comes last: it is to stop in time.
 #
 # You need chapter 12, or to know what a KV cache is.
 
@@ -89,7 +89,8 @@ measure("everything again", everything_again)
 # %% [markdown]
 # ## Step 1: a cache
 #
-# Chapter 12 in four lines. Nothing is compiled: each operation is called by itself.
+# This is chapter 12 in four lines. Nothing is compiled, so each operation is called by
+# itself.
 
 
 # %%
@@ -282,10 +283,11 @@ same = {name: tokens == found["everything again"] for name, tokens in found.item
 print("all the same tokens:", all(same.values()))
 
 # %% [markdown]
-# Left: the ladder. How the steps compare depends on the machine: on a GPU the trips cost
-# more, and the model's size shifts the balance from calling to reading. Right: how many
-# tokens each check won. On text that repeats, several; on new text, one, and then the
-# guesses were for nothing.
+# The left picture shows the time of each step. How the steps compare depends on the
+# machine. On a GPU, the trips to Python cost more, and a larger model spends more time
+# on reading weights and less on calls. The right picture shows how many tokens each
+# check won. On text that repeats itself, a check wins several tokens. On new text it
+# wins one, and the guesses were useless.
 #
 # ## Step 5: stop
 #
@@ -351,7 +353,8 @@ assert keep_until_stop([5, 1, 6, 70], {1, 70}) == ([5, 1], True), (
 
 # %% [markdown]
 # **3.** A compiled program fits one shape, and compiling takes seconds. So lengths are
-# rounded up to a few sizes, *buckets*: 64, 128, 256, ... Which bucket is for a length?
+# rounded up to a few sizes, *buckets*: 64, 128, 256, ... Which bucket does a given
+# length need?
 
 
 # %% tags=["exercise"]
@@ -367,7 +370,9 @@ assert [bucket(n) for n in (64, 65, 128, 1000)] == [64, 128, 128, 1024], (
 )
 
 # %% [markdown]
-# ## What was claimed
+# ## Check
+#
+# The last cell checks what this chapter says.
 
 # %%
 assert all(same.values()), same

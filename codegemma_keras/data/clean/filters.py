@@ -157,7 +157,7 @@ def filter_documents(
 
     Examples:
         >>> report = Report()
-        >>> files = [Document("x = 1\n", "a.py"), Document("text\n", "notes.txt")]
+        >>> files = [Document("x = 1\n", "a.py", language="python"), Document("", "b")]
         >>> [d.path for d in filter_documents(files, report, licences=None)]
         ['a.py']
     """
