@@ -157,7 +157,8 @@ def filter_documents(
 
     Examples:
         >>> report = Report()
-        >>> files = [Document("x = 1\n", "a.py", language="python"), Document("", "b")]
+        >>> text = "def double(x):\n    return 2 * x\n"
+        >>> files = [Document(text, "a.py", language="python"), Document("", "b.txt")]
         >>> [d.path for d in filter_documents(files, report, licences=None)]
         ['a.py']
     """
