@@ -1,8 +1,4 @@
-"""From the tokens of a row to text: where it ends, what may be streamed, what is returned.
-
-`Stops` and the functions below it are pure functions on text, asked again as the text
-grows. The stop that is complete first wins, character by character, so in whatever
-pieces the tokens come, a text ends at the same place.
+"""From the tokens of a row to text: what may be streamed, and what is returned.
 
 `write` drives a `Generation`; every way of asking for text goes through it, so a stream
 gives the same text as a call that waits.
@@ -10,17 +6,15 @@ gives the same text as a call that waits.
 
 import dataclasses
 import html
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from codegemma_keras.decoding.generation import VISIT, Generation, Row
-from codegemma_keras.decoding.postprocessing import Tidying, overlap
+from codegemma_keras.decoding.postprocessing import Tidying
+from codegemma_keras.decoding.stops import Stops
 from codegemma_keras.tokenizer.tokenizer import IncrementalDecoder
 
-# Shorter lines, such as `)` or `}`, repeat everywhere and say nothing.
-LEAST_REPEATED_LINE = 3
 # Most tokens of further work after a stop that only the host sees.
 WATCHED_VISIT = 8
 # Lines that a notebook shows on each side of a completion.
@@ -36,7 +30,7 @@ class Completion:
     Attributes:
         text: the completion, cut before any control token and any stop.
         stop_reason: `"stop_token"`, `"max_new_tokens"`, `"stop_string"`, `"line"`,
-            `"block"`, `"suffix"`, `"time"` or `"cancelled"`.
+            `"statement"`, `"block"`, `"suffix"`, `"time"` or `"cancelled"`.
         token_ids: the new tokens, before cutting at a stop in the text.
         prompt_tokens: how many tokens the prompt took, bos included.
         prefix, suffix: what of the caller's text fitted into the prompt.
@@ -69,140 +63,6 @@ class Completion:
         )
         note = html.escape(f"{len(self.token_ids)} tokens, {self.stop_reason}")
         return f"<pre>{shown}</pre><small>{note}</small>"
-
-
-# Where text ends
-
-
-@dataclasses.dataclass(frozen=True)
-class Stops:
-    """Where the text of a completion ends, besides stop tokens.
-
-    Attributes:
-        strings: before any of these.
-        until: None; `"line"`: before the first line end; `"block"`: where the block of
-            the cursor ends, that is before the first line that is indented less than
-            the cursor's line. If the cursor's line opens a block (it ends in `:`, `{`,
-            `(` or `[`), that block counts: its lines are indented more, and a line that
-            closes the bracket still belongs to it.
-        prefix: the text before the cursor.
-        repeated_line: before a line that equals this one; see `repeated_line`.
-    """
-
-    strings: tuple[str, ...] = ()
-    until: str | None = None
-    prefix: str = ""
-    repeated_line: str = ""
-
-    def __bool__(self):
-        return bool(self.strings or self.until or self.repeated_line)
-
-    def end(self, text: str) -> tuple[int, str] | None:
-        """`(characters kept, reason)` of the stop that is complete first, or None.
-
-        Of several that are complete at the same character, the one that keeps least.
-        Reasons: `"stop_string"`, `"line"`, `"block"`, `"suffix"`.
-        """
-        stops = []  # (characters that complete it, characters kept, reason)
-        for string in self.strings:
-            found = text.find(string)
-            if found >= 0:
-                stops.append((found + len(string), found, "stop_string"))
-        line_end = text.find("\n")
-        if self.until == "line" and line_end >= 0:
-            stops.append((line_end + 1, _line_length(text, line_end), "line"))
-        if self.until == "block":
-            block = block_end(self.prefix, text)
-            if block is not None:
-                stops.append((*block, "block"))
-        if self.repeated_line:
-            for line in re.finditer(r"(?<=\n)[^\n]*(?=\n)", text):
-                if line[0].strip() == self.repeated_line:
-                    kept = _line_length(text, line.start() - 1)
-                    stops.append((line.end() + 1, kept, "suffix"))
-                    break
-        return min(stops)[1:] if stops else None
-
-    def safe(self, text: str) -> int:
-        """How many characters of `text`, in which nothing stops, may go out now."""
-        partly = (overlap(text, string[:-1]) for string in self.strings)
-        safe = len(text) - max(partly, default=0)
-        if (self.until or self.repeated_line) and text.endswith("\r"):
-            safe = min(safe, len(text) - 1)  # perhaps half a line end
-        if (self.until == "block" or self.repeated_line) and "\n" in text:
-            # An unfinished line may turn out not to belong; nor the blank ones before.
-            safe = min(safe, len(text[: text.rfind("\n")].rstrip()))
-        return safe
-
-
-def _line_length(text, line_end):
-    """Where the line that ends at the newline `line_end` ends without its line end."""
-    return line_end - text.endswith("\r", 0, line_end)
-
-
-def indentation(line: str) -> int:
-    """Columns of white space at the start; a tab counts to the next multiple of 8."""
-    line = line.expandtabs(8)
-    return len(line) - len(line.lstrip())
-
-
-def block_end(prefix: str, text: str) -> tuple[int, int] | None:
-    """Where in `text` the block of the cursor, which stands after `prefix`, ends.
-
-    Returns:
-        How many characters it takes to know, and how many of them belong to the block,
-        without the last line end; None if the block may go on.
-    """
-    first, *lines = text.split("\n")
-    first = first.removesuffix("\r") if lines else first
-    current = prefix[prefix.rfind("\n") + 1 :] + first
-    level = indentation(current)
-    if not current.strip() and lines:
-        level = len(current.expandtabs(8))
-    opens = current.rstrip().endswith((":", "{", "(", "["))
-    kept, start = len(first), text.find("\n")
-    for number, line in enumerate(lines):
-        start += 1
-        code = line.strip()
-        if code:
-            last = start + len(line.rstrip("\r"))
-            outside = indentation(line) < level + opens
-            if outside and opens and code[0] in "})]":
-                # The closing line: to its end, once that is known.
-                whole = number + 1 < len(lines)
-                return (start + len(line) + 1, last) if whole else None
-            if outside:
-                return start + line.index(code[0]) + 1, kept
-            kept = last
-        start += len(line)
-    return None
-
-
-def one_line_is_missing(prefix: str, suffix: str) -> bool:
-    """Whether what belongs at a cursor looks like (the rest of) one line, not a block.
-
-    For models that do not stop by themselves. It is a block after a line that opens one,
-    or on a blank line, unless the text after the cursor goes on at that depth.
-    """
-    line, rest = prefix[prefix.rfind("\n") + 1 :], suffix.split("\n")
-    if rest[0].strip():
-        return True
-    if line.strip():
-        return not line.rstrip().endswith((":", "{", "(", "["))
-    following = next((text for text in rest[1:] if text.strip()), None)
-    depth = len(line.expandtabs(8))
-    return following is not None and indentation(following) >= depth
-
-
-def repeated_line(suffix: str) -> str:
-    """The first whole line of a suffix that says something, stripped; or "".
-
-    A completion that comes to this line has run into what is there already.
-    """
-    for line in suffix.split("\n")[1:]:
-        if len(line.strip()) >= LEAST_REPEATED_LINE:
-            return line.strip()
-    return ""
 
 
 # Text as it grows
@@ -244,14 +104,22 @@ class GrowingText:
         safe = self._stops.safe(self._raw) if self._stops else len(self._raw)
         if self._tidying is None:
             return self._piece(self._raw[:safe])
+        safe = min(safe, self._stops.whole(self._raw))
         return self._piece(self._tidying.certain(self._raw[:safe]))
 
-    def finish(self) -> str:
-        """What is left when no more tokens come."""
+    def finish(self, early: bool = False) -> str:
+        """What is left when no more tokens come.
+
+        Args:
+            early: whether the model had more to say; tidied text then ends with a whole
+                statement, if it has one.
+        """
         if self._finished:
             return ""
         self._finished = True
         self._add(self._decoder.finish())
+        if early and self._tidying is not None and self.stop_reason is None:
+            self._raw = self._raw[: self._stops.whole(self._raw) or None]
         return self._piece(self.text)
 
     def _add(self, new):
@@ -326,7 +194,8 @@ class Answer:
         if self.text.stop_reason is not None:
             self.row.stop(self.text.stop_reason)
         if not self.row.running:
-            piece += self.text.finish()
+            early = self.row.stop_reason in ("max_new_tokens", "time")
+            piece += self.text.finish(early)
         return piece
 
     def completion(self) -> Completion:

@@ -11,9 +11,10 @@ import numpy as np
 from keras import ops
 
 from codegemma_keras.decoding import request as requests
-from codegemma_keras.decoding.completion import GrowingText, Stops
+from codegemma_keras.decoding.completion import GrowingText
 from codegemma_keras.decoding.request import RawText, Request
 from codegemma_keras.decoding.sampling import seeds
+from codegemma_keras.decoding.stops import Stops
 
 
 def generate(

@@ -3,9 +3,11 @@
 A model often writes again what is there already. These rules, each a pure function on
 text, are those of good editor plug-ins:
 
-* what the cursor's line holds is not repeated (indentation doubled on a blank line);
+* what the cursor's line holds is not repeated, and a blank line is not indented more than
+  the line above it allows;
 * the first line of the suffix is not written once more;
-* brackets and quotes that the suffix closes are not closed twice;
+* brackets and quotes that the suffix closes are not closed twice, and those that nothing
+  has opened are not closed at all;
 * a line end is dropped where the suffix begins with one;
 * line ends are those of the file.
 
@@ -17,13 +19,13 @@ wants that.
 import dataclasses
 import re
 
-CLOSING = {")": "(", "]": "[", "}": "{"}
-QUOTES = ('"""', "'''", '"', "'", "`")
+from codegemma_keras.decoding.brackets import CLOSING, closes, is_open, marks
+from codegemma_keras.decoding.stops import indentation, opens_block, overlap
+
 # Shorter pieces of text repeat everywhere.
 LEAST_REPEATED = 3
 # How much of the text before the cursor is searched for open brackets, in characters.
 SEARCHED = 20_000
-_MARKS = re.compile(r'"""|\'\'\'|["\'`()\[\]{}\n\\]|(?<!\S)#(?=\s)')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Tidying:
         text = without_line_start(self.prefix, text)
         text = without_suffix_line(self.prefix, text, self.suffix)
         text = without_closed_brackets(self.prefix, text, self.suffix)
+        text = without_needless_brackets(self.prefix, text)
         text = without_line_end(text, self.suffix)
         return with_line_ends(self.prefix + self.suffix, text)
 
@@ -63,12 +66,6 @@ class Tidying:
         return with_line_ends(self.prefix + self.suffix, certain)
 
 
-def overlap(text, repeated):
-    """Length of the longest end of `text` that `repeated` begins with."""
-    sizes = range(min(len(repeated), len(text)), 0, -1)
-    return next((size for size in sizes if text.endswith(repeated[:size])), 0)
-
-
 def _line_starts(prefix):
     """What a completion may repeat of the cursor's line: the line, or its code."""
     line = prefix[prefix.rfind("\n") + 1 :]
@@ -78,22 +75,14 @@ def _line_starts(prefix):
 def without_line_start(prefix: str, text: str) -> str:
     r"""Without a repetition of what the cursor's line already holds.
 
-        prefix "...\n        "      text "        return x"     "return x"
-        prefix "...\n    retur"     text "    return x"         "n x"
-        prefix "...\n    return"    text "return x"             " x"
-
-    Indentation on a blank line stays where the line before opens a block that the
-    cursor's own indentation does not reach into.
+    prefix "...\n        "      text "        return x"     "return x"
+    prefix "...\n    retur"     text "    return x"         "n x"
+    prefix "...\n    return"    text "return x"             " x"
     """
     line = prefix[prefix.rfind("\n") + 1 :]
     code = line.strip()
-    if line and not code:
-        above = prefix[: len(prefix) - len(line)].rstrip()
-        above = above[above.rfind("\n") + 1 :]
-        outside = _columns(above) >= len(line.expandtabs(8))
-        if above.endswith((":", "{", "(", "[")) and outside:
-            return text
-        return text.removeprefix(line)
+    if not code:
+        return _indented(prefix, line, text)
     if len(code) < LEAST_REPEATED:
         return text
     if line[0].isspace() and text.startswith(line):
@@ -105,9 +94,27 @@ def without_line_start(prefix: str, text: str) -> str:
     return text
 
 
-def _columns(line):
-    line = line.expandtabs(8)
-    return len(line) - len(line.lstrip())
+def _indented(prefix, line, text):
+    """The text on a blank line, indented as the line above lets it be.
+
+    Indentation is added to the cursor's where the line above opens a block that the cursor
+    is not in yet. Where it opens none, no line may be deeper than it.
+    """
+    above = prefix[: len(prefix) - len(line)].rstrip()
+    # Further up than the last line nothing is looked for: brackets may be open there.
+    in_brackets = is_open(above[-SEARCHED:])
+    above = above[above.rfind("\n") + 1 :]
+    column, depth = len(line.expandtabs(8)), indentation(above)
+    if opens_block(above) or in_brackets:
+        return text if column <= depth else text.removeprefix(line)
+    code = text.lstrip(" \t")
+    added = text[: len(text) - len(code)]
+    fits = indentation(line + added + "x") <= depth
+    if fits or not above or not code.strip():
+        return text.removeprefix(line)
+    while added and indentation(line + added + "x") > depth:
+        added = added[1:]
+    return added + code
 
 
 def _is_word(character):
@@ -162,54 +169,32 @@ def without_closed_brackets(prefix: str, text: str, suffix: str) -> str:
     if not closing or not stripped or stripped[-1] not in closing:
         return text
     before = prefix[-SEARCHED:]
-    if _closes(_open(before + text), closing):
+    if closes(marks(before + text), closing):
         return text
     for size in range(len(closing), 0, -1):
         kept = stripped[:-size]
-        if stripped.endswith(closing[:size]) and _closes(_open(before + kept), closing):
+        if stripped.endswith(closing[:size]) and closes(marks(before + kept), closing):
             return kept.rstrip() if suffix[0].isspace() else kept
     return text
 
 
-def _open(code):
-    """The brackets and quotes that are open at the end of `code`, the last one last.
+def without_needless_brackets(prefix: str, text: str) -> str:
+    """Without brackets at its end that close nothing.
 
-    A rough reading that serves most languages: quotes end with their line, except the
-    threefold ones; `#` before white space begins a comment.
+    prefix "f("       text "x))"      "x)"
+    prefix "x = "     text "[1])"     "[1]"
     """
-    stack, at = [], 0
-    while mark := _MARKS.search(code, at):
-        at, text = mark.end(), mark[0]
-        inside = stack[-1] if stack and stack[-1] in QUOTES else None
-        if text == "\\":
-            at += 1
-        elif text == "\n":
-            if inside in ('"', "'"):
-                stack.pop()  # an apostrophe, or a string that nobody closed
-        elif inside is not None:
-            if text == inside:
-                stack.pop()
-            elif text == inside * 3:
-                stack.pop()
-                at -= 2
-        elif text == "#":
-            line_end = code.find("\n", at)
-            at = len(code) if line_end < 0 else line_end
-        elif text in CLOSING:
-            if stack and stack[-1] == CLOSING[text]:
-                stack.pop()
-            else:
-                stack.append(text)  # closes nothing: so it is seen
-        else:
-            stack.append(text)
-    return stack
+    before = prefix[-SEARCHED:]
+    unopened = _unopened(before)
+    while (kept := text.rstrip()) and kept[-1] in CLOSING:
+        if _unopened(before + kept) <= unopened:
+            break
+        text = kept[:-1]
+    return text
 
 
-def _closes(stack, closing):
-    """Whether `closing` closes what was opened last."""
-    marks = re.findall(r'"""|\'\'\'|.', closing)
-    wanted = [CLOSING.get(mark, mark) for mark in marks]
-    return stack[len(stack) - len(wanted) :][::-1] == wanted
+def _unopened(code):
+    return sum(mark in CLOSING for mark in marks(code))
 
 
 def without_line_end(text: str, suffix: str) -> str:

@@ -20,14 +20,12 @@ from codegemma_keras.decoding.completion import (
     Cancellation,
     Completion,
     GrowingText,
-    Stops,
-    one_line_is_missing,
-    repeated_line,
     write,
 )
 from codegemma_keras.decoding.generation import Row
 from codegemma_keras.decoding.postprocessing import Tidying
 from codegemma_keras.decoding.sampling import Sampling, seeds
+from codegemma_keras.decoding.stops import Stops, repeated_line, what_is_missing
 
 NEVER = Cancellation()
 # Fewer tokens than this hold no prompt worth asking.
@@ -123,11 +121,10 @@ class Request:
         stop_strings: the text ends before the first of these to be complete.
         stop_token_ids: `"auto"` (eos, the FIM sentinels and `<end_of_turn>`), a sequence
             of ids, or None to go on until the limit.
-        until: None, `"line"` (end before the first line end) or `"block"` (end where
-            the cursor's block does; see `completion.Stops`). Where a model is asked from
-            left to right, which does not stop by itself, None is one of the two, and
-            `"block"` is `"line"` where one line is missing
-            (`completion.one_line_is_missing`).
+        until: None, `"line"` (end before the first line end), `"statement"` or `"block"`
+            (end where the cursor's statement or block does; see `stops.Stops`). A model
+            that is asked from left to right does not stop by itself: there, None and
+            `"block"` are what the text around the cursor lacks (`stops.what_is_missing`).
         stop_at_suffix: end before a line that repeats the suffix's first whole line.
         tidy: fit the text in between prefix and suffix by the rules of
             `postprocessing`: nothing that stands there is written twice. Implies
@@ -175,8 +172,10 @@ class Request:
                 raise ValueError(f"max_new_tokens={self.max_new_tokens} must be >= 0.")
         put("stop_strings", _stop_strings(self.stop_strings))
         put("stop_token_ids", _stop_token_ids(self.stop_token_ids))
-        if self.until not in (None, "line", "block"):
-            raise ValueError(f"until={self.until!r}: give None, 'line' or 'block'.")
+        if self.until not in (None, "line", "statement", "block"):
+            raise ValueError(
+                f"until={self.until!r}: give None, 'line', 'statement' or 'block'."
+            )
         for name in ("stop_at_suffix", "tidy"):
             if getattr(self, name) and not isinstance(self.prompt, Cursor):
                 raise ValueError(
@@ -384,8 +383,8 @@ def answer_to(
         ids, prefix, suffix = _at_cursor(lm, request, session)
         mode = session.layout if session is not None else _mode(lm, prompt)
         if mode == fim.LEFT_TO_RIGHT:
-            one_line = one_line_is_missing(prompt.prefix, prompt.suffix)
-            until = "line" if until == "line" or one_line else "block"
+            if until in (None, "block"):
+                until = what_is_missing(prompt.prefix, prompt.suffix)
             begun = " " if prefix.endswith(" ") else ""  # see `fim.render`
         if request.stop_at_suffix or request.tidy or mode == fim.LEFT_TO_RIGHT:
             repeated = repeated_line(prompt.suffix)

@@ -18,7 +18,8 @@ class PlaceOptions(pydantic.BaseModel):
     path: str | None = None
     """The file's path in its repository; recommended."""
     until: str | None = None
-    """"line" or "block": end with the line, or with the cursor's block."""
+    """"line", "statement" or "block": end with the line, or with the cursor's statement or
+    block."""
     tidy: bool = False
     """Write nothing twice that stands around the cursor."""
 

@@ -18,6 +18,11 @@ from codegemma_keras.decoding.postprocessing import Tidying
         ("if a:\n    if b:\n    ", "    return 1", "    return 1"),
         # Fewer columns than the cursor's: nothing is repeated.
         ("        ", "    x", "    x"),
+        # No deeper than the line above, if that opens nothing.
+        ("def f():\n    x = 1\n    ", "        y = 2", "y = 2"),
+        ("def f():\n    x = 1\n", "        y = 2", "    y = 2"),
+        ("def f():\n\tx = 1\n", "\t\ty = 2", "\ty = 2"),
+        ("x = f(\n    1,\n", "      2,", "      2,"),
         # The line begun, said again with and without its indentation.
         ("x\n    retur", "    return x", "n x"),
         ("x\n    return", "return x", " x"),
@@ -73,6 +78,22 @@ def test_the_suffixs_first_line_is_not_doubled(prefix, text, suffix, want):
 )
 def test_brackets_that_the_suffix_closes_are_closed_once(prefix, text, suffix, want):
     assert rules.without_closed_brackets(prefix, text, suffix) == want
+
+
+@pytest.mark.parametrize(
+    ("prefix", "text", "want"),
+    [
+        ("f(", "x))", "x)"),
+        ("x = ", "[1])\n", "[1]"),
+        ("x = ", "(1)", "(1)"),
+        ("x = ", "')'", "')'"),
+        ("x) or (", "y))]", "y)"),  # one that stood there already
+        ("f(", "x)) + 1", "x)) + 1"),  # not at the end
+        ("", "))", ""),
+    ],
+)
+def test_brackets_that_close_nothing_are_dropped(prefix, text, want):
+    assert rules.without_needless_brackets(prefix, text) == want
 
 
 @pytest.mark.parametrize(
