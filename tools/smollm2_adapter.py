@@ -36,20 +36,11 @@ from codegemma_keras.data.languages import PROSE
 from codegemma_keras.data.read import installed, sources
 from codegemma_keras.data.rows.examples import chunk_repository
 from codegemma_keras.data.rows.fim_split import FimSettings, target_weights
-from codegemma_keras.fim import SPM_ORDERS
 from codegemma_keras.tasks import small_functions
 
-HELD_OUT = (
-    "networkx",
-    "rich",
-    "requests",
-    "h5py",
-    "httpx",
-    "tornado",
-    "jinja2",
-    "tqdm",
+HELD_OUT = tuple(
+    "networkx rich requests h5py httpx tornado jinja2 tqdm pathspec".split()
 )
-HELD_OUT += ("pathspec",)
 # Their licences permit it; `installed.licence_of` tells them.
 PACKAGES = ("stdlib", "jax", "scipy", "keras", "keras_hub", "numpy", "sympy")
 # Of all places in the rows.
@@ -72,9 +63,7 @@ def main():
     parser.add_argument("--sources", nargs="*", default=[], help="sdists, folders")
     parser.add_argument("--length", type=int, default=512, help="T, places of a row")
     parser.add_argument("--tokens", type=int, default=4_000_000, help="of all rows")
-    parser.add_argument("--middle-weight", type=float, default=8.0)
-    parser.add_argument("--spm-share", type=float, default=1.0)
-    parser.add_argument("--spm-order", default="bavarian", choices=SPM_ORDERS)
+    parser.add_argument("--middle-weight", type=float, default=2.0)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     tokenizer = CodeGemmaTokenizer.from_preset(options.tokenizer)
@@ -153,12 +142,7 @@ def held_out(source) -> bool:
 
 def coded(texts, kind, tokenizer, options):
     """`(ids, weights)` of segments of files, the repositories in random order."""
-    settings = dataclasses.replace(
-        FIM[kind],
-        seed=FIM[kind].seed + options.seed,
-        spm_share=options.spm_share,
-        spm_order=options.spm_order,
-    )
+    settings = dataclasses.replace(FIM[kind], seed=FIM[kind].seed + options.seed)
     controls = tokenizer.codec.control_ids
     # Without joining, a document is a repository of its own.
     groups = {}

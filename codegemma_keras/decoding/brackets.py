@@ -16,10 +16,32 @@ def marks(code: str) -> list[str]:
 
     A closing bracket that closes nothing is in the list, too.
     """
+    return [mark for mark, _ in _read(code)]
+
+
+def needless(code: str, start: int) -> int | None:
+    """Where from `start` on the first bracket is that closes nothing.
+
+    Only one that its line has an opening one for: `start)` is a case in a shell.
+    """
+    for mark, at in _read(code):
+        if at >= start and mark in CLOSING:
+            before = code[: at + 1]
+            line = before[before.rfind("\n") + 1 :]
+            # Counted without the quotes, too: in Rust one may begin a lifetime.
+            more = before.count(mark) > before.count(CLOSING[mark])
+            if more and CLOSING[mark] in line:
+                return at
+    return None
+
+
+def _read(code):
+    """`(mark, place)` of those in `marks`."""
     stack, at = [], 0
     while mark := _MARKS.search(code, at):
         at, text = mark.end(), mark[0]
-        inside = stack[-1] if stack and stack[-1] in QUOTES else None
+        last = stack[-1][0] if stack else None
+        inside = last if last in QUOTES else None
         if text == "\\":
             at += 1
         elif text == "\n":
@@ -35,12 +57,12 @@ def marks(code: str) -> list[str]:
             line_end = code.find("\n", at)
             at = len(code) if line_end < 0 else line_end
         elif text in CLOSING:
-            if stack and stack[-1] == CLOSING[text]:
+            if last == CLOSING[text]:
                 stack.pop()
             else:
-                stack.append(text)
+                stack.append((text, mark.start()))
         else:
-            stack.append(text)
+            stack.append((text, mark.start()))
     return stack
 
 

@@ -3,11 +3,11 @@
 A model often writes again what is there already. These rules, each a pure function on
 text, are those of good editor plug-ins:
 
-* what the cursor's line holds is not repeated, and a blank line is not indented more than
-  the line above it allows;
+* what the cursor's line holds is not repeated; text on a blank line begins there, and is
+  not indented more than the line above it allows;
 * the first line of the suffix is not written once more;
-* brackets and quotes that the suffix closes are not closed twice, and those that nothing
-  has opened are not closed at all;
+* text ends before a bracket that closes nothing;
+* brackets and quotes that the suffix closes are not closed twice;
 * a line end is dropped where the suffix begins with one;
 * line ends are those of the file.
 
@@ -19,7 +19,7 @@ wants that.
 import dataclasses
 import re
 
-from codegemma_keras.decoding.brackets import CLOSING, closes, is_open, marks
+from codegemma_keras.decoding.brackets import closes, is_open, marks, needless
 from codegemma_keras.decoding.stops import indentation, opens_block, overlap
 
 # Shorter pieces of text repeat everywhere.
@@ -38,9 +38,9 @@ class Tidying:
     def whole(self, text: str) -> str:
         """A finished completion by all rules."""
         text = without_line_start(self.prefix, text)
+        text = without_needless_brackets(self.prefix, text)
         text = without_suffix_line(self.prefix, text, self.suffix)
         text = without_closed_brackets(self.prefix, text, self.suffix)
-        text = without_needless_brackets(self.prefix, text)
         text = without_line_end(text, self.suffix)
         return with_line_ends(self.prefix + self.suffix, text)
 
@@ -48,7 +48,9 @@ class Tidying:
         """What of an unfinished completion no later text can change, by the rules."""
         if any(s.startswith(text) and s != text for s in _line_starts(self.prefix)):
             return ""  # it may turn out to repeat the cursor's line
-        dropped = len(text) - len(without_line_start(self.prefix, text))
+        begun = without_line_start(self.prefix, text)
+        dropped = len(text) - len(begun)
+        text = text[:dropped] + without_needless_brackets(self.prefix, begun)
         stripped = text.rstrip()
         end = len(stripped)
         rest, following = _suffix_lines(self.suffix)
@@ -95,11 +97,13 @@ def without_line_start(prefix: str, text: str) -> str:
 
 
 def _indented(prefix, line, text):
-    """The text on a blank line, indented as the line above lets it be.
+    """The text on a blank line, begun there and indented as the line above lets it be.
 
     Indentation is added to the cursor's where the line above opens a block that the cursor
     is not in yet. Where it opens none, no line may be deeper than it.
     """
+    if line or not prefix or prefix.endswith(("\n\n", "\n\r\n")):
+        text = text.lstrip("\r\n")  # The line is blank already.
     above = prefix[: len(prefix) - len(line)].rstrip()
     # Further up than the last line nothing is looked for: brackets may be open there.
     in_brackets = is_open(above[-SEARCHED:])
@@ -179,22 +183,14 @@ def without_closed_brackets(prefix: str, text: str, suffix: str) -> str:
 
 
 def without_needless_brackets(prefix: str, text: str) -> str:
-    """Without brackets at its end that close nothing.
+    """What stands before the first bracket that closes nothing.
 
-    prefix "f("       text "x))"      "x)"
-    prefix "x = "     text "[1])"     "[1]"
+    prefix "f("    text "x))"                  "x)"
+    prefix "x = "  text "(a * 9) + 32) * 5"    "(a * 9) + 32"
     """
     before = prefix[-SEARCHED:]
-    unopened = _unopened(before)
-    while (kept := text.rstrip()) and kept[-1] in CLOSING:
-        if _unopened(before + kept) <= unopened:
-            break
-        text = kept[:-1]
-    return text
-
-
-def _unopened(code):
-    return sum(mark in CLOSING for mark in marks(code))
+    place = needless(before + text, len(before))
+    return text if place is None else text[: place - len(before)].rstrip(" \t")
 
 
 def without_line_end(text: str, suffix: str) -> str:

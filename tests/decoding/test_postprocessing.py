@@ -23,6 +23,10 @@ from codegemma_keras.decoding.postprocessing import Tidying
         ("def f():\n    x = 1\n", "        y = 2", "    y = 2"),
         ("def f():\n\tx = 1\n", "\t\ty = 2", "\ty = 2"),
         ("x = f(\n    1,\n", "      2,", "      2,"),
+        # The line is blank already.
+        ("x = 1\n\n", "\n\ny = 2", "y = 2"),
+        ("def f():\n    ", "\n    return 1", "return 1"),
+        ("x = 1\n", "\ny = 2", "\ny = 2"),
         # The line begun, said again with and without its indentation.
         ("x\n    retur", "    return x", "n x"),
         ("x\n    return", "return x", " x"),
@@ -84,12 +88,14 @@ def test_brackets_that_the_suffix_closes_are_closed_once(prefix, text, suffix, w
     ("prefix", "text", "want"),
     [
         ("f(", "x))", "x)"),
-        ("x = ", "[1])\n", "[1]"),
+        ("x = ", "(a * 9) + 32) * 5\ny = 1", "(a * 9) + 32"),
         ("x = ", "(1)", "(1)"),
-        ("x = ", "')'", "')'"),
+        ("x = (", "')'", "')'"),
         ("x) or (", "y))]", "y)"),  # one that stood there already
-        ("f(", "x)) + 1", "x)) + 1"),  # not at the end
-        ("", "))", ""),
+        # Not what a shell or Rust may mean.
+        ("case $1 in\n  ", "start) run (1);;", "start) run (1);;"),
+        ("fn f<'a>(x: &", "'a str) -> (&'a str) {", "'a str) -> (&'a str) {"),
+        ("fn f<'a>(\n  ", "x: &str) -> g() {", "x: &str) -> g() {"),
     ],
 )
 def test_brackets_that_close_nothing_are_dropped(prefix, text, want):
