@@ -8,7 +8,7 @@ has to say how much belongs at a cursor; `what_is_missing` does, from the text a
 
     line        the rest of a line of which the end stands after the cursor
     statement   one statement: to its closing bracket, and with its block if it opens one
-    block       all that belongs to the block that the line above has opened
+    block       all of the block that the line above has opened
 """
 
 import dataclasses
@@ -174,8 +174,7 @@ def statement_end(prefix: str, text: str) -> tuple[int, int] | None:
         prefix "    "     text "if a:\n        b()\n    c()\n"    "if a:\n        b()"
 
     If the cursor's line is whole, so that the text begins with a line end, the statement
-    on the next line counts. If the text begins deeper than a cursor on a blank line, it
-    goes on in the block above, and all of that block counts.
+    on the next line counts.
 
     Returns: as `block_end`.
     """
@@ -187,8 +186,6 @@ def statement_end(prefix: str, text: str) -> tuple[int, int] | None:
         first = 0
     code = "" if first else line  # The statement begins on this line or on a later one.
     level = indentation(code + lines[first])
-    if not line.strip() and level > len(line.expandtabs(8)):
-        return block_end(prefix, text)
     start = kept = sum(len(added) + 1 for added in lines[:first])
     inside, has_block = True, False  # inside: the next line belongs, whatever it is
     for number, added in enumerate(lines[first:], first):
@@ -233,8 +230,8 @@ def _outside(line, level, has_block, whole):
 def what_is_missing(prefix: str, suffix: str) -> str:
     """Whether `"line"`, `"statement"` or `"block"` belongs at a cursor.
 
-    For models that do not stop by themselves. A block is missing on a blank line or after
-    a line that opens one, unless the text after the cursor goes on at that depth.
+    For models that do not stop by themselves. A block is missing where none of it is there:
+    behind a line that opens one, or behind its docstring.
     """
     line, (rest, *below) = _last_line(prefix), suffix.split("\n")
     if rest.strip():
@@ -244,10 +241,12 @@ def what_is_missing(prefix: str, suffix: str) -> str:
         if following and indentation(following) > indentation(line):
             return "line"  # its block is there
         return "block" if opens_block(line) else "statement"
-    depth = len(line.expandtabs(8))
-    if not depth or (following and indentation(following) >= depth):
+    if following and indentation(following) >= len(line.expandtabs(8)):
         return "statement"
-    return "block"
+    above = prefix[: len(prefix) - len(line)].rstrip()
+    # Behind a docstring, too, nothing of the block is there yet.
+    begins = opens_block(_last_line(above)) or above.endswith(('"""', "'''"))
+    return "block" if begins else "statement"
 
 
 def repeated_line(suffix: str) -> str:

@@ -62,8 +62,8 @@ def test_a_line_that_opens_a_block_stands_for_the_block():
         # What stands in the line is whole, and the next one counts.
         ('    """Doc."""', "\n    return 1\n    x\n", "\n    return 1"),
         ("x = 1", "\n\n\ny = 2\nz = 3\n", "\n\n\ny = 2"),
-        # It goes on in the block above.
-        ("def f():\n", "    a\n    b\n\ndef g", "    a\n    b"),
+        # Deeper than the cursor: in the block above.
+        ("def f():\n    a\n", "    b\n    c\n", "    b"),
     ],
 )
 def test_a_statement_is_whole(prefix, text, want):
@@ -101,7 +101,9 @@ def test_a_statement_may_go_on():
         ("def f():\n    return 1\n\n\n", "", "statement"),
         ("def f():", "\n\nprint(f())\n", "block"),
         ("def f():\n    ", "\n\nprint(f())\n", "block"),
-        ("def f():\n    x = 1\n    ", "\n", "block"),  # the rest of the function
+        ('def f():\n    """Doc."""\n', "", "block"),
+        ("def f():\n    x = 1\n    ", "\n", "statement"),  # perhaps not the last one
+        ("def f():\n    x = 1\n", "", "statement"),
     ],
 )
 def test_what_a_model_that_does_not_stop_is_asked_for(prefix, suffix, want):
