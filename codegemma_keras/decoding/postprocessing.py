@@ -80,20 +80,21 @@ def without_line_start(prefix: str, text: str) -> str:
     prefix "...\n        "      text "        return x"     "return x"
     prefix "...\n    retur"     text "    return x"         "n x"
     prefix "...\n    return"    text "return x"             " x"
+    prefix "...\n    return "   text "  x"                  "x"
     """
     line = prefix[prefix.rfind("\n") + 1 :]
     code = line.strip()
     if not code:
         return _indented(prefix, line, text)
-    if len(code) < LEAST_REPEATED:
-        return text
-    if line[0].isspace() and text.startswith(line):
+    said = len(code) >= LEAST_REPEATED  # Shorter code may well be meant twice.
+    if said and line[0].isspace() and text.startswith(line):
         return text[len(line) :]
     started = line.lstrip()
     # Only where the two would run together into one word.
-    if text.startswith(started) and _is_word(started[-1]) and _is_word(started[0]):
+    word = _is_word(started[-1]) and _is_word(started[0])
+    if said and word and text.startswith(started):
         return text[len(started) :]
-    return text
+    return text.lstrip(" \t") if line[-1] in " \t" else text
 
 
 def _indented(prefix, line, text):

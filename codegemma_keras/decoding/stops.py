@@ -144,7 +144,8 @@ def block_end(prefix: str, text: str) -> tuple[int, int] | None:
     level = indentation(current)
     if not current.strip() and lines:
         level = len(current.expandtabs(8))
-    opens = opens_block(current)
+    # On a blank line the block is the one that the cursor is in already.
+    opens = bool(_last_line(prefix).strip()) and opens_block(current)
     kept, start = len(first), text.find("\n")
     for number, line in enumerate(lines):
         start += 1

@@ -31,6 +31,8 @@ from codegemma_keras.decoding.postprocessing import Tidying
         ("x\n    retur", "    return x", "n x"),
         ("x\n    return", "return x", " x"),
         ("import num", "import numpy", "py"),
+        ("x = ", "  1", "1"),
+        ("x\n    return ", "    return x", "x"),
         # Calls may nest, and short code may repeat.
         ("x = foo(", "foo(1))", "foo(1))"),
         ("f(f(", "f(f(1))", "f(f(1))"),

@@ -22,6 +22,8 @@ def test_block_ends_where_it_is_indented_less():
     assert block_end(prefix, text) == (text.index("p") + 1, len("y = 2\n    z = 3"))
     assert block_end(prefix, "y = 2\n    z = 3\n\n") is None
     assert block_end(prefix, "if y:\n        z = 3\n") is None
+    text = "if y:\n        z = 3\n    else:\n        z = 4\nprint(1)"
+    assert text[: block_end(prefix, text)[1]] == text.removesuffix("\nprint(1)")
 
 
 def test_a_line_that_opens_a_block_stands_for_the_block():
