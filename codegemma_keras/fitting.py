@@ -109,11 +109,11 @@ class FittedCausalLM(keras_hub.models.CausalLM):
         shuffle=None,
         **kwargs,
     ):
-        """As `keras_hub.models.CausalLM.fit`, but texts and arrays are shuffled.
+        """Train as `keras_hub.models.CausalLM.fit` does, and shuffle texts and arrays.
 
-        Anew in every epoch, as Keras does it, unless `shuffle=False`. A dataset (grain,
-        tf.data) has an order of its own; with one as `validation_data`, `x` keeps its
-        order, too.
+        Texts and arrays in memory are shuffled again in every epoch, as in Keras, unless
+        you pass `shuffle=False`. A dataset (grain, tf.data) keeps its own order. If
+        `validation_data` is a dataset, `x` keeps its order as well.
 
         Args:
             x: texts, or whatever the preprocessor takes; without a preprocessor a

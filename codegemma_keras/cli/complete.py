@@ -32,22 +32,22 @@ class CompleteOptions:
     # Column of the cursor in characters; 1 is before the first one. Without it the
     # cursor is at the end of the line.
     column: int | None = None
-    # Name, kaggle://..., hf://... or folder of the model.
+    # The model: a name, kaggle://..., hf://... or a folder.
     preset: str = DEFAULT_PRESET
-    # Other files to show to the model, the most related last.
+    # Other files that the model should see, with the most related one last.
     context: tuple[str, ...] = ()
-    # At most so many tokens.
+    # The most tokens that the completion may have.
     max_new_tokens: int = 128
-    # Where it ends at the latest: with the line, with the cursor's indented block, or
-    # only where the model ends it.
+    # Where the completion ends at the latest: at the end of the line, at the end of the
+    # cursor's indented block, or only where the model ends it.
     until: Literal["line", "block", "none"] = "block"
     # Print the model's own text, even where it repeats what stands around the cursor.
     untidy: bool = False
-    # 0 takes the most probable token each time, 1 samples.
+    # 0 always takes the most probable token; 1 samples from the model's probabilities.
     temperature: float = 0.0
-    # Makes sampling repeatable.
+    # A whole number that makes sampling repeatable.
     seed: int | None = None
-    # Print one JSON object.
+    # Print one JSON object with the completion, why it ended, and the times.
     json: bool = False
 
 

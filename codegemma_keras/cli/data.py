@@ -25,42 +25,43 @@ COLOURS = {
 
 @dataclasses.dataclass(frozen=True)
 class BuildOptions:
-    """Make a dataset of packed training rows; run it again to go on after a stop.
+    """Make a dataset of packed training rows. Run the command again after a stop.
 
-    Takes folders, archives (sdist, wheel, zip, tar) and jsonl files, and writes a report
-    of what was dropped and why.
+    The sources are folders, archives (sdist, wheel, zip, tar) and jsonl files. A report
+    says what was dropped and why.
     """
 
-    # Folders, archives and jsonl files.
+    # Folders, archives and jsonl files to read.
     sources: Annotated[tuple[str, ...], tyro.conf.Positional]
-    # The folder of the dataset; with --runner also of a store that Beam knows (gs://, s3://).
+    # The folder of the dataset. With --runner, it may be in a store that Beam knows
+    # (gs://, s3://).
     out: str
-    # A preset or a SentencePiece file.
+    # The tokenizer: a preset or a SentencePiece file.
     tokenizer: str = "code_gemma_tiny_py"
-    # Tokens of a row.
+    # The number of tokens in a row.
     length: int = 8192
-    # Share of files that become fill-in-the-middle examples; CodeGemma 2B 1.1 used 0.9.
+    # The share of files that become fill-in-the-middle examples. CodeGemma 2B 1.1 used 0.9.
     fim_rate: float = 0.8
-    # Share of their splits that end at a node of the syntax tree.
+    # The share of their splits that end at a node of the syntax tree.
     syntax_share: float = 0.5
-    # Share of their splits at whole lines or the rest of one.
+    # The share of their splits at whole lines or the rest of a line.
     line_share: float = 0.0
-    # Of the splits and the order of rows.
+    # The seed of the splits and of the order of rows.
     seed: int = 0
     # Keep only these programming languages.
     language: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     # Keep Markdown and plain text, too.
     prose: bool = False
-    # Keep files of unknown and of copyleft licences.
+    # Also keep files with an unknown or a copyleft licence.
     any_licence: bool = False
     # What happens to secrets, email and IP addresses.
     secrets: Literal["replace", "drop", "keep"] = "replace"
-    # Similarity from which files are near duplicates; 0 keeps them all.
+    # The similarity, from 0 to 1, at which two files count as near duplicates. 0 keeps all.
     threshold: float | None = None
     # Benchmark files whose problems must not be trained on (HumanEval, infilling, MBPP,
     # GSM8K as jsonl).
     decontaminate: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    # Processes.
+    # The number of processes.
     workers: int = 1
     # Keep the intermediate files.
     keep_work: bool = False
@@ -72,20 +73,20 @@ class BuildOptions:
 
 @dataclasses.dataclass(frozen=True)
 class ShowOptions:
-    """Print rows of a dataset: path, prefix, suffix and middle in a colour each.
+    """Print rows of a dataset, with path, prefix, suffix and middle in different colours.
 
-    Above each segment stands of which repository and files it is.
+    The line above each segment names its repository and files.
     """
 
     # The folder of the dataset.
     folder: Annotated[pathlib.Path, tyro.conf.Positional]
-    # How many rows.
+    # The number of rows to print.
     rows: int = 1
-    # The first of them.
+    # The number of the first row to print.
     start: int = 0
-    # Colours; "auto" uses them where the output is a terminal.
+    # Whether to use colours. "auto" uses them if the output is a terminal.
     color: Literal["auto", "always", "never"] = "auto"
-    # On a terminal, show a page at a time.
+    # Show one page at a time on a terminal.
     pager: bool = True
 
 

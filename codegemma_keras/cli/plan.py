@@ -25,19 +25,19 @@ Config = TypeVar("Config")
 class Question(Generic[Config]):
     """Say whether a training run fits a chip, and how fast it can be at best.
 
-    The training step of the recipe, with its own settings, is compiled ahead of time for
-    TPUs that need not be there, or traced for a GPU. Bytes of a chip, collectives and the
-    bound of the roofline are printed. No weights are loaded. Exit code 0 if it fits, 1 if
-    not.
+    The training step of the recipe is compiled for a TPU, which need not be present, or
+    traced for a GPU. The command prints the bytes of each chip, the communication between
+    chips, and the bound on the speed by the roofline model. It loads no weights. The exit
+    code is 0 if the run fits and 1 if it does not.
     """
 
     on: str
     """The device: a GPU (t4, l4, l40s, a100-40, a100-80, h100, h200) or a TPU, by its number
     of chips (v5e-8, v6e-1) or its topology (v5e:2x4, v4:2x2x1)."""
     largest: bool = False
-    """Look for the most rows that fit at once, instead of those of batch_tokens."""
+    """Find the largest number of rows that fit at once, instead of planning batch_tokens."""
     json: bool = False
-    """Print one JSON object."""
+    """Print the plan as one JSON object."""
     config: Annotated[Config, tyro.conf.arg(name="")]
     """Settings of the recipe."""
 

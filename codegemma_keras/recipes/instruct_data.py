@@ -59,20 +59,20 @@ class InstructConfig:
     """With `url`: the environment variable that holds the key, if one is needed."""
 
     snippets: int = 200
-    """Pieces of code to show to the model, each once."""
+    """The number of pieces of code to show to the model, each once."""
     lines: int = 15
-    """Most lines of a piece."""
+    """The most lines of a piece."""
     temperature: float = 0.7
-    """Of sampling; 0 always takes the most probable token."""
+    """The temperature of sampling. 0 always takes the most probable token."""
     max_new_tokens: int = 768
-    """Most tokens of an answer."""
+    """The most tokens of an answer."""
     batch_size: int = 16
-    """Answers at once."""
+    """The number of answers at once."""
     seed: int = 0
-    """Of the choice of pieces and of sampling."""
+    """The seed for choosing the pieces and for sampling."""
 
     any_licence: bool = False
-    """Use files of unknown and of copyleft licences, too."""
+    """Also use files with an unknown or a copyleft licence."""
     decontaminate: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """Benchmark files whose problems must not come out (HumanEval, infilling, MBPP, GSM8K
     as jsonl)."""

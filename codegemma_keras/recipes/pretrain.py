@@ -67,12 +67,13 @@ class PretrainConfig(settings.TrainingConfig):
     """
 
     out: str = "runs/tiny"
-    """Folder of the run: settings, log, checkpoints and the result. The same command with
-    the same folder goes on where it stopped."""
+    """The folder of the run, with settings, log, checkpoints and result. The same command
+    with the same folder continues where it stopped."""
 
     # The data
     data: str | None = None
-    """Folder of `codegemma data build`. None: the packages that are installed here."""
+    """A folder that `codegemma data build` made. None means the packages that are installed
+    on this machine."""
     held_out_data: str | None = None
     """Another such folder, to evaluate on."""
     packages: tuple[str, ...] = (
@@ -86,67 +87,73 @@ class PretrainConfig(settings.TrainingConfig):
         "matplotlib",
         "sympy",
     )
-    """Python packages to train on where there is no `data`; these have licences that
-    permit it."""
+    """The Python packages to train on if there is no `data`. These have licences that permit
+    it."""
     held_out: tuple[str, ...] = ("networkx", "rich", "requests", "h5py")
-    """Packages to evaluate on, which are never trained on."""
+    """The packages for evaluation, which are not used for training."""
     held_out_rows: int = 64
-    """Rows to evaluate on, at most."""
+    """The most rows to evaluate on."""
     tokenizer: str | None = None
-    """A SentencePiece file (.spm). None: that of the preset or of the data, or a new one
-    trained on `packages`."""
+    """A SentencePiece file (.spm). None means the tokenizer of the preset or of the data, or
+    a new one that is trained on `packages`."""
     vocabulary_size: int = 8192
-    """Pieces of a new tokenizer; 8,192 make about 3.5 bytes of Python each."""
+    """The number of pieces of a new tokenizer. With 8,192, a piece stands for about 3.5 bytes
+    of Python."""
     fim_rate: float = 0.9
-    """Share of the packages' files that are split for filling in the middle; `data` are
-    split already."""
+    """The share of the packages' files that are split for fill-in-the-middle. `data` is split
+    already."""
     spm_rate: float = 0.5
-    """Share of the split files whose suffix comes first."""
+    """The share of the split files in SPM order, in which the suffix comes first."""
     span_lengths: Literal["uniform", "log_uniform", "lines"] = "lines"
     """How long the middles are; see `preprocessor.SPAN_LENGTHS`. A small model learns to
-    stop with lines only."""
+    stop only with "lines"."""
 
     # The network, where there is no preset: Gemma 1 with one key/value head, as the 2B
     num_layers: int = 5
-    """Blocks of a new network; 5 with the other sizes make 4.9 million weights."""
+    """The number of blocks of a new network. 5 blocks and the other defaults make 4.9 million
+    weights."""
     hidden_dim: int = 256
-    """Width of a new network."""
+    """The width of a new network."""
     intermediate_dim: int = 1024
     """Twice the width of the feed-forward layers of a new network."""
     num_query_heads: int = 4
-    """Query heads of a new network."""
+    """The number of query heads of a new network."""
     head_dim: int = 64
-    """Size of a head of a new network."""
+    """The size of a head of a new network."""
 
     lora_rank: int | None = None
-    """Rank of the adapter that trains; 0 trains all weights. None: that of `adapter`, or 0,
-    since new knowledge needs all weights."""
+    """The rank of the adapter that trains. 0 trains all weights. None means the rank of
+    `adapter`, or 0, because new knowledge needs all weights."""
     sequence_length: int | None = None
-    """Tokens of a row. None: what the data were built with, or 512."""
+    """The number of tokens in a row. None means the length of the rows in `data`, or 512."""
     tokens: int | None = None
-    """Tokens of the whole run, padding included. None: all data once; of packages 8
-    million."""
+    """The number of tokens in the whole run, including padding. None means all of `data`
+    once, or 8 million tokens of the packages."""
     batch_tokens: int = 2048
-    """Tokens of an update, padding included; a small model learns most from many updates."""
+    """The number of tokens in an update, including padding. A small model learns most from
+    many updates."""
     learning_rate: float | None = None
-    """The highest rate. None: 2e-3 from random weights, which the embedded preset was
-    trained with; 2e-5 for all weights of a preset and 2e-4 for an adapter, usual values
+    """The highest learning rate. None means 2e-3 for new weights, as for the embedded preset,
+    2e-5 for all weights of a preset, and 2e-4 for an adapter. The last two are usual values
     that were not measured here."""
     schedule: Literal["cosine", "wsd"] = "wsd"
-    """Course of the rate after its rise. wsd (warm-up, stable, decay) is constant until the
-    last part, so a run can be prolonged from before it; cosine falls all the way."""
+    """How the learning rate changes after its rise. With wsd (warm-up, stable, decay) it is
+    constant until the last part, so that a run can be extended from there. With cosine it
+    falls all the time."""
     warmup_steps: int | None = 48
-    """Updates in which the rate rises."""
+    """The number of updates in which the rate rises."""
     decay: float = 0.52
-    """Share of the updates, at the end, in which wsd falls to zero; as the embedded preset."""
+    """The share of the updates, at the end, in which wsd falls to zero. The default is that
+    of the embedded preset."""
     weight_decay: float = 0.1
-    """Decay of the weights, times the rate, an update."""
+    """In each update the weights decay by this factor times the learning rate."""
     log_every: int = 20
-    """Updates between two lines of the log; a divisor of the two that follow."""
+    """The number of updates between two lines of the log. It must divide `evaluate_every` and
+    `save_every`."""
     evaluate_every: int = 500
-    """Updates between two evaluations on held-out rows; 0: none."""
+    """The number of updates between two evaluations on held-out rows. 0 means none."""
     save_every: int = 100
-    """Updates between two checkpoints."""
+    """The number of updates between two checkpoints."""
 
     def __post_init__(self):
         super().__post_init__()

@@ -43,32 +43,33 @@ class RLConfig(settings.RunConfig):
 
     # What is asked, and what decides
     tasks: tuple[str, ...] = ("maths",)
-    """Families of tasks to train on, such as maths/sum, or groups of them, such as maths."""
+    """The families of tasks to train on, such as maths/sum, or groups of families, such as
+    maths."""
     held_out_tasks: tuple[str, ...] | None = None
-    """Families to evaluate on. None: those of `tasks`, with tasks that training never
-    shows. Families that are not in `tasks` are new to the model altogether."""
+    """The families to evaluate on. None means those of `tasks`, with tasks that are not used
+    for training. Families that are not in `tasks` are entirely new to the model."""
     data: str | None = None
-    """File of prompts instead of `tasks`: JSON lines with "prompt" and the columns that
+    """A file of prompts instead of `tasks`: JSON lines with "prompt" and the columns that
     rewards take, or "question" and "answer" as in GSM8K. A tenth is held out."""
     task_count: int = 2000
-    """Tasks to make for training."""
+    """The number of tasks to make for training."""
     rewards: tuple[str, ...] = judges.TASK
-    """What judges answers: tests, share-of-tests, answer, format, shortness, or your own as
-    module:function or file.py:function; 0.1*format gives a weight."""
+    """The rewards: tests, share-of-tests, answer, format, shortness, or your own as
+    module:function or file.py:function. 0.1*format gives a reward the weight 0.1."""
     isolation: Literal["bubblewrap", "namespaces", "limits"] = "bubblewrap"
     """The weakest sandbox that programs of the model may run in."""
 
     preset: str = "code_gemma_tiny_instruct_py"
-    """Name or folder of the model to start from: one that is right now and then."""
+    """The model to start from, by name or folder. It should be right sometimes."""
     out: str = "runs/rl"
-    """Folder of the run: settings, log, checkpoints and the result. The same command with
-    the same folder goes on where it stopped."""
+    """The folder of the run, with settings, log, checkpoints and result. The same command
+    with the same folder continues where it stopped."""
     lora_rank: int | None = None
-    """Rank of the adapter that trains; 0 trains all weights, and needs memory for the first
-    model beside it where beta is not 0. None: that of `adapter`, or 16."""
+    """The rank of the adapter that trains. 0 trains all weights, which also needs memory for
+    the first model if beta is not 0. None means the rank of `adapter`, or 16."""
     sequence_length: int | None = None
-    """Tokens of a row of the update, which holds one answer with its prompt or several.
-    None: what the longest prompt and answer need."""
+    """The number of tokens in a row of the update, which holds one or several prompts with
+    their answers. None means what the longest prompt and answer need."""
 
     # The loss
     loss: Literal[
@@ -77,55 +78,56 @@ class RLConfig(settings.RunConfig):
     """How rewards become a gradient; see docs/rl.md. reinforce, with a divergence from the
     first model in the reward, is what Gemma 1's report names."""
     beta: float | None = None
-    """Weight of the divergence from the first model. None: 0.05 for reinforce, 0.1 for dpo,
-    else 0."""
+    """The weight of the divergence from the first model. None means 0.05 for reinforce, 0.1
+    for dpo, and 0 for the others."""
     epsilon: float | None = None
-    """How far a probability may fall, as a share, before an answer counts no more. None: the
-    loss's own."""
+    """How far a probability may fall, as a share, before an answer no longer counts. None
+    means the value of the loss."""
     epsilon_high: float | None = None
-    """The same for its rise. None: `epsilon` if that is given, else the loss's own."""
+    """How far a probability may rise before an answer no longer counts. None means `epsilon`
+    if it is given, or the value of the loss."""
     learning_rate: float | None = None
-    """The highest rate. None: 5e-5 for an adapter, 2e-6 for all weights. Models of a few
-    million parameters want a hundred times as much."""
+    """The highest learning rate. None means 5e-5 for an adapter and 2e-6 for all weights.
+    Models with a few million parameters need a hundred times as much."""
 
     # A step
     steps: int = 100
-    """Steps: each samples answers and learns from them."""
+    """The number of steps. Each step samples answers and learns from them."""
     prompts_per_step: int = 8
-    """Prompts of a step."""
+    """The number of prompts in a step."""
     group_size: int = 8
-    """Answers to each prompt, whose rewards are compared with each other."""
+    """The number of answers to each prompt, whose rewards are compared with each other."""
     passes: int = 1
-    """Updates on the answers of a step. From the second on the model is no longer the one
-    that sampled them, and the clip counts."""
+    """The number of passes over the answers of a step. From the second one on, the model is
+    no longer the one that sampled them, and ratios are clipped."""
     max_new_tokens: int = 256
-    """Most tokens of an answer, its stop token included."""
+    """The most tokens of an answer, including its stop token."""
     rollout_rows: int = 64
-    """Answers sampled at once. Lower it if the cache does not fit."""
+    """The number of answers that are sampled at once. Lower it if the cache does not fit."""
     resample_limit: int = 4
-    """dapo draws new prompts for groups without signal, at most this many times the
-    prompts of a step."""
+    """The loss dapo draws new prompts for groups without a signal, at most this many times
+    the prompts of a step."""
 
     # Which prompts
     filter_samples: int = 0
-    """Answers to each prompt before the first step; prompts that the model always or never
-    solves are left out. 0: all stay."""
+    """The number of answers to each prompt before the first step. Prompts that the model
+    always or never solves are then left out. 0 keeps all prompts."""
     least_pass: float = 0.05
-    """With filter_samples: least share of right answers of a prompt that stays."""
+    """With filter_samples: the lowest share of right answers at which a prompt is kept."""
     most_pass: float = 0.95
-    """With filter_samples: most share of right answers of a prompt that stays."""
+    """With filter_samples: the highest share of right answers at which a prompt is kept."""
 
     # Watching
     evaluate_every: int = 20
-    """Steps between two evaluations on held-out prompts; 0: none."""
+    """The number of steps between two evaluations on held-out prompts. 0 means none."""
     held_out_prompts: int = 64
-    """Prompts of an evaluation."""
+    """The number of prompts in an evaluation."""
     held_out_samples: int = 8
-    """Answers to each, sampled at temperature 1: k of pass@k."""
+    """The number of answers to each of them, sampled at temperature 1: the k of pass@k."""
     save_every: int = 10
-    """Steps between two checkpoints."""
+    """The number of steps between two checkpoints."""
     silent_steps: int = 10
-    """Steps in a row in which no group has a signal, after which the run stops."""
+    """The run stops after this many steps in a row in which no group has a signal."""
 
     def __post_init__(self):
         super().__post_init__()

@@ -35,26 +35,28 @@ class SFTConfig(settings.TrainingConfig):
     """Settings of instruction tuning. None is derived; `config.json` has what was chosen."""
 
     data: str = "chats.jsonl"
-    """File of conversations: JSON lines, a JSON array, CSV, TSV or Parquet, gzip or not."""
+    """The file of conversations: JSON lines, a JSON array, CSV, TSV or Parquet, with or
+    without gzip."""
     preset: str = "code_gemma_tiny_py"
-    """Name or folder of the model to start from."""
+    """The model to start from, by name or folder."""
     out: str = "runs/sft"
-    """Folder of the run: settings, log, checkpoints and the result. The same command with
-    the same folder goes on where it stopped."""
+    """The folder of the run, with settings, log, checkpoints and result. The same command
+    with the same folder continues where it stopped."""
     lora_rank: int | None = None
-    """Rank of the adapter that trains; 0 trains all weights. None: that of `adapter`, or
-    16, which is plenty for a manner of answering."""
+    """The rank of the adapter that trains. 0 trains all weights. None means the rank of
+    `adapter`, or 16, which is enough to learn a style of answering."""
     sequence_length: int | None = None
-    """Tokens of a row, up to the model's context. None: 1,024, or the context if that is
-    less. A longer conversation is cut after the last answer that fits."""
+    """The number of tokens in a row, up to the model's context. None means 1,024, or the
+    context if that is less. A longer conversation is cut after the last answer that fits."""
     epochs: int = 2
-    """Passes over the conversations; more than three soon learn them by heart."""
+    """The number of passes over the conversations. With more than three, the model soon
+    learns them by heart."""
     held_out: float = 0.05
-    """Share of the conversations, 0 to below 1, that are evaluated on and not trained on;
-    chosen by a hash of their text."""
+    """The share of the conversations, from 0 to below 1, that are used for evaluation and
+    not for training. A hash of their text chooses them."""
     learning_rate: float | None = None
-    """The highest rate. None: 2e-4 for an adapter, 2e-5 for all weights; both are usual
-    values."""
+    """The highest learning rate. None means 2e-4 for an adapter and 2e-5 for all weights,
+    which are usual values."""
 
     def __post_init__(self):
         super().__post_init__()

@@ -12,14 +12,14 @@ import tyro
 class Settings:
     """Serve a model to editors and to clients of OpenAI, llama.cpp, Ollama and Tabby.
 
-    Stop with ^C: running requests are given a few seconds to end.
+    Stop the server with ^C. Running requests then have a few seconds to end.
     """
 
-    # Name, kaggle://..., hf://... or folder of the model.
+    # The model: a name, kaggle://..., hf://... or a folder.
     preset: Annotated[str, tyro.conf.Positional] = "code_gemma_tiny_py"
-    # 8012 is where llama.vim and llama.vscode look; Ollama's clients look at 11434.
+    # The port. llama.vim and llama.vscode expect 8012, and Ollama's clients expect 11434.
     port: int = 8012
-    # The address to listen at. Any but a loopback address demands --key-file.
+    # The address to listen at. Any address but a loopback address requires --key-file.
     host: str = "127.0.0.1"
     # A file that holds the key which every request must carry.
     key_file: str | None = None
@@ -30,24 +30,26 @@ class Settings:
     allow_origin: tuple[str, ...] = ()
     # The name of the model in answers. Default: the last part of the preset's name.
     model_name: str | None = None
-    # Of the weights in memory; "auto" is as they are stored.
+    # The dtype of the weights in memory. "auto" is the one in which they are stored.
     dtype: str = "auto"
-    # Tokens of prompt and answer together. Default: as the preset says.
+    # The most tokens of prompt and answer together. The default is that of the preset.
     context: int | None = None
-    # How the prompt at a cursor is put in order: "line" and "spm" find nearly all of it
-    # in the cache while one types, "psm" is that of `infill`.
+    # The order of the prompt. With "line" and "spm", nearly all of it is found in the
+    # cache while you type. "psm" is the order that `infill` uses.
     layout: Literal["line", "psm", "spm"] = "line"
-    # Requests that run at once, in one batch. Each needs a cache of up to --context.
+    # The number of requests that run at once, in one batch. Each needs a cache of up to
+    # --context tokens.
     rows: int = 4
-    # Requests that may wait for a place; those above are told to come back later.
+    # The number of requests that may wait for a place. Further ones are refused with
+    # status 503.
     max_waiting: int = 64
     # Memory for prompts that may be asked again, in MiB.
     cache_mib: int = 512
-    # A request ends after so many seconds with what there is.
+    # The most seconds of a request. After them it ends with the text so far.
     max_seconds: float = 60.0
     # The largest body of a request, in KiB.
     max_body_kib: int = 4096
-    # Connections at once.
+    # The most connections at once.
     max_connections: int = 1024
     # Compile programs ahead: those for one editor before the first request, the others
     # after it, so that few requests have to wait for one.

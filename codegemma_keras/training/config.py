@@ -28,73 +28,74 @@ class RunConfig:
     """Settings of any run. None is derived; `config.json` has what was chosen."""
 
     out: str = "runs/run"
-    """Folder of the run: settings, log, checkpoints and the result. The same command with
-    the same folder goes on where it stopped."""
+    """The folder of the run, with settings, log, checkpoints and result. The same command
+    with the same folder continues where it stopped."""
 
     # The model
     preset: str | None = None
-    """Name or folder of the model to start from."""
+    """The model to start from, by name or folder."""
     adapter: str | None = None
-    """Folder of an adapter in PEFT's format to go on training; its rank, alpha, dropout and
-    layers are kept. None starts a new one."""
+    """The folder of an adapter in PEFT's format whose training continues. Its rank, alpha,
+    dropout and layers are kept. None starts a new adapter."""
     dtype: str | None = None
-    """Policy of the weights that do not train, and of the arithmetic. None: float32 on a
-    CPU; on an accelerator bfloat16 (a T4: float16), while what trains stays float32.
-    What trains in bfloat16 alone loses Adam's small steps."""
+    """The dtype policy of the weights that do not train, and of the arithmetic. None means
+    float32 on a CPU, float16 on a T4, and bfloat16 on other accelerators, while the weights
+    that train stay in float32. In bfloat16 they would lose Adam's small steps."""
 
     # What of it trains
     lora_rank: int | None = None
-    """Rank of the adapter that trains; 0 trains all weights. None: that of `adapter`, or
-    the recipe's default."""
+    """The rank of the adapter that trains. 0 trains all weights. None means the rank of
+    `adapter`, or the recipe's default."""
     lora_alpha: float | None = None
-    """What the adapter adds is scaled by alpha / rank. None: that of `adapter`, or twice
-    the rank, as is usual."""
+    """The output of the adapter is scaled by alpha / rank. None means the alpha of
+    `adapter`, or twice the rank, which is usual."""
     lora_dropout: float | None = None
-    """Share of the adapter's inputs that are dropped in training, 0 to below 1. None: that
-    of `adapter`, or 0."""
+    """The share of the adapter's inputs that are dropped in training, from 0 to below 1.
+    None means the dropout of `adapter`, or 0."""
     lora_targets: tuple[str, ...] | None = None
-    """Layers that get an adapter: q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj,
-    down_proj. None: those of `adapter`, or all seven, which learns more than fewer layers
-    of a higher rank."""
+    """The layers that get an adapter: q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj,
+    down_proj. None means the layers of `adapter`, or all seven, which learns more than
+    fewer layers with a higher rank."""
     quantize: Literal["int8", "int4"] | None = None
-    """Integers for the frozen matrices under an adapter: half or a quarter of their bytes
-    in bfloat16. None leaves them as they are."""
+    """Stores the frozen matrices under an adapter as integers, which take half or a quarter
+    of the bytes of bfloat16. None leaves them as they are."""
     remat: Literal["none", "attention", "block"] = "none"
-    """What is computed again instead of kept for the backward pass: "block" needs the
-    least memory, for a third more work."""
+    """What is computed again for the backward pass instead of being kept. "block" needs the
+    least memory, and a third more computation."""
 
     # Batches
     sequence_length: int | None = None
-    """Tokens of a row, up to the model's context. None: the recipe's default."""
+    """The number of tokens in a row, up to the model's context. None means the recipe's
+    default."""
     accumulation: int = 1
-    """Parts in which the batch of an update is computed. More parts need less memory and
-    give the same update; it may change when a run goes on."""
+    """The number of parts in which the batch of an update is computed. More parts need less
+    memory and give the same update. This may change when a run continues."""
 
     # The optimizer, AdamW
     learning_rate: float | None = None
-    """The highest rate. None: the recipe's default for what trains."""
+    """The highest learning rate. None means the recipe's default for what trains."""
     schedule: Literal["cosine", "wsd"] = "cosine"
-    """Course of the rate after its rise. cosine falls all the way; wsd (warm-up, stable,
-    decay) is constant until the last part."""
+    """How the learning rate changes after its rise. With cosine it falls all the time. With
+    wsd (warm-up, stable, decay) it is constant until the last part."""
     warmup_steps: int | None = None
-    """Updates in which the rate rises. None: a twentieth of them."""
+    """The number of updates in which the rate rises. None means a twentieth of all."""
     decay: float = 0.3
-    """Share of the updates, at the end, in which wsd falls to zero."""
+    """The share of the updates, at the end, in which wsd falls to zero."""
     weight_decay: float = 0.0
-    """Decay of the weights, times the rate, an update."""
+    """In each update the weights decay by this factor times the learning rate."""
     clip_norm: float = 1.0
-    """Highest norm of all gradients together; larger ones are scaled down to it."""
+    """The highest norm of all gradients together. Larger ones are scaled down to it."""
 
     # Watching, in updates
     evaluate_every: int = 50
-    """Updates between two evaluations on held-out rows; 0: none."""
+    """The number of updates between two evaluations on held-out rows. 0 means none."""
     save_every: int = 50
-    """Updates between two checkpoints."""
+    """The number of updates between two checkpoints."""
     keep: int = 2
-    """Checkpoints that stay; at least 2, so that one survives whatever happens to the
-    newest."""
+    """The number of checkpoints that are kept: at least 2, so that one survives whatever
+    happens to the newest."""
     seed: int = 0
-    """Seed of every random choice: new weights, the order of rows, dropout."""
+    """The seed of every random choice: new weights, the order of rows, dropout."""
 
     def __post_init__(self):
         least = {"accumulation": 1, "save_every": 1, "evaluate_every": 0, "keep": 2}
@@ -164,23 +165,24 @@ class TrainingConfig(RunConfig):
     """Settings of training on given rows."""
 
     mesh: str | None = None
-    """How several devices share the work, such as data=8 or fsdp=2,model=4 (JAX; see
-    docs/plan.md). None: one device."""
+    """How several devices share the work, such as data=8 or fsdp=2,model=4 (JAX only; see
+    docs/plan.md). None means one device."""
     batch_tokens: int = 8192
-    """Tokens of an update, padding included."""
+    """The number of tokens in an update, including padding."""
     z_loss: float = 0.0
-    """Factor of the squared logarithm of the softmax's sum, added to the loss of training
-    (never to the held-out loss). 1e-4 keeps logits from drifting in long runs."""
+    """The weight of the squared logarithm of the softmax's sum, which is added to the
+    training loss and never to the held-out loss. 1e-4 keeps logits from drifting in long
+    runs."""
 
     # Watching, in updates. log_every divides evaluate_every and save_every.
     log_every: int = 1
-    """Updates between two lines of the log."""
+    """The number of updates between two lines of the log."""
     patience: int = 0
-    """Evaluations in a row without a better one that end the run early; 0: it never ends
-    early."""
+    """The run ends early after this many evaluations in a row without a new best one. 0
+    means that it never ends early."""
     peak_tflops: float | None = None
-    """Peak of one device in 10^12 operations a second, for the share of it that is reached
-    (MFU). None: by the data sheet, if the chip is known."""
+    """The peak of one device in 10^12 operations a second, from which the reached share
+    (MFU) is computed. None means that of the data sheet, if the chip is known."""
     tensorboard: bool = False
     """Whether to write the log as TensorBoard events too (needs tensorboardX)."""
 
