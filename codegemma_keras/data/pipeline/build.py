@@ -193,7 +193,9 @@ def _token_tasks(job):
 def _shard_tasks(job):
     job.plan = shards.plan_rows(job.tokens, job.keys, job.settings)
     if not job.plan.rows:
-        raise summary.nothing_left(_reports(job).values())
+        error = summary.nothing_left(_reports(job).values())
+        job.folder.clear()  # so that other settings may be tried with the same folder
+        raise error
     return {
         job.shards / name: (
             shards.write_shard,

@@ -1,5 +1,6 @@
 """`build`: end to end, whatever the workers, killed and resumed; and its command line."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -216,6 +217,16 @@ def test_nothing_left_says_why(repos, tmp_path):
         pipeline.build(
             [tmp_path / "r"], tmp_path / "out", repos / "tok.model", SETTINGS
         )
+
+
+def test_nothing_left_leaves_the_folder_for_other_settings(repos, tmp_path):
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "a.py").write_text("def double(x):\n    return 2 * x\n")
+    asked = [tmp_path / "r"], tmp_path / "out", repos / "tok.model"
+    with pytest.raises(ValueError, match=r"licence unknown \(1\)"):
+        pipeline.build(*asked, dataclasses.replace(SETTINGS, licences=("MIT",)))
+    pipeline.build(*asked, dataclasses.replace(SETTINGS, licences=None))
+    assert (tmp_path / "out" / "data.json").exists()
 
 
 def test_no_source_is_found_missing_late(repos, tmp_path):
