@@ -205,6 +205,7 @@ def check_exercise(client, cell, number, name, solution):
     from nbclient.exceptions import CellExecutionError
 
     unsolved = copy.deepcopy(cell)
+    unsolved.metadata.tags = ["exercise"]  # a failure must be seen here
     try:
         client.execute_cell(unsolved, number)
     except CellExecutionError as error:
@@ -215,7 +216,7 @@ def check_exercise(client, cell, number, name, solution):
             ) from None
     else:
         raise NotebookError(f"{name}, cell {number}: the exercise passes unsolved.")
-    solved = copy.deepcopy(cell)
+    solved = copy.deepcopy(unsolved)
     solved.source = solution
     run_cell(client, solved, number, name)
 

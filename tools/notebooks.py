@@ -91,6 +91,9 @@ BACKENDS = {
     "tensorflow": '"tensorflow")  # on a CPU it trains faster than "jax"',
 }
 ALLOWED_TAGS = {"parameters", "exercise", "install"}
+# An exercise fails on purpose until it is solved. With this tag, Jupyter's "Run All" goes
+# on to the next cell.
+MAY_FAIL = "raises-exception"
 
 
 # Sources to notebooks
@@ -158,7 +161,10 @@ def make(file, costs=None):
         if cell.cell_type == "markdown":
             made.append(nbformat.v4.new_markdown_cell(cell.source))
         else:
-            metadata = {"tags": list(tags_of(cell))} if tags_of(cell) else {}
+            tags = list(tags_of(cell))
+            if "exercise" in tags:
+                tags.append(MAY_FAIL)
+            metadata = {"tags": tags} if tags else {}
             made.append(nbformat.v4.new_code_cell(cell.source, metadata=metadata))
     # The install cell stands where the first code is: a reader meets the title first.
     first_code = next(i for i, c in enumerate(made) if i > 1 and c.cell_type == "code")

@@ -302,8 +302,8 @@ print("one by one, naively:", naive)
 # %% [markdown]
 # ## Exercises
 #
-# Each cell below fails with a hint until you have filled it in. Solutions are in
-# `tutorials/solutions/10_tokens.py`.
+# Each of the next cells fails on purpose, with a hint, until you have filled it in. The
+# solutions are in `tutorials/solutions/10_tokens.py`.
 #
 # **1.** A model's input begins with the token *bos*, once. Build the row of ids that asks
 # for what belongs between `prefix` and `suffix`: bos, the prefix sign, the prefix, the

@@ -306,8 +306,8 @@ plt.show()
 # %% [markdown]
 # ## Exercises
 #
-# Each cell fails with a hint until you have filled it in. Solutions are in
-# `tutorials/solutions/11_network.py`.
+# Each of the next cells fails on purpose, with a hint, until you have filled it in. The
+# solutions are in `tutorials/solutions/11_network.py`.
 #
 # **1.** How many parameters has CodeGemma 2B? Count the arrays of a block as above.
 

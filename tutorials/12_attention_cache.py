@@ -255,8 +255,8 @@ for mode in ("psm", "spm"):
 # %% [markdown]
 # ## Exercises
 #
-# Each cell fails with a hint until you have filled it in. Solutions are in
-# `tutorials/solutions/12_attention_cache.py`.
+# Each of the next cells fails on purpose, with a hint, until you have filled it in. The
+# solutions are in `tutorials/solutions/12_attention_cache.py`.
 #
 # **1.** A server has so many bytes left beside the weights. How many rows of `context`
 # tokens can it decode at once?

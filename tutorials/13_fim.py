@@ -288,8 +288,8 @@ print(f"truncated, then rearranged: {kept['first']:.0%}")
 #
 # ## Exercises
 #
-# Each cell fails with a hint until you have filled it in. Solutions are in
-# `tutorials/solutions/13_fim.py`.
+# Each of the next cells fails on purpose, with a hint, until you have filled it in. The
+# solutions are in `tutorials/solutions/13_fim.py`.
 #
 # **1.** Write the training text of SPM as parts, without `fim.render`.
 

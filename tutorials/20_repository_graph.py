@@ -332,8 +332,8 @@ plt.show()
 #
 # ## Exercises
 #
-# Each cell fails with a hint until you have filled it in. Solutions are in
-# `tutorials/solutions/20_repository_graph.py`.
+# Each of the next cells fails on purpose, with a hint, until you have filled it in. The
+# solutions are in `tutorials/solutions/20_repository_graph.py`.
 #
 # **1.** Turn a relative import into the dotted name from the top of the repository. One dot
 # means the importer's own folder, two dots the folder above.

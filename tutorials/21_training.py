@@ -237,8 +237,8 @@ print(f"CodeGemma 2B on this machine: {years:,.0f} years")
 #
 # ## Exercises
 #
-# Each cell fails with a hint until you have filled it in. Solutions are in
-# `tutorials/solutions/21_training.py`.
+# Each of the next cells fails on purpose, with a hint, until you have filled it in. The
+# solutions are in `tutorials/solutions/21_training.py`.
 #
 # **1.** Write the schedule: linear from 0 to `peak` in `warmup` steps, then constant, and
 # linear down to 0 in the last `decay` share of all steps.

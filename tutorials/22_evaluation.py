@@ -265,8 +265,8 @@ plt.show()
 #
 # ## Exercises
 #
-# Each cell fails with a hint until you have filled it in. Solutions are in
-# `tutorials/solutions/22_evaluation.py`.
+# Each of the next cells fails on purpose, with a hint, until you have filled it in. The
+# solutions are in `tutorials/solutions/22_evaluation.py`.
 #
 # **1.** Give the interval in which 95 % of measured rates lie, from the rate and the number
 # of tasks: the rate, plus and minus 1.96 standard errors `sqrt(p (1 - p) / n)`.

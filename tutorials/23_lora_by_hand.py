@@ -317,8 +317,8 @@ print(f"differs by {package_error:.1e}; saved: {size / 1e3:.0f} kB")
 # %% [markdown]
 # ## Exercises
 #
-# Each cell fails with a hint until you have filled it in. Solutions are in
-# `tutorials/solutions/23_lora_by_hand.py`.
+# Each of the next cells fails on purpose, with a hint, until you have filled it in. The
+# solutions are in `tutorials/solutions/23_lora_by_hand.py`.
 #
 # **1.** How many numbers does LoRA train in CodeGemma 2B, if the query and the value
 # projection of each of 18 layers are adapted?

@@ -313,8 +313,8 @@ print(f"{computed} tokens computed of {asked} that were allowed")
 # %% [markdown]
 # ## Exercises
 #
-# Each cell fails with a hint until you have filled it in. Solutions are in
-# `tutorials/solutions/24_fast_decoding.py`.
+# Each of the next cells fails on purpose, with a hint, until you have filled it in. The
+# solutions are in `tutorials/solutions/24_fast_decoding.py`.
 #
 # **1.** Each guess is right with probability `p`, independently; the first wrong one ends
 # the run. How many tokens does one run with `width` guesses win on average? (The choice

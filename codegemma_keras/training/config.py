@@ -204,9 +204,11 @@ class TrainingConfig(RunConfig):
                 )
         length = self.sequence_length
         if length is not None and self.batch_tokens % (length * self.accumulation):
+            least = length * self.accumulation
             raise ValueError(
                 f"batch_tokens={self.batch_tokens} must be a multiple of sequence_length "
-                f"x accumulation = {length} x {self.accumulation}."
+                f"x accumulation = {length} x {self.accumulation}. Give for example "
+                f"{max(1, round(self.batch_tokens / least)) * least}."
             )
 
 
