@@ -44,6 +44,7 @@ _HEADER = re.compile(
     r"(?P<value>[\w+/.~=-]{12,2000})",
     re.I,
 )
+_HEADERS = ("bearer", "basic", "authorization", "x-")  # one of these is in each
 # `Server=a;User Id=b;Password=c;`, `jdbc:...?user=b&password=c`.
 _CONNECTION = re.compile(
     r"[;?&](?:amp;)?\s?(?:password|passwd|pwd|pass|secret|account_?key|shared_?access_?key"
@@ -63,6 +64,7 @@ _ARGUMENT = re.compile(
     r"|(?<!\S)--(?:password|passwd|passphrase)[ =]['\"]?|\boracle:thin:\w{1,64}/)"
     r"(?P<value>[^\s'\"`@/<>(){}]{6,128})"
 )
+_ARGUMENTS = ("curl", "--pass", "oracle:thin:")
 # Digests that are published, and where a value comes from.
 _NO_SECRET_NAME = re.compile(
     r"hash|sha\d|md5|digest|checksum|fingerprint|public|token_?(?:id|type|name|ur[il]|kind"
@@ -87,8 +89,10 @@ _FILE_OR_CALL = re.compile(r"^[\w./-]+\.[a-z]{2,4}$|^[a-z_]+(?:\.[a-z_]+)+$", re
 
 def find_assigned(text: str) -> Iterator[tuple[int, int, str]]:
     """`(start, end, kind)` of values given to what sounds secret."""
-    yield from _named(text)
-    for match in _HEADER.finditer(text):
+    lower = text.lower()
+    yield from _named(text, lower)
+    headers = any(word in lower for word in _HEADERS)
+    for match in _HEADER.finditer(text) if headers else ():
         value = match["value"]
         if (match["scheme"] or "").lower() == "basic":
             # Base64 of `user:password`.
@@ -102,7 +106,8 @@ def find_assigned(text: str) -> Iterator[tuple[int, int, str]]:
             group = "value" if match["value"] else "signature"
             if _random_password(match[group]):
                 yield *match.span(group), "password"
-    for match in _ARGUMENT.finditer(text):
+    arguments = any(word in text for word in _ARGUMENTS)
+    for match in _ARGUMENT.finditer(text) if arguments else ():
         if _random_password(match["value"]):
             yield *match.span("value"), "password"
     if "://" in text:
@@ -113,8 +118,7 @@ def find_assigned(text: str) -> Iterator[tuple[int, int, str]]:
                     yield *match.span("value"), "password"
 
 
-def _named(text):
-    lower = text.lower()
+def _named(text, lower):
     if len(lower) != len(text):  # A few letters are longer in lower case.
         lower = text
     for stem in _STEM.finditer(lower):

@@ -45,6 +45,11 @@ _IPV6 = re.compile(
     r"(?<![\w:.])(?:[0-9a-fA-F]{1,4}:){2,7}(?::?[0-9a-fA-F]{1,4}){1,7}(?![\w:.])"
 )
 _MAC = re.compile(r"(?:[0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}(?::[0-9a-fA-F]{2}){0,2}")
+# What every address has, in patterns that begin with one character, which are searched
+# for many times faster than those above.
+_DOTTED = re.compile(r"\.\d{1,3}\.\d{1,3}\.\d")
+_COLONS = re.compile(r":[0-9a-fA-F]{1,4}:")
+_DIALLED = re.compile(r"\+[1-9]"), re.compile(r"-\d{4}")
 _VERSION = re.compile(
     r"version|release|\bv\.?$|\bver\b|section|\u00a7|\boid\b|>=|<=|==|assembly", re.I
 )
@@ -84,7 +89,9 @@ def _emails(text):
 
 
 def _addresses(text):
-    for pattern, group in ((_IPV4, 0), (_IPV4_HOST, 1), (_IPV6, 0)):
+    patterns = [(_IPV4, 0), (_IPV4_HOST, 1)] if _DOTTED.search(text) else []
+    patterns += [(_IPV6, 0)] if _COLONS.search(text) else []
+    for pattern, group in patterns:
         for match in pattern.finditer(text):
             value, start = match[group], match.start(group)
             before = text[max(0, start - 24) : start].rpartition("\n")[2]
@@ -116,6 +123,8 @@ def _round(address, host):
 
 
 def _phones(text):
+    if not any(pattern.search(text) for pattern in _DIALLED):
+        return
     for match in _PHONE.finditer(text):
         digits = re.sub(r"\D", "", match[0])
         # 555 is for films; a date has a sign where years may be negative.
