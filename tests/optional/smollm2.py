@@ -4,6 +4,7 @@ Logits beside Transformers' Gemma and Llama, tokens beside the `tokenizers` libr
 bits per byte of held-out code beside the Llama.
 """
 
+import itertools
 import math
 import pathlib
 
@@ -18,6 +19,7 @@ from codegemma_keras import CodeGemmaCausalLM, fim
 from codegemma_keras.formats import smollm2
 
 FILES = sorted(pathlib.Path(networkx.__file__).parent.glob("algorithms/*.py"))[:12]
+LANGUAGES = (".py", ".js", ".c", ".hpp", ".cuh", ".proto", ".json", ".md")
 
 
 @pytest.fixture(scope="module")
@@ -79,13 +81,28 @@ def test_logits_and_bits_per_byte(lm, gguf_file):
     assert as_gemma < 1.003 * as_llama
 
 
+def source_files(count=5_000, largest=100_000):
+    """Files of eight languages in the installed packages, as evenly as they come."""
+    root = pathlib.Path(networkx.__file__).parent.parent
+    found = {suffix: [] for suffix in LANGUAGES}
+    for file in sorted(root.rglob("*")):
+        of_suffix = found.get(file.suffix)
+        if of_suffix is not None and 0 < file.stat().st_size <= largest:
+            of_suffix.append(file)
+    assert all(found.values()), {suffix: len(files) for suffix, files in found.items()}
+    mixed = [f for each in itertools.zip_longest(*found.values()) for f in each if f]
+    return mixed[:count]
+
+
 def test_tokens_are_those_of_transformers(lm, gguf_file):
     peer = transformers.AutoTokenizer.from_pretrained(
         gguf_file.parent, gguf_file=gguf_file.name
     )
-    texts = [file.read_text(encoding="utf-8") for file in FILES]
+    files = source_files()
+    texts = [file.read_bytes().decode("utf-8", "replace") for file in files]
     for text in [*texts, "don't 12345 \t\n\n\n  \u03c0 \u4e2d\u6587 \U0001f600"]:
         assert lm.tokenizer.encode(text) == peer.encode(text, add_special_tokens=False)
+    print(f"the same tokens in {len(files)} files")
 
 
 def test_it_completes(lm):
