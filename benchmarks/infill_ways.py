@@ -49,8 +49,7 @@ def suffix_before(prefix, suffix, path):
 
 
 def suffix_as_file(prefix, suffix, path):
-    parts = [suffix.lstrip("\r\n"), fim.FILE_SEPARATOR] if suffix.strip() else []
-    return [*parts, f"{path}\n", prefix.removesuffix(" ")]
+    return fim.render(prefix, suffix, mode="left_to_right")
 
 
 def left_to_right(prefix, suffix, path):

@@ -21,7 +21,7 @@ LEAST_REPEATED_LINE = 3
 # A line that begins so belongs to the statement above it.
 CONTINUES = ("else", "elif", "except", "finally")
 # A line that begins so belongs to the statement below it: decorators and comments.
-_LEADS = re.compile(r"@|#|//")
+_LEADS = re.compile(r"@|#(?:\s|$)|//")
 _COMMENT = re.compile(r"(?<!\S)#\s.*")
 
 

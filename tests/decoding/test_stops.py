@@ -60,6 +60,7 @@ def test_a_line_that_opens_a_block_stands_for_the_block():
         # Comments and decorators belong to what follows, unless the block ends first.
         ("    ", "# so\n    x = 1\n    y = 2\n", "# so\n    x = 1"),
         ("    ", "# so\n\ny = 2\n", "# so"),
+        ("", "#include <a.h>\n#include <b.h>\n", "#include <a.h>"),
         ("", "@a\ndef f():\n    b\nc\n", "@a\ndef f():\n    b"),
         # What stands in the line is whole, and the next one counts.
         ('    """Doc."""', "\n    return 1\n    x\n", "\n    return 1"),

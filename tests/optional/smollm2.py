@@ -15,7 +15,7 @@ import pytest
 import torch
 import transformers
 
-from codegemma_keras import CodeGemmaCausalLM, fim
+from codegemma_keras import CodeGemmaCausalLM, fim, sandbox
 from codegemma_keras.formats import smollm2
 
 FILES = sorted(pathlib.Path(networkx.__file__).parent.glob("algorithms/*.py"))[:12]
@@ -117,3 +117,26 @@ def test_it_completes(lm):
     )
     assert lm.infill(prefix, suffix, tidy=True) == "self.items.append(item)"
     assert lm.preprocessor.infill_mode == fim.LEFT_TO_RIGHT
+
+
+def test_the_demo_is_right(lm):
+    """What `make demo` shows parses, and does what the method's name says."""
+    file = pathlib.Path(__file__).parents[2] / "examples" / "account.py"
+    prefix, suffix = file.read_text(encoding="utf-8").split("        \n")
+    suffix = f"\n{suffix}"
+    options = {"path": "examples/account.py", "until": "block", "tidy": True}
+    middle = lm.infill(f"{prefix}        ", suffix, **options)
+    checks = """
+account = Account("Ada", 10)
+account.withdraw(4)
+assert account.balance == 6
+try:
+    account.withdraw(7)
+except ValueError:
+    pass
+else:
+    raise AssertionError("overdrawn")
+assert account.balance == 6
+"""
+    result = sandbox.run(f"{prefix}        {middle}{suffix}{checks}")
+    assert result.passed, (middle, result.reason)
