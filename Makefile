@@ -20,7 +20,7 @@ PLAIN := tests/data tests/sandbox tests/tasks tests/recipes/test_conversations.p
 # that are JAX's own. `make test` runs their tests on JAX; `test-tensorflow-above` is there.
 ABOVE := tests/cli tests/evals tests/export tests/formats/test_mutations.py tests/jupyter \
   tests/lsp tests/plan tests/server tests/test_docs.py tests/test_exercises.py \
-  tests/test_notebook.py tests/test_notebooks.py tests/test_sharding.py
+  tests/test_attention.py tests/test_notebook.py tests/test_notebooks.py tests/test_sharding.py
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint contracts platforms test-plain test-jax test-tensorflow test-tensorflow-above test-oldest test-real-vocabulary test-beam test-harnesses test-serving rl-goldens notebooks \

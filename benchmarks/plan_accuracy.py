@@ -114,11 +114,12 @@ def traced(recipe, remat, length, device, dtype=None):
     """The traced estimate, without its margin, beside the compiler's for one device."""
     config = settings(recipe, 2, length, remat=remat, dtype=dtype)
     lm = step.model_of(config, WIDE)
-    guess = program.trace_step(lm, step.batch_of(config))
+    # With the attention of a GPU on both sides, since GPUs are what tracing is for.
+    guess = program.trace_step(lm, step.batch_of(config), "gpu")
     kinds = estimates.by_kind(lm, config)
     temporaries = max(guess.temporaries, kinds["gradients"] + kinds["logits"])
     real = program.compile_step(
-        step.model_of(config, WIDE), step.batch_of(config), None, device
+        step.model_of(config, WIDE), step.batch_of(config), None, device, "gpu"
     )
     return {
         "recipe": recipe,

@@ -7,7 +7,7 @@ benchmarks/results/plan_table.json: GiB of one chip for a step of one row (of on
 chip), the margin of tracing included. Nothing is run or compiled: bytes come from the
 traced step of the whole model (`plan/liveness.py`, whose error
 benchmarks/plan_accuracy.py states), built from the recipes' own settings with
-`remat="block"`. The attention is the einsum that really runs, with its `[T, T]` scores.
+`remat="block"`. The attention is that of a GPU without cuDNN's kernel.
 
 A base that is made integer is loaded as floats first; a chip on which that does not fit
 is marked so, even if the step would.

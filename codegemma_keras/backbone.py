@@ -18,16 +18,11 @@ from keras_hub.src.utils.python_utils import classproperty
 
 from codegemma_keras import adapters as adapter_state
 from codegemma_keras import export, presets
+from codegemma_keras.attention import mask_of
 from codegemma_keras.blocks import GemmaDecoderBlock, RMSNormalization
 from codegemma_keras.formats.keras_hub import save_backbone
 from codegemma_keras.layers import ReversibleEmbedding, remat, traced_once
-from codegemma_keras.ops import (
-    attention_mask,
-    place,
-    rotary_angles,
-    slots_of,
-    variable_axes,
-)
+from codegemma_keras.ops import place, rotary_angles, slots_of, variable_axes
 
 
 @keras.saving.register_keras_serializable(package="codegemma_keras")
@@ -210,7 +205,8 @@ class CodeGemmaBackbone(Backbone):
             cache_index = ops.convert_to_tensor(cache_index, dtype="int32")
             slots = slots + ops.reshape(cache_index, (-1, 1))  # [B or 1, T]
             key_slots = slots_of(cache[0][0][:, :, 0, 0])  # [1, S]
-        mask = attention_mask(slots, key_slots, padding_mask, segment_ids)
+        cached = cache is not None
+        mask = mask_of(slots, key_slots, padding_mask, segment_ids, cached)
         rotary = rotary_angles(
             slots if positions is None else positions,
             self.head_dim,

@@ -1,9 +1,9 @@
 """The block of the network, in reading order: RMSNorm, attention, GeGLU.
 
 backbone.py stacks it. How a matrix is stored and what adapters add to it is the business
-of the layers in layers.py; attention and rotary angles are in ops.py. Layer, attribute
-and variable names equal those of `keras_hub.models.GemmaBackbone`, so that its
-`.weights.h5` files load as they are: that is why the classes are called Gemma here.
+of the layers in layers.py; attention itself is in attention.py, rotary angles in ops.py.
+Layer, attribute and variable names equal those of `keras_hub.models.GemmaBackbone`, so
+that its `.weights.h5` files load as they are: that is why the classes are called Gemma.
 
 Left out, because Gemma 1 has none of it: biases, logit soft caps, sliding windows,
 post-norms.
@@ -15,15 +15,9 @@ heads, K key/value heads, H head size.
 import keras
 from keras import ops
 
+from codegemma_keras.attention import Mask, attend
 from codegemma_keras.layers import Linear
-from codegemma_keras.ops import (
-    apply_rotary,
-    attend,
-    pick,
-    place,
-    saturate,
-    write_cache,
-)
+from codegemma_keras.ops import apply_rotary, pick, place, saturate, write_cache
 
 
 @keras.saving.register_keras_serializable(package="codegemma_keras")
@@ -93,7 +87,8 @@ class CachedGemmaAttention(keras.layers.Layer):
         Args:
             x: `[B, T, D]`.
             rotary: `(cos, sin)`, each float32 `[B or 1, T, 1, H / 2]`.
-            mask: bool `[B or 1, T, S]`, True where a query may look.
+            mask: `attention.Mask`, where a query may look; without `only` also a bool
+                `[B or 1, T, S]`.
             cache: None, or `(keys, values)`, each `[B, S, K, H]`.
             cache_index: slot of the first of the T tokens, scalar or `[B]`.
             only: None, or int `[B]`: the one of the T tokens that attends; of the
@@ -106,7 +101,7 @@ class CachedGemmaAttention(keras.layers.Layer):
         key = apply_rotary(self.key_dense(x), *rotary)  # [B, T, K, H]
         value = self.value_dense(x)
         if only is not None:
-            x, mask = pick(x, only), pick(mask, only)
+            x, mask = pick(x, only), Mask(pick(mask.allowed, only))
             rotary = [pick(part, only) for part in rotary]
         query = apply_rotary(self.query_dense(x), *rotary)  # [B, T, N, H]
         query = place(query, "rows", None, "model", None)
@@ -114,12 +109,7 @@ class CachedGemmaAttention(keras.layers.Layer):
             key = write_cache(cache[0], key, cache_index)  # [B, S, K, H]
             value = write_cache(cache[1], value, cache_index)
             cache = (key, value)
-        if self.remat:
-            attended = keras.remat(lambda q, k, v: attend(q, k, v, mask))(
-                query, key, value
-            )
-        else:
-            attended = attend(query, key, value, mask)  # [B, T, N, H]
+        attended = attend(query, key, value, mask, self.remat)  # [B, T, N, H]
         output = self.output_dense(attended)
         return output if cache is None else (output, cache)
 

@@ -287,19 +287,28 @@ def place(x, *dimensions):
     mesh = current.device_mesh
     if mesh is None or not isinstance(x, jax.core.Tracer):
         return x
-    sizes = dict(zip(mesh.axis_names, mesh.shape, strict=True))
-    rows = current.batch_dim_name
-    others = tuple(name for name in sizes if name != rows)
-    kinds = {"rows": (rows,) if rows else (), "model": others, None: ()}
-    kinds["all"] = tuple(sizes)
-    axes = []
+    kinds, axes = axes_by_kind(current), []
     for size, dimension in zip(x.shape, dimensions, strict=True):
         names = kinds[dimension]
-        whole = not names or size % math.prod(sizes[name] for name in names)
+        whole = not names or size % devices_of(mesh, names)
         axes.append(None if whole else names)
     spec = jax.sharding.PartitionSpec(*axes)
     there = jax.sharding.NamedSharding(mesh.backend_mesh, spec)
     return jax.lax.with_sharding_constraint(x, there)
+
+
+def axes_by_kind(distribution) -> dict:
+    """Which mesh axes each of `place`'s words means, as tuples of their names."""
+    names = tuple(distribution.device_mesh.axis_names)
+    rows = distribution.batch_dim_name
+    others = tuple(name for name in names if name != rows)
+    return {"rows": (rows,) if rows else (), "model": others, "all": names, None: ()}
+
+
+def devices_of(mesh, names) -> int:
+    """How many devices lie along these axes of a `keras.distribution.DeviceMesh`."""
+    sizes = dict(zip(mesh.axis_names, mesh.shape, strict=True))
+    return math.prod(sizes[name] for name in names)
 
 
 def variable_axes(model, fsdp, split_heads) -> dict[str, tuple[str | None, ...]]:

@@ -14,6 +14,7 @@ import re
 import jax
 from jax import extend
 
+from codegemma_keras import attention
 from codegemma_keras.plan import liveness, step
 
 _WIDTH = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "bf16": 2, "f16": 2, "u16": 2}
@@ -28,6 +29,7 @@ _CALLED = re.compile(
 _TURNS = re.compile(r'known_trip_count[":{ ]+n"?:"?(\d+)')
 _COLLECTIVE = re.compile(rf"= (.*?) ({'|'.join(_KINDS)})(-start)?\(")
 _OUT_OF_MEMORY = re.compile(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm")
+_COPY = re.compile(r"= (\w+)\[([\d,]+)\](?:\{[^ ]*\})? (copy|transpose)\(")
 # Where the temporaries alone are too much.
 _TEMPORARIES = re.compile(r"required for HLO temporaries \(([\d.]+)([KMGT])\)")
 
@@ -82,7 +84,7 @@ def shardings(lm, batch, distribution=None, device=None):
     return step.state_of(lm, place), rows
 
 
-def compile_step(lm, batch, distribution=None, device=None) -> Program:
+def compile_step(lm, batch, distribution=None, device=None, platform=None) -> Program:
     """Compile the step of a model from `step.model_of`.
 
     Args:
@@ -91,15 +93,20 @@ def compile_step(lm, batch, distribution=None, device=None) -> Program:
         distribution: as from `sharding.distribution`, over the target's devices; None
             for one device.
         device: the one device; default: this process's first.
+        platform: as of `attention.planned_for`, whose attention the step has; default:
+            that of the devices.
     """
     step.prepare(lm, batch, distribution)
     state, rows = shardings(lm, batch, distribution, device)
+    if platform is None:
+        place = next(iter(jax.tree.leaves(rows)[0].sharding.device_set))
+        platform = place.platform
     scope = distribution.scope() if distribution else contextlib.nullcontext()
     # As Keras's own make_train_function.
     out = None
     if distribution is not None:
         out = (None, jax.tree.map(lambda shape: shape.sharding, state))
-    with scope:
+    with scope, attention.planned_for(platform):
         traced = jax.jit(lm.train_step, donate_argnums=0, out_shardings=out).trace(
             state, rows
         )
@@ -112,11 +119,12 @@ def compile_step(lm, batch, distribution=None, device=None) -> Program:
     return read(compiled, flops)
 
 
-def trace_step(lm, batch) -> Program:
+def trace_step(lm, batch, platform="gpu") -> Program:
     """The step for one device, as `compile_step`, from its trace alone."""
     step.prepare(lm, batch)
     state, rows = shardings(lm, batch)
-    traced = jax.jit(lm.train_step, donate_argnums=0).trace(state, rows)
+    with attention.planned_for(platform):
+        traced = jax.jit(lm.train_step, donate_argnums=0).trace(state, rows)
     jaxpr = traced.jaxpr.jaxpr
     return Program(
         arguments=bytes_of((state, rows)),
@@ -166,13 +174,25 @@ def matrix_flops(jaxpr) -> float:
     for equation in jaxpr.eqns:
         if equation.primitive.name == "dot_general":
             total += _product_flops(equation)
-        times = equation.params.get("length", 1) if _is_scan(equation) else 1
-        total += times * sum(matrix_flops(inner) for inner in _inner(equation))
+        inner = sum(matrix_flops(body) for body in _inner(equation))
+        total += _turns(equation) * inner if inner else 0.0
     return total
 
 
-def _is_scan(equation):
-    return equation.primitive.name == "scan"
+def _turns(equation) -> float:
+    """How often an operation does what is written in it once, on all devices together."""
+    kind, params = equation.primitive.name, equation.params
+    if kind == "scan":
+        return params["length"]
+    if kind == "shard_map":  # written for one device; each has its own part
+        return params["mesh"].size
+    if kind == "pallas_call":
+        grid = params["grid_mapping"].grid
+        blocks = grid[-1]
+        # Splash attention goes over all pairs of blocks, and leaves out those that
+        # causality masks.
+        return math.prod(grid) * (blocks + 1) / (2 * blocks)
+    return 1
 
 
 def _inner(equation):
@@ -204,6 +224,28 @@ def collectives(text) -> dict[str, tuple[int, int]]:
         _count(name, 1, bodies, total)
     kinds = {kind for kind, _ in total}
     return {kind: (total[kind, "n"], total[kind, "bytes"]) for kind in sorted(kinds)}
+
+
+def loop_copies(text, least) -> dict[str, int]:
+    """Copies that a program's loops make at each turn: what is copied -> how many.
+
+    `copy-start` is none of them: on a TPU it brings data into the fast memory ahead of
+    their use, which is how each weight is read anyway.
+
+    Args:
+        text: of a compiled program.
+        least: bytes; smaller results of `copy` and `transpose` do not count.
+    """
+    bodies = _computations(text)
+    todo = re.findall(r"body=%?([\w.\-]+)", text)
+    found = collections.Counter()
+    while todo:
+        for line in bodies.pop(todo.pop(), ()):
+            todo += [name for name, _ in _calls(line)]
+            hit = _COPY.search(line)
+            if hit and _bytes(hit[1], hit[2]) >= least:
+                found[f"{hit[3]} {hit[1]}[{hit[2]}]"] += 1
+    return dict(found)
 
 
 def _computations(text):

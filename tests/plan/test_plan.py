@@ -76,7 +76,14 @@ HloModule step
 
 %body.1 (p: (f32[8])) -> (f32[8]) {
   %r = f32[8]{0} all-reduce(%x), replica_groups={{0,1}}, to_apply=%add
+  %c = f32[8,4]{1,0:T(8)} copy(%r)
+  %s = (f32[8,4], f32[8,4], u32[]) copy-start(%r)
+  %f = f32[2] fusion(%r), calls=%fused
   ROOT %t = (f32[8]) tuple(%r)
+}
+
+%fused (q: f32[8]) -> f32[2] {
+  ROOT %n = f32[16,2] transpose(%q), dimensions={1,0}
 }
 
 %add (a: f32[], b: f32[]) -> f32[] {
@@ -84,6 +91,7 @@ HloModule step
 }
 
 ENTRY %main (a: f32[8]) -> f32[8] {
+  %k = f32[64] copy(%a)
   %g = (bf16[4,2], bf16[4,16]) all-gather-start(%a), dimensions={1}
   %d = bf16[4,16] all-gather-done(%g)
   %p = (bf16[8]{0:T(8)S(1)}, bf16[8]{0}, u32[]{:S(2)}, u32[]) collective-permute-start(%q)
@@ -160,6 +168,14 @@ def test_collectives_count_the_turns_of_a_loop():
         "all-reduce": (6, 6 * 32),
         "collective-permute": (1, 16),
     }
+
+
+def test_copies_inside_of_loops_are_found():
+    from codegemma_keras.plan import program
+
+    both = {"copy f32[8,4]": 1, "transpose f32[16,2]": 1}
+    assert program.loop_copies(TEXT, 128) == both
+    assert program.loop_copies(TEXT, 129) == {}
 
 
 def test_predicted_bytes_are_those_of_the_executed_program():
