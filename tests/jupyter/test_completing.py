@@ -46,7 +46,7 @@ def test_the_text_is_that_of_infill(completer, lm):
     [
         ({}, ApiError, "prefix: Field required"),
         ({"prefix": "x", "max_tokens": 0}, ApiError, "max_tokens"),
-        ({"prefix": "x", "until": "page"}, ValueError, "'line' or 'block'"),
+        ({"prefix": "x", "until": "page"}, ValueError, "'statement' or 'block'"),
     ],
 )
 def test_what_is_wrong_is_said(completer, body, error, said):
