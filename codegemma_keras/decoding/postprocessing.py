@@ -3,8 +3,8 @@
 A model often writes again what is there already. These rules, each a pure function on
 text, are those of good editor plug-ins:
 
-* what the cursor's line holds is not repeated; text on a blank line begins there, and is
-  not indented more than the line above it allows;
+* what the cursor's line holds is not repeated; text on a blank line begins where the
+  cursor's indentation ends;
 * the first line of the suffix is not written once more;
 * text ends before a bracket that closes nothing;
 * brackets and quotes that the suffix closes are not closed twice;
@@ -98,28 +98,25 @@ def without_line_start(prefix: str, text: str) -> str:
 
 
 def _indented(prefix, line, text):
-    """The text on a blank line, begun there and indented as the line above lets it be.
+    """The text on a blank line, begun there and where the cursor's indentation ends.
 
     Indentation is added to the cursor's where the line above opens a block that the cursor
-    is not in yet. Where it opens none, no line may be deeper than it.
+    is not in yet, and where there is none.
     """
     if line or not prefix or prefix.endswith(("\n\n", "\n\r\n")):
         text = text.lstrip("\r\n")  # The line is blank already.
+    if not line or text[:1] not in (" ", "\t"):
+        return text
     above = prefix[: len(prefix) - len(line)].rstrip()
-    # Further up than the last line nothing is looked for: brackets may be open there.
     in_brackets = is_open(above[-SEARCHED:])
     above = above[above.rfind("\n") + 1 :]
+    opens = opens_block(above) or in_brackets
     column, depth = len(line.expandtabs(8)), indentation(above)
-    if opens_block(above) or in_brackets:
-        return text if column <= depth else text.removeprefix(line)
-    code = text.lstrip(" \t")
-    added = text[: len(text) - len(code)]
-    fits = indentation(line + added + "x") <= depth
-    if fits or not above or not code.strip():
+    if opens and column <= depth:
+        return text
+    if opens or not above or column < depth:
         return text.removeprefix(line)
-    while added and indentation(line + added + "x") > depth:
-        added = added[1:]
-    return added + code
+    return text.lstrip(" \t")
 
 
 def _is_word(character):
@@ -189,6 +186,8 @@ def without_needless_brackets(prefix: str, text: str) -> str:
     prefix "f("    text "x))"                  "x)"
     prefix "x = "  text "(a * 9) + 32) * 5"    "(a * 9) + 32"
     """
+    if not re.search(r"[)\]}]", text):
+        return text
     before = prefix[-SEARCHED:]
     place = needless(before + text, len(before))
     return text if place is None else text[: place - len(before)].rstrip(" \t")

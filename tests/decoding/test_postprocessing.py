@@ -18,10 +18,12 @@ from codegemma_keras.decoding.postprocessing import Tidying
         ("if a:\n    if b:\n    ", "    return 1", "    return 1"),
         # Fewer columns than the cursor's: nothing is repeated.
         ("        ", "    x", "    x"),
-        # No deeper than the line above, if that opens nothing.
+        # The cursor's indentation is enough, if the line above opens nothing.
         ("def f():\n    x = 1\n    ", "        y = 2", "y = 2"),
-        ("def f():\n    x = 1\n", "        y = 2", "    y = 2"),
-        ("def f():\n\tx = 1\n", "\t\ty = 2", "\ty = 2"),
+        ("def f():\n\tx = 1\n\t", "\t\ty = 2", "y = 2"),
+        ("def f():\n    x = 1\n", "    y = 2", "    y = 2"),
+        ("if x:\n    # why\n    ", "    y = 2", "y = 2"),
+        ("- name: x\n", "  run: y", "  run: y"),
         ("x = f(\n    1,\n", "      2,", "      2,"),
         # The line is blank already.
         ("x = 1\n\n", "\n\ny = 2", "y = 2"),
