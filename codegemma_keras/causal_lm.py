@@ -45,7 +45,7 @@ class CodeGemmaCausalLM(FittedCausalLM):
     Args:
         backbone: a `CodeGemmaBackbone`.
         preprocessor: a `CodeGemmaCausalLMPreprocessor`, or None to work on token ids.
-            Its `sequence_length` is the context: no prompt may be longer.
+            Its `sequence_length` is the context, and no prompt may be longer.
 
     Calling the model on `{"token_ids", "padding_mask"}` (int `[B, T]`) gives logits
     `[B, T, V]`.
@@ -97,13 +97,14 @@ class CodeGemmaCausalLM(FittedCausalLM):
             preset: a name (`presets.PRESETS`), `kaggle://...`, `hf://...` (Keras or
                 Transformers format), or a local folder in either format.
             load_weights: bool. False gives random weights.
-            dtype: dtype or policy of the weights, for example `"bfloat16"`; default
-                Keras's own, as in KerasHub, whatever the files are stored at;
-                `"auto"`: what they are stored at.
+            dtype: dtype or policy of the weights, for example `"bfloat16"`. The default
+                is Keras's own, as in KerasHub. `"auto"` is the dtype in which the files
+                are stored.
             **kwargs: passed to the constructor (`preprocessor=None`, ...).
 
         Raises:
-            ValueError, OSError: one clear error that says what to do.
+            ValueError, OSError: the preset is unknown, damaged or not accessible. The
+                message says what to do.
 
         Examples:
             >>> lm = CodeGemmaCausalLM.from_preset(
@@ -128,18 +129,18 @@ class CodeGemmaCausalLM(FittedCausalLM):
     def export(
         self, path, format="transformers", quantization=None, verbose=True, **options
     ):
-        """Write the model for other programs, with what it computes now.
+        """Write the model in a format that other programs read.
 
         Args:
-            path: a folder that is not there yet; for `"gguf"` a file, `NAME.gguf`.
+            path: a folder that does not exist yet, or for `"gguf"` a file `NAME.gguf`.
             format: `"transformers"` (Transformers, vLLM, TGI, MLX), `"gguf"` (llama.cpp,
                 LM Studio), `"ollama"` (a folder with GGUF and Modelfile) or `"peft"`
                 (a folder with the active adapter alone). Any other is
                 `keras.Model.export`'s (`"tf_saved_model"`, `"onnx"`, ...).
             quantization: for `"transformers"` `"float32"`, `"bfloat16"` or `"float16"`;
                 for `"gguf"` and `"ollama"` one of `export.quantization.TYPES`, such as
-                `"Q8_0"`. Default: as the weights are.
-            verbose: show a progress bar.
+                `"Q8_0"`. The default is the dtype of the weights.
+            verbose: bool, whether to show a progress bar.
             **options: of `export.write_task`: `chat`, `card`, `licence`.
 
         Raises:
@@ -223,7 +224,7 @@ class CodeGemmaCausalLM(FittedCausalLM):
         seed=None,
         speculate=False,
     ):
-        """Continue prompts, as `keras_hub.models.CausalLM.generate`.
+        """Continue prompts, as `keras_hub.models.CausalLM.generate` does.
 
         Prompts are *raw*: a control string in them, such as `<|fim_prefix|>`, becomes
         the control token. For text that a user wrote, use `infill`, `complete` or
@@ -234,17 +235,17 @@ class CodeGemmaCausalLM(FittedCausalLM):
                 of strings or batches of them; bytes are UTF-8), or token ids: a
                 dictionary of `token_ids` and `padding_mask`, each `[B, T]`, or a
                 `tf.data.Dataset` of such batches. T is the longest result.
-            max_length: int. Prompt and new tokens together, bos included. Default: the
-                preprocessor's `sequence_length`.
+            max_length: int, the most tokens of prompt and answer together, including
+                bos. The default is the preprocessor's `sequence_length`.
             stop_token_ids: `"auto"` (eos, the FIM sentinels and `<end_of_turn>`), a
                 sequence of ids, or None to go on until the length is reached.
-            strip_prompt: bool. Return the new text only.
-            max_new_tokens: int. At most so many new tokens a prompt.
+            strip_prompt: bool, whether to return only the new text.
+            max_new_tokens: int, the most new tokens for each prompt.
             stop_strings: the text ends before the first of these to be complete.
-            sampling: a `Sampling`; default: as the compiled sampler.
-            seed: int; each prompt of a batch draws from (seed, its index). Default: the
-                seed of the compiled sampler, or else one from Python's generator, which
-                `keras.utils.set_random_seed` sets.
+            sampling: a `Sampling`. The default is that of the compiled sampler.
+            seed: int. Each prompt of a batch draws from the seed and its index. The
+                default is the seed of the compiled sampler. If it has none, a seed comes
+                from Python's generator, which `keras.utils.set_random_seed` sets.
             speculate: True or a draft model; see `decoding.Request`.
 
         Returns:
@@ -309,11 +310,12 @@ class CodeGemmaCausalLM(FittedCausalLM):
 
     @takes_options
     def complete(self, prefix, suffix="", **options) -> Completion:
-        r"""Fill in the middle, with how it ended.
+        r"""Write the text between `prefix` and `suffix`, and say how it ended.
 
-        Text that is too long for the context is cut, farthest from the cursor first
-        (`fim.shrink`); control strings in it stay plain text. The text is the model's
-        own; `tidy=True` fits it in between prefix and suffix.
+        Text that is too long for the context is cut, beginning with what is farthest
+        from the cursor (`fim.shrink`). Control strings in your text stay plain text. The
+        result is the model's own text, unless `tidy=True` fits it in between prefix and
+        suffix.
 
         Args:
             prefix: str, the text before the cursor; may be empty.
@@ -321,8 +323,9 @@ class CodeGemmaCausalLM(FittedCausalLM):
             path: str, the file's path in its repository; recommended.
             context: `(path, text)` pairs of other files, the most related last.
             max_new_tokens: int, the most tokens that the completion may have.
-            until: `"line"` ends the completion at the end of the line, and `"block"`
-                where the cursor's indented block ends.
+            until: `"line"` ends the completion at the end of the line, `"statement"` at
+                the end of the statement, and `"block"` where the cursor's indented block
+                ends.
             stop_strings: the completion ends before the first of these strings.
             tidy: bool. Fit the completion in between prefix and suffix, so that nothing
                 that stands there is repeated.
@@ -337,9 +340,10 @@ class CodeGemmaCausalLM(FittedCausalLM):
             A `Completion`.
 
         Raises:
-            TypeError: an unknown option, or a value of another type.
-            ValueError: no room for a prompt; an option out of range; a sampler that
-                looks at more than one token; a draft model of another vocabulary.
+            TypeError: an option is unknown, or its value has the wrong type.
+            ValueError: there is no room for a prompt, an option is out of range, the
+                sampler looks at more than one token, or the draft model has another
+                vocabulary.
 
         Examples:
             >>> completion = lm.complete(
@@ -359,14 +363,16 @@ class CodeGemmaCausalLM(FittedCausalLM):
 
     @takes_options
     def alternatives(self, prefix, suffix="", *, n=3, **options) -> list[Completion]:
-        """Several completions from one prefill.
+        """Return several completions of one prompt, which is computed only once.
 
         Args:
-            n: int, how many. They differ only if `sampling` is not greedy.
-            prefix, suffix, **options: as of `complete`.
+            n: int, the number of completions. They differ only if `sampling` is not
+                greedy.
+            prefix, suffix, **options: as for `complete`.
 
         Returns:
-            n `Completion`s; the first is what `complete` gives with the same seed.
+            A list of n `Completion`s. The first is what `complete` returns with the
+            same seed.
 
         Examples:
             >>> drawn = Sampling(temperature=1.0)
@@ -381,11 +387,11 @@ class CodeGemmaCausalLM(FittedCausalLM):
 
     @takes_options
     def stream(self, prefix, suffix="", **options):
-        r"""The text of `complete`, piece by piece; arguments as of `complete`.
+        r"""Yield the text of `complete` piece by piece. The arguments are the same.
 
         Yields:
-            Strings: whole characters, as soon as no stop can take them back. Leaving the
-            loop ends the work: at most one visit of the device, a few tokens, is lost.
+            Strings of whole characters, as soon as no stop can remove them again. If you
+            leave the loop, the work ends, and at most a few tokens are lost.
 
         Examples:
             >>> pieces = lm.stream("def add(a, b):\n    return ", max_new_tokens=8)
@@ -394,7 +400,7 @@ class CodeGemmaCausalLM(FittedCausalLM):
         return requests.stream(self, requests.at_cursor(prefix, suffix, options))
 
     def session(self, layout=None) -> Session:
-        r"""A `decoding.Session`: completions that reuse what earlier ones computed.
+        r"""Open a `decoding.Session`, whose completions reuse what earlier ones computed.
 
         Examples:
             >>> session = lm.session()
@@ -421,12 +427,13 @@ class CodeGemmaCausalLM(FittedCausalLM):
         seed=None,
         speculate=False,
     ) -> str:
-        """The model's answer to a conversation.
+        """Return the model's answer to a conversation.
 
         Args:
-            messages: `[{"role": "user" | "model", "content": str}, ...]`, ending with
-                the user; or a string, one user message.
-            max_new_tokens: int; fewer if the context has less room.
+            messages: `[{"role": "user" | "model", "content": str}, ...]`, which must end
+                with a message of the user; or a string, which is one user message.
+            max_new_tokens: int, the most tokens of the answer. It has fewer if the
+                context has less room.
             stop_strings, time_limit_ms, cancelled, sampling, seed, speculate: as in
                 `complete`.
 
@@ -434,7 +441,7 @@ class CodeGemmaCausalLM(FittedCausalLM):
             The answer, without control tokens.
 
         Raises:
-            ValueError: roles that do not alternate; a conversation that does not fit.
+            ValueError: the roles do not alternate, or the conversation does not fit.
 
         Examples:
             >>> instruct = CodeGemmaCausalLM.from_preset("code_gemma_tiny_instruct_py")
@@ -459,13 +466,13 @@ class CodeGemmaCausalLM(FittedCausalLM):
         return requests.complete(self, request).text
 
     def log_probabilities(self, texts, *, batch_size=8):
-        """Log-probability of each token of texts, given those before it.
+        """Compute the log-probability of each token, given the tokens before it.
 
         Args:
             texts: strings (raw prompts, as in `generate`), or lists of token ids, bos
                 included.
-            batch_size: int, rows at once. Memory is that of their hidden states, never
-                of logits `[B, T, V]`.
+            batch_size: int, the number of texts at once. They need memory for their
+                hidden states, and never for logits `[B, T, V]`.
 
         Returns:
             For each text a float32 array, as long as its tokens with bos; its first
@@ -497,11 +504,13 @@ class CodeGemmaCausalLM(FittedCausalLM):
         layer_intercept_fn=None,
         target_ids=None,
     ):
-        """As `keras_hub.models.GemmaCausalLM.score`; for texts see `log_probabilities`.
+        """Score token ids, as `keras_hub.models.GemmaCausalLM.score` does.
+
+        For texts, use `log_probabilities`.
 
         Args:
             token_ids: int `[B, T]`.
-            padding_mask: `[B, T]`; default: every token counts.
+            padding_mask: `[B, T]`. By default every token counts.
             scoring_mode: `"logits"`, or `"loss"`: the cross-entropy of `target_ids`.
             layer_intercept_fn: `(x, layer) -> x`, called with the embeddings (layer -1)
                 and with the output `[B, T, D]` of each layer; what it returns goes on.
@@ -554,23 +563,24 @@ class CodeGemmaCausalLM(FittedCausalLM):
         prompts=None,
         compiled_folder=None,
     ) -> int:
-        """Compile ahead, so that no request does.
+        """Compile programs ahead of time, so that no request has to wait for one.
 
         Args:
-            max_length: tokens of prompt and answer together; default: the
+            max_length: the most tokens of prompt and answer together. The default is the
                 preprocessor's `sequence_length`.
-            batch_sizes: prompts at once.
-            sampling: a `Sampling` or several, one of each kind (greedy, drawn, with
-                top-k, with top-p); default: as the compiled sampler.
-            speculate: also for requests that speculate so: True, or the draft model.
-            joining: also for rows that join a running `decoding.Generation`.
-            prompts: most different prompts that are read at once; default: as many as
-                there are rows. Rows that join one by one need 1.
-            compiled_folder: keep compiled programs there, for every later process that
-                names the same folder (JAX only).
+            batch_sizes: the numbers of prompts at once.
+            sampling: a `Sampling`, or one for each kind that will be used (greedy,
+                drawn, with top-k, with top-p). The default is that of the compiled
+                sampler.
+            speculate: True or a draft model, if requests will use it.
+            joining: bool, whether rows will join a running `decoding.Generation`.
+            prompts: the most different prompts that are read at once. The default is
+                the number of rows. Rows that join one by one need 1.
+            compiled_folder: a folder that keeps the compiled programs for later
+                processes that name it (JAX only).
 
         Returns:
-            How many programs were compiled.
+            The number of programs that were compiled.
 
         Examples:
             >>> compiled = lm.warm_up(max_length=64)

@@ -25,18 +25,18 @@ WATCHED_SECONDS = 0.05
 
 @dataclasses.dataclass(frozen=True)
 class Completion:
-    """A completion and how it ended.
+    """A completion, and how it ended.
 
     Attributes:
-        text: the completion, cut before any control token and any stop.
+        text: the completion, which ends before any control token and any stop.
         stop_reason: `"stop_token"`, `"max_new_tokens"`, `"stop_string"`, `"line"`,
             `"statement"`, `"block"`, `"suffix"`, `"time"` or `"cancelled"`.
         token_ids: the new tokens, before cutting at a stop in the text.
         prompt_tokens: how many tokens the prompt took, bos included.
-        prefix, suffix: what of the caller's text fitted into the prompt.
-        log_probabilities: of `token_ids`, at temperature 1.
-        computed_tokens: how many of the prompt's tokens were computed for this request;
-            a session found the others in its cache.
+        prefix, suffix: the parts of the caller's text that fitted into the prompt.
+        log_probabilities: those of `token_ids`, at temperature 1.
+        computed_tokens: how many of the prompt's tokens were computed for this request.
+            A session found the others in its cache.
 
     Examples:
         >>> completion = lm.complete("import ", max_new_tokens=4)

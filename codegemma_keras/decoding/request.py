@@ -37,15 +37,15 @@ LEAST_PROMPT = 16
 
 @dataclasses.dataclass(frozen=True)
 class Cursor:
-    r"""A place in a file; text that is too long is cut, farthest from the cursor first.
+    r"""A place in a file. Text that is too long is cut far away from the cursor.
 
     Attributes:
         prefix, suffix: str, the text before and after the cursor.
         path: str, the file's path in its repository; recommended.
         context: `(path, text)` pairs of other files, most related last.
-        mode: `"psm"`, `"spm"` or `"left_to_right"`, the order of the prompt; None: that
-            of the preprocessor (`infill_mode`), and in a session, which has a layout
-            instead, nothing else.
+        mode: `"psm"`, `"spm"` or `"left_to_right"`, the order of the prompt. None means
+            that of the preprocessor (`infill_mode`). A session has a layout instead and
+            accepts only None.
 
     Examples:
         >>> Cursor("def f(", "):\n", path="f.py").suffix
@@ -112,35 +112,37 @@ class TokenIds:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Request:
-    r"""One request for text. Frozen and checked: a `Request` that exists is meant well.
+    r"""One request for text, which is frozen and was checked when it was made.
 
     Attributes:
         prompt: a `Cursor`, `Conversation`, `RawText` or `TokenIds`.
-        max_new_tokens: int, 0 or more: at most so many. None: as many as the context
-            has room for, which is the limit in any case but that of `TokenIds`.
+        max_new_tokens: int, 0 or more, the most new tokens. None means as many as the
+            context has room for. The context is always the limit, except for `TokenIds`.
         stop_strings: the text ends before the first of these to be complete.
         stop_token_ids: `"auto"` (eos, the FIM sentinels and `<end_of_turn>`), a sequence
             of ids, or None to go on until the limit.
-        until: None, `"line"` (end before the first line end), `"statement"` or `"block"`
-            (end where the cursor's statement or block does; see `stops.Stops`). A model
-            that is asked from left to right does not stop by itself: there, None and
-            `"block"` are what the text around the cursor lacks (`stops.what_is_missing`).
+        until: None, `"line"` (the text ends before the first line end), `"statement"` or
+            `"block"` (it ends where the cursor's statement or block ends; see
+            `stops.Stops`). A model that is asked from left to right does not stop by
+            itself. For it, None and `"block"` mean what the text around the cursor lacks
+            (`stops.what_is_missing`).
         stop_at_suffix: end before a line that repeats the suffix's first whole line.
         tidy: fit the text in between prefix and suffix by the rules of
-            `postprocessing`: nothing that stands there is written twice. Implies
+            `postprocessing`, so that nothing is written twice. It implies
             `stop_at_suffix`.
-        time_limit_ms: end after so many milliseconds, with what there is.
-        cancelled: a function that is asked every few tokens; True ends the request,
-            with what there is.
-        sampling: a `Sampling`; default: as the compiled sampler.
-        seed: int; None draws one (see `sampling.seeds`).
-        speculate: guess tokens and verify several at once; the same result, sooner
-            where the guesses are right. True guesses what stood in the text before; a
-            smaller `CodeGemmaCausalLM` of the same vocabulary guesses by itself.
+        time_limit_ms: end after this many milliseconds, with the text so far.
+        cancelled: a function that is called every few tokens. If it returns True, the
+            request ends with the text so far.
+        sampling: a `Sampling`. The default is that of the compiled sampler.
+        seed: int. None draws one (see `sampling.seeds`).
+        speculate: guess tokens and verify several at once. The result is the same, and
+            comes sooner if the guesses are right. True guesses what stood in the text
+            before. A smaller `CodeGemmaCausalLM` with the same vocabulary guesses by
+            itself.
 
     Raises:
-        TypeError: a value of another type than said above.
-        ValueError: a value out of range, or an option that this prompt has no use for.
+        TypeError: a value has another type than described above.
+        ValueError: a value is out of range, or this prompt cannot use an option.
 
     Examples:
         >>> Request(prompt=Cursor("def f(", "):\n"), until="line").max_new_tokens
