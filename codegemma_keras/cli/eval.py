@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import importlib
 import pathlib
 import sys
 from typing import Annotated, Literal
@@ -74,6 +75,9 @@ def evaluate(options: EvalOptions) -> None:
         from codegemma_keras import evals
         from codegemma_keras.evals.data import Data
         from codegemma_keras.evals.run import Settings
+
+        if options.answers is None:  # a model will be asked: Keras starts here, quietly
+            importlib.import_module("codegemma_keras.causal_lm")
     least = {"none": "limits"}.get(options.sandbox, options.sandbox)
     if options.sandbox == "none" and options.answers != "canonical":
         raise ValueError(
