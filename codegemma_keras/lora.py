@@ -43,9 +43,10 @@ def add(
     token_rows=(),
     seed=0,
 ):
-    """Add adapter `name`, make it the active one, and freeze the rest.
+    """Add adapter `name`, make it the active one, and freeze all other weights.
 
-    Compile (again) afterwards: an optimizer knows the variables it was built for.
+    Compile the model afterwards, even if it was compiled before, because an optimizer
+    only knows the variables that it was built for.
 
     Args:
         lm: a `CodeGemmaCausalLM` or `CodeGemmaBackbone`, quantized or not.
@@ -53,15 +54,15 @@ def add(
         rank: int.
         alpha: number; the adapter's output is scaled by `alpha / rank`.
         dropout: rate on the adapter's input, in training.
-        targets: names of `TARGETS`; default: all seven linear layers of each block.
+        targets: names of `TARGETS`. The default is all seven linear layers of each block.
         token_rows: token ids whose rows of the embedding train with it. A token whose
             row has twins (`rows_with_twins`) can be learned in no other way, as the
             frozen head cannot tell it from them.
         seed: int, of the start values and of dropout.
 
     Raises:
-        ValueError: the name is taken or malformed; an unknown target; rank below 1; a
-            token id that is none, or twice.
+        ValueError: the name is taken or malformed, a target is unknown, the rank is below
+            1, or a token id is invalid or given twice.
 
     Examples:
         >>> lora.add(lm, "style", rank=8, targets=["q_proj", "v_proj"])
@@ -92,7 +93,7 @@ def add(
 
 
 def names(lm) -> list[str]:
-    """The adapters of a model.
+    """List the names of a model's adapters.
 
     Examples:
         >>> lora.names(lm)
@@ -102,10 +103,10 @@ def names(lm) -> list[str]:
 
 
 def select(lm, name):
-    """Make adapter `name` the active one; None: none is, and the model is the base.
+    """Make adapter `name` the active one. With None, the model works without adapters.
 
-    A merged adapter is taken out of the matrices first, as `unmerge` does: it would
-    count twice. Only the active adapter trains. Compile again before `fit()`.
+    A merged adapter is first taken out of the matrices, as `unmerge` does, because it
+    would count twice. Only the active adapter trains. Compile again before `fit()`.
 
     Examples:
         >>> lora.add(lm, "style")
@@ -126,12 +127,12 @@ def select(lm, name):
 def merge(lm, name=None):
     """Add adapter `name` (default: the active one) into the matrices themselves.
 
-    The model then is as fast as one without adapters; `unmerge` undoes it, up to
-    rounding at the matrices' dtype.
+    The model is then as fast as one without adapters. `unmerge` undoes it, up to
+    rounding in the dtype of the matrices.
 
     Raises:
-        ValueError: a quantized model: its steps are coarser than what an adapter adds;
-            rows of the embedding that another merged adapter has as well.
+        ValueError: the model is quantized, so its steps are coarser than what an adapter
+            adds; or another merged adapter has the same rows of the embedding.
 
     Examples:
         >>> lora.add(lm, "style")
@@ -178,7 +179,7 @@ def unmerge(lm, name):
 def remove(lm, name):
     """Drop adapter `name`. With the last one, the model becomes trainable again.
 
-    A merged adapter is only forgotten: what it added stays.
+    If the adapter is merged, what it added to the matrices stays.
 
     Examples:
         >>> lora.add(lm, "style")
@@ -201,10 +202,11 @@ def remove(lm, name):
 
 
 def quantize_base(lm, mode):
-    """The matrices that adapters stand on as integers, for QLoRA; activations stay float.
+    """Convert the matrices under adapters to integers, for QLoRA.
 
-    So does the embedding: the loss multiplies by it as floats, since an integer product
-    has no gradient; quantized, it would be there twice.
+    Activations and the embedding stay floats. The loss multiplies by the embedding as
+    floats, because an integer product has no gradient, so a quantized embedding would be
+    stored twice.
 
     Args:
         lm: the model or its backbone.

@@ -79,7 +79,7 @@ class Session:
 
     @takes_options
     def infill(self, prefix, suffix="", **options) -> str:
-        r"""As `CodeGemmaCausalLM.infill`, from where the last request left off.
+        r"""Do what `CodeGemmaCausalLM.infill` does, and reuse the cache of the last request.
 
         Examples:
             >>> text = lm.session().infill(
@@ -90,7 +90,7 @@ class Session:
 
     @takes_options
     def complete(self, prefix, suffix="", **options):
-        r"""As `CodeGemmaCausalLM.complete`, `mode` being the session's own.
+        r"""Do what `CodeGemmaCausalLM.complete` does, with the layout of the session.
 
         Returns:
             A `Completion`; its `computed_tokens` say how much of the prompt was new.
@@ -107,7 +107,9 @@ class Session:
 
     @takes_options
     def stream(self, prefix, suffix="", **options):
-        r"""As `CodeGemmaCausalLM.stream`; exhaust or close it to hold what it computed.
+        r"""Do what `CodeGemmaCausalLM.stream` does.
+
+        The session keeps what was computed when the stream ends or is closed.
 
         Examples:
             >>> session = lm.session()
@@ -120,7 +122,7 @@ class Session:
 
     @takes_options
     def warm(self, prefix, suffix="", **options):
-        r"""Compute a prompt ahead, while nobody waits.
+        r"""Compute a prompt ahead of time, while nobody waits.
 
         Args:
             prefix, suffix, **options: as the request to come will have them.
@@ -193,7 +195,7 @@ class Session:
             self._held = held
 
     def forget(self) -> None:
-        r"""Drop what is held, and its memory.
+        r"""Drop the cache and free its memory.
 
         Examples:
             >>> session = lm.session()
