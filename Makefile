@@ -8,7 +8,7 @@ JOBS ?= 2
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --durations 30 --durations-min 4
 # Rooms that never import Keras: their tests run once, and prove it (Keras refuses the
 # backend `none`). All other tests run on both backends.
 PLAIN := tests/data tests/sandbox tests/tasks tests/recipes/test_conversations.py \
