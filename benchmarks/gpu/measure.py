@@ -1,0 +1,360 @@
+"""One part of `run.sh`: measures, prints and keeps each line.
+
+Parts: `ceilings` (copy bandwidth, matrix products), `parity` (against float32 on the CPU),
+`attention` (each way by itself, which the rule in `attention.py` should follow), `train`,
+`decode`, `first_token`; peers are in `peers.py`. `table` prints what the file holds.
+
+Random weights of the 2B's shape: they take as long as trained ones. Seconds are medians;
+the first call of everything compiles and is not counted.
+"""
+
+import argparse
+import datetime
+import functools
+import importlib
+import json
+import pathlib
+import statistics
+import sys
+import tempfile
+import time
+
+FILE = pathlib.Path(__file__).parents[1] / "results" / "gpu.json"
+TWO_B = {
+    "vocabulary_size": 256_000,
+    "num_layers": 18,
+    "num_query_heads": 8,
+    "num_key_value_heads": 1,
+    "hidden_dim": 2048,
+    "intermediate_dim": 32_768,
+    "head_dim": 256,
+}
+TINY = TWO_B | {
+    "vocabulary_size": 512,
+    "num_layers": 2,
+    "hidden_dim": 64,
+    "intermediate_dim": 256,
+    "head_dim": 32,
+}
+REPEATS = 3
+
+
+class Run:
+    """The sizes of a run, and its results in a file."""
+
+    def __init__(self, tiny=False, out=None):
+        self.tiny = tiny
+        self.sizes = TINY if tiny else TWO_B
+        scratch = pathlib.Path(tempfile.gettempdir()) / "codegemma_keras_gpu_tiny.json"
+        self.file = pathlib.Path(out) if out else (scratch if tiny else FILE)
+
+    def scaled(self, number, least=1):
+        """A size of the real run, or one thirty-second of it in a rehearsal."""
+        return max(least, number // 32) if self.tiny else number
+
+    def content(self):
+        return json.loads(self.file.read_text()) if self.file.exists() else {}
+
+    def put(self, part, line, **figures):
+        """Keep and print one line."""
+        content = self.content()
+        content.setdefault("parts", {}).setdefault(part, {})[line] = figures
+        content["date"] = datetime.date.today().isoformat()
+        content.setdefault("device", device())
+        self.file.write_text(json.dumps(content, indent=1) + "\n")
+        print(part, line, json.dumps(figures), flush=True)
+
+    def tried(self, part, line, measure):
+        """`put` what `measure()` gives, or why it did not work."""
+        try:
+            found = measure()
+        except Exception as error:  # one way that fails must not end the others
+            found = {"failed": f"{type(error).__name__}: {error}"[:300]}
+        self.put(part, line, **found)
+
+    def ceiling(self, name, otherwise):
+        """A ceiling that was measured here, else the data sheet's."""
+        found = self.content().get("parts", {}).get("ceilings", {})
+        return found.get(name, {}).get("per_second", otherwise)
+
+
+def device() -> str:
+    import jax
+
+    return jax.devices()[0].device_kind
+
+
+def seconds_of(call, repeats=REPEATS) -> float:
+    """Median seconds; `call` waits for its result."""
+    call()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def peak(run) -> float:
+    """Operations a second that a matrix product reached, or that the data sheet says."""
+    from codegemma_keras.training import hardware
+
+    return run.ceiling("bfloat16 product", hardware.peak_flops() or 1e12)
+
+
+# --- Parts --------------------------------------------------------------------------
+
+
+def ceilings(run):
+    """What the memory and the matrix units of this card reach."""
+    import jax
+    from jax import numpy as jnp
+
+    count = run.scaled(2**32) // 2
+    x = jnp.ones(count, "bfloat16")
+    add = jax.jit(lambda x: x + 1)
+    taken = seconds_of(lambda: add(x).block_until_ready(), 10)
+    run.put("ceilings", "copy", per_second=2 * x.nbytes / taken)
+    n = run.scaled(8192, 256)
+    a = jax.random.normal(jax.random.key(0), (n, n), "bfloat16")
+    product = jax.jit(lambda a: a @ a)
+    taken = seconds_of(lambda: product(a).block_until_ready(), 10)
+    run.put("ceilings", "bfloat16 product", per_second=2 * n**3 / taken)
+
+
+def parity(run):
+    """Logits, loss, gradients and greedy tokens, against float32 on the CPU."""
+    import jax
+    import keras
+    import numpy as np
+
+    from codegemma_keras import CodeGemmaBackbone, CodeGemmaCausalLM
+
+    sizes = {**run.sizes, "vocabulary_size": 8192, "num_layers": 2}
+    sizes |= {} if run.tiny else {"hidden_dim": 512, "intermediate_dim": 4096}
+    rng = np.random.default_rng(0)
+    ids = rng.integers(3, 8192, (2, 513))
+    segments = np.repeat([[1, 2, 0]], 2, 0).repeat([200, 250, 62], axis=1)
+    x = {"token_ids": ids[:, :-1], "padding_mask": segments > 0}
+    x |= {"segment_ids": segments}
+    weight = (segments > 0).astype("float32")
+    prompt = ids[0, :64].tolist()
+
+    def outcome(where, dtype, weights=None):
+        with jax.default_device(where):
+            backbone = CodeGemmaBackbone(**sizes, dtype=dtype)
+            if weights is not None:
+                backbone.set_weights(weights)
+            before = backbone.get_weights()
+            lm = CodeGemmaCausalLM(backbone)
+            tokens = lm.engine.generate([prompt], 32)[0].token_ids
+            hidden = backbone({k: np.asarray(v, "int32") for k, v in x.items()})
+            logits = np.asarray(backbone.logits(hidden), "float32")[segments > 0]
+            lm.compile(optimizer=keras.optimizers.SGD(1.0))  # a step is the gradient
+            logs = lm.train_on_batch(x, ids[:, 1:], weight, return_dict=True)
+            after = backbone.get_weights()
+        moved = [
+            np.asarray(b, "float32") - np.asarray(a, "float32")
+            for a, b in zip(before, after, strict=True)
+        ]
+        return before, logits, float(logs["loss"]), moved, tokens
+
+    keras.utils.set_random_seed(0)
+    weights, logits, loss, moved, tokens = outcome(jax.devices("cpu")[0], "float32")
+    for dtype in ("float32", "mixed_bfloat16", "mixed_float16"):
+        found = outcome(jax.devices()[0], dtype, weights)
+
+        def apart(a, b):
+            return float(np.linalg.norm(a - b) / np.linalg.norm(b))
+
+        flat = [np.concatenate([m.ravel() for m in each]) for each in (found[3], moved)]
+        run.put(
+            "parity",
+            dtype,
+            logits=apart(found[1], logits),
+            loss=abs(found[2] - loss) / loss,
+            gradients=apart(*flat),
+            same_tokens=sum(a == b for a, b in zip(found[4], tokens, strict=True)) / 32,
+        )
+
+
+def attention(run):
+    """Forward and backward of each way, by itself: which one the rule should take."""
+    import jax
+    from jax import numpy as jnp
+
+    from codegemma_keras import attention as ways
+    from codegemma_keras import ops
+
+    def einsum(query, key, value, documents):
+        slots = jnp.arange(query.shape[1])[None]
+        mask = ops.attention_mask(slots, slots, None, documents)
+        return ops.attend(query, key, value, mask)
+
+    def triton(query, key, value, documents):
+        from jax.experimental.pallas.ops.gpu import attention as pallas
+
+        key, value = (
+            jnp.repeat(x, query.shape[2] // x.shape[2], 2) for x in (key, value)
+        )
+        blocks = pallas.BlockSizes(**{name: 32 for name in _block_names(pallas)})
+        scale = query.shape[3] ** -0.5
+        return pallas.mha(
+            query, key, value, documents, scale, causal=True, block_sizes=blocks
+        )
+
+    for length in (run.scaled(2048), run.scaled(8192)):
+        for heads, key_heads in ((8, 1), (16, 16)):
+            shape = (2, length, heads, run.sizes["head_dim"])
+            draw = functools.partial(jax.random.normal, dtype="bfloat16")
+            keys = jax.random.split(jax.random.key(0), 3)
+            query = draw(keys[0], shape)
+            key, value = (draw(k, (*shape[:2], key_heads, shape[3])) for k in keys[1:])
+            documents = jnp.broadcast_to(jnp.arange(length) * 5 // length, (2, length))
+            for way in (ways.cudnn, ways.in_blocks, triton, einsum):
+
+                def loss(q, k, v, way=way, documents=documents):
+                    return way(q, k, v, documents).astype("float32").sum()
+
+                def measure(loss=loss, arrays=(query, key, value)):
+                    step = jax.jit(jax.grad(loss, (0, 1, 2))).lower(*arrays).compile()
+                    taken = seconds_of(lambda: jax.block_until_ready(step(*arrays)))
+                    size = step.memory_analysis().temp_size_in_bytes
+                    return {"milliseconds": 1000 * taken, "temporaries": size}
+
+                line = f"{way.__name__} {heads}/{key_heads} heads, {length} tokens"
+                run.tried("attention", line, measure)
+
+
+def _block_names(pallas):
+    import dataclasses
+
+    return [field.name for field in dataclasses.fields(pallas.BlockSizes)]
+
+
+def train(run):
+    """A step of the recipe, tokens a second and share of the measured peak."""
+    for recipe in ("lora", "full"):
+        for length, rows in ((2048, 4), (8192, 1)):
+            length = run.scaled(length)
+            line = f"{recipe}, {rows} x {length} tokens"
+            run.tried(
+                "train", line, functools.partial(_step, run, recipe, length, rows)
+            )
+
+
+def _step(run, recipe, length, rows):
+    import numpy as np
+
+    from codegemma_keras import CodeGemmaBackbone, CodeGemmaCausalLM
+    from codegemma_keras.recipes import sft
+    from codegemma_keras.training import hardware, model
+
+    config = sft.SFTConfig(
+        lora_rank=0 if recipe == "full" else 16,
+        remat="block",
+        sequence_length=length,
+        batch_tokens=rows * length,
+    )
+    config = sft.resolved(config, half=lambda: "bfloat16")
+    backbone = CodeGemmaBackbone(**run.sizes, dtype=config.dtype)
+    model.add_adapter(backbone, config, "adapter")
+    lm = CodeGemmaCausalLM(backbone)
+    model.compile_model(lm, config, 100)
+    rng = np.random.default_rng(0)
+    ids = rng.integers(3, run.sizes["vocabulary_size"], (rows, length + 1), "int32")
+    x = {"token_ids": ids[:, :-1], "padding_mask": np.ones_like(ids[:, :-1])}
+    x |= {"segment_ids": np.ones_like(ids[:, :-1])}
+    weight = np.ones((rows, length), "float32")
+    taken = seconds_of(lambda: lm.train_on_batch(x, ids[:, 1:], weight))
+    adapters = sum(int(np.prod(v.shape)) for v in lm.trainable_variables)
+    flops = hardware.flops_per_token(
+        run.sizes, length, adapters if recipe == "lora" else 0
+    )
+    tokens = rows * length / taken
+    return {
+        "seconds": taken,
+        "tokens_per_second": tokens,
+        "share_of_peak": tokens * flops / peak(run),
+    }
+
+
+def decode(run):
+    """Tokens a second by dtype and rows, and the share of the copy bandwidth."""
+    import numpy as np
+
+    from codegemma_keras import CodeGemmaBackbone, CodeGemmaCausalLM
+
+    for kind in ("bfloat16", "int8", "int4"):
+        backbone = CodeGemmaBackbone(**run.sizes, dtype="bfloat16")
+        if kind != "bfloat16":
+            backbone.quantize(kind)
+        engine = CodeGemmaCausalLM(backbone).engine
+        size = sum(v.value.nbytes for v in backbone.variables)
+        rng = np.random.default_rng(0)
+        for rows in (1, 8, 32):
+            prompts = rng.integers(3, run.sizes["vocabulary_size"], (rows, 64)).tolist()
+
+            def measure(engine=engine, prompts=prompts, rows=rows, size=size):
+                taken = [
+                    seconds_of(functools.partial(engine.generate, prompts, new))
+                    for new in (129, 1)
+                ]
+                step = (taken[0] - taken[1]) / 128
+                moved = size + engine.cache_bytes(rows, 128)
+                return {
+                    "tokens_per_second": rows / step,
+                    "share_of_bandwidth": moved / step / run.ceiling("copy", 1e12),
+                }
+
+            run.tried("decode", f"{kind}, {rows} rows", measure)
+
+
+def first_token(run):
+    """Seconds to the first token by the length of the prompt."""
+    import numpy as np
+
+    from codegemma_keras import CodeGemmaBackbone, CodeGemmaCausalLM
+
+    backbone = CodeGemmaBackbone(**run.sizes, dtype="bfloat16")
+    engine = CodeGemmaCausalLM(backbone).engine
+    rng = np.random.default_rng(0)
+    for length in (128, 1024, 4096, 8000):
+        length = run.scaled(length, 4)
+        prompts = rng.integers(3, run.sizes["vocabulary_size"], (1, length)).tolist()
+        taken = seconds_of(functools.partial(engine.generate, prompts, 1))
+        run.put("first_token", f"{length} tokens", milliseconds=1000 * taken)
+
+
+def table(run):
+    """Print what the file holds, as Markdown."""
+    content = run.content()
+    print(f"\n{content.get('device')}, {content.get('date')}")
+    for part, lines in content.get("parts", {}).items():
+        names = list(dict.fromkeys(n for figures in lines.values() for n in figures))
+        print(f"\n| {part} | {' | '.join(names)} |\n|{'---|' * (1 + len(names))}")
+        for line, figures in lines.items():
+            cells = [figures.get(name, "") for name in names]
+            cells = [f"{c:.4g}" if isinstance(c, float) else str(c) for c in cells]
+            print(f"| {line} | {' | '.join(cells)} |")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("part")
+    parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--out")
+    args = parser.parse_args()
+    ours = {"ceilings": ceilings, "parity": parity, "attention": attention}
+    ours |= {"train": train, "decode": decode, "first_token": first_token}
+    ours["table"] = table
+    call = ours.get(args.part)
+    if call is None:
+        call = getattr(importlib.import_module("peers"), args.part, None)
+    if call is None:
+        sys.exit(f"{args.part!r} is no part; run.sh lists them.")
+    call(Run(args.tiny, args.out))
+
+
+if __name__ == "__main__":
+    main()
