@@ -255,6 +255,7 @@ def _step(run, recipe, length, rows):
         remat="block",
         sequence_length=length,
         batch_tokens=rows * length,
+        warmup_steps=1,
     )
     config = sft.resolved(config, half=lambda: "bfloat16")
     backbone = CodeGemmaBackbone(**run.sizes, dtype=config.dtype)
