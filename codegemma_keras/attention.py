@@ -236,33 +236,34 @@ def cudnn(query, key, value, documents):
 
 
 def in_blocks(query, key, value, documents):
-    """`ops.attend` of `BLOCK` queries at a time; arguments as `splash`. Any device."""
+    """`ops.attend` of up to `BLOCK` queries at a time; arguments as `splash`. Any device."""
     import jax
     from jax import numpy as jnp
 
     batch, length, heads, size = query.shape
     dtype, slots = query.dtype, jnp.arange(length, dtype="int32")
+    count = -(-length // BLOCK)
+    width = -(-length // count)  # of a block: little is padded
+    more = count * width - length
     # Gradients of keys and values are summed over the blocks in float32.
     key, value = key.astype("float32"), value.astype("float32")
-    count = -(-length // BLOCK)
-    more = count * BLOCK - length
 
-    def blocks(x, fill=0):  # [B, T, ...] -> [blocks, B, BLOCK, ...]
+    def blocks(x, fill=0):  # [B, T, ...] -> [blocks, B, width, ...]
         rest = [(0, 0)] * (x.ndim - 2)
         x = jnp.pad(x, [(0, 0), (0, more), *rest], constant_values=fill)
-        return x.reshape(batch, count, BLOCK, *x.shape[2:]).swapaxes(0, 1)
+        return x.reshape(batch, count, width, *x.shape[2:]).swapaxes(0, 1)
 
     # A loop keeps the two computations apart by itself: `prevent_cse` is for others.
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def attended(block):
         query, at, own = block
         allowed = slots <= at[..., None]
-        allowed &= documents[:, None, :] == own[..., None]  # [B, BLOCK, T]
+        allowed &= documents[:, None, :] == own[..., None]  # [B, width, T]
         return ops.attend(query, key.astype(dtype), value.astype(dtype), allowed)
 
     at = jnp.broadcast_to(slots, documents.shape)
     found = jax.lax.map(attended, (blocks(query), blocks(at), blocks(documents)))
-    found = found.swapaxes(0, 1).reshape(batch, count * BLOCK, heads, size)
+    found = found.swapaxes(0, 1).reshape(batch, count * width, heads, size)
     return found[:, :length]
 
 
