@@ -20,6 +20,8 @@ import sys
 
 LEVELS = ("limits", "namespaces", "bubblewrap")  # each shuts in more than those before
 FOLDERS = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc/alternatives")
+# Where a program begins: /tmp may hold the way to an environment.
+HOME = "/tmp/program"
 # One seed for every program, so that a verdict does not depend on the order of a set.
 ENVIRONMENT = {"PATH": os.defpath, "LANG": "C.UTF-8", "PYTHONHASHSEED": "0"}
 
@@ -83,10 +85,15 @@ def accepted(least: str) -> str:
 
 
 def environments() -> list[str]:
-    """The interpreter's folders, and where a virtual environment's links lead."""
+    """The interpreter's folders, and where a virtual environment's links lead.
+
+    None lies in another: a folder is mounted once, and never inside what is read-only.
+    """
     prefixes = {sys.prefix, sys.base_prefix, os.path.dirname(sys.executable)}
-    prefixes |= {str(pathlib.Path(p).resolve()) for p in prefixes}
-    return sorted(p for p in prefixes if not p.startswith(("/usr", "/bin")))
+    prefixes = {pathlib.Path(p) for p in prefixes}
+    prefixes |= {p.resolve() for p in prefixes}
+    outer = [p for p in prefixes if prefixes.isdisjoint(p.parents)]
+    return sorted(str(p) for p in outer if not str(p).startswith(("/usr", "/bin")))
 
 
 def command(
@@ -137,9 +144,10 @@ def command(
         *("--size", size, "--tmpfs", "/dev/shm"),
         *("--size", size, "--tmpfs", "/tmp"),
         *binds,  # after /tmp, where an environment may lie
+        *("--dir", HOME),
         *("--remount-ro", "/dev"),
         *("--remount-ro", "/"),
-        *("--chdir", "/tmp"),
+        *("--chdir", HOME),
         "--",
         *child,
     ]

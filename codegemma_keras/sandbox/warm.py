@@ -66,7 +66,8 @@ def own_file_system(size, kept):
         done("read-only", libc.mount(None, place.encode(), None, flags, None))
         os.close(descriptor)
     mount("proc", "/proc", NOSUID | NODEV | NOEXEC)
-    os.chdir("/tmp")
+    os.mkdir("/tmp/program")  # levels.HOME
+    os.chdir("/tmp/program")
 
 
 def own_loopback():

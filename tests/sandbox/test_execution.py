@@ -104,6 +104,13 @@ def test_its_own_folder_is_empty_and_its_own(level):
     assert (own.passed, own.output) == (True, "[]")
 
 
+def test_no_folder_of_an_environment_lies_in_another(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "prefix", f"{tmp_path}/.venv")
+    monkeypatch.setattr(sys, "base_prefix", "/usr/local/python")
+    monkeypatch.setattr(sys, "executable", f"{tmp_path}/.venv/bin/python")
+    assert levels.environments() == [f"{tmp_path}/.venv"]
+
+
 def test_many_keep_their_order():
     results = run_all([f"print({n})" for n in range(6)], PATIENT, least="limits")
     assert [r.output for r in results] == [str(n) for n in range(6)]
