@@ -94,7 +94,7 @@ clean: clean-clients
 clean-clients:
 	rm -rf .venv-clients
 
-test-clients: $(VENV)/.installed-dev .venv-clients/.installed  ## Not in `test`: unmodified clients of the server; LLAMA_VIM=folder adds Vim's.
+test-clients: $(VENV)/.installed-dev .venv-clients/.installed  ## Not in `test`: unmodified clients of the server; LLAMA_VIM=folder adds Vim's (9.1 or later).
 	CODEGEMMA=$(abspath $(BIN))/codegemma LLAMA_VIM=$(LLAMA_VIM) NODE=$(abspath .venv-clients/node) KERAS_BACKEND=jax \
 	  .venv-clients/bin/python -m pytest -v tests/optional/clients.py $(if $(LLAMA_VIM),,-k "not llama_vim") -p no:cacheprovider --noconftest
 

@@ -16,6 +16,7 @@ import asyncio
 import json
 import os
 import pathlib
+import re
 import shlex
 import shutil
 import signal
@@ -199,6 +200,9 @@ def test_llama_vim(address, tmp_path):
     """Type in a real Vim, see ghost text, accept it by Tab."""
     assert LLAMA_VIM, "LLAMA_VIM must name a checkout of llama.vim"
     assert shutil.which("vim"), "install vim"
+    told = subprocess.run(["vim", "--version"], capture_output=True, text=True).stdout
+    version = tuple(map(int, re.search(r"(\d+)\.(\d+)", told).groups()))
+    assert version >= (9, 1), f"llama.vim needs Vim 9.1, and this is {version}"
     assert shutil.which("tmux"), "install tmux"
     vimrc, file = tmp_path / "vimrc", tmp_path / "mean.py"
     vimrc.write_text(

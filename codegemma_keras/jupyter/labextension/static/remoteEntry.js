@@ -40,7 +40,7 @@
           until: {
             title: 'Where a completion ends while you type',
             type: 'string',
-            enum: ['line', 'block'],
+            enum: ['line', 'statement', 'block'],
             default: 'line'
           },
           maxTokens: { title: 'At most so many tokens', type: 'number', default: 64 }
