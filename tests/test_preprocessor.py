@@ -426,6 +426,7 @@ import numpy as np
 import keras
 from codegemma_keras import *
 from tests.small_vocabulary import small_vocabulary
+keras.utils.set_random_seed(0)
 tokenizer = CodeGemmaTokenizer(proto=small_vocabulary())
 chat = [{"role": "user", "content": "q"}, {"role": "model", "content": "a"}]
 backbone = CodeGemmaBackbone(tokenizer.vocabulary_size(), 1, 2, 1, 16, 32, 8)
@@ -436,8 +437,8 @@ for make, x in (
 ):
     lm = CodeGemmaCausalLM(backbone, make(tokenizer, sequence_length=32))
     lm.compile(optimizer=keras.optimizers.SGD(0.1))
-    history = lm.fit(x, validation_data=x, epochs=2, verbose=0).history["loss"]
-    assert history[1] < history[0], history
+    history = lm.fit(x, validation_data=x, epochs=8, verbose=0).history["loss"]
+    assert history[-1] < history[0] - 0.1, history
 print("done")
 """
     done = subprocess.run(

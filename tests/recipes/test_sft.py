@@ -248,8 +248,9 @@ def test_a_row_is_not_longer_than_the_model_s_context():
 def test_every_option_has_help(recipe):
     command = [sys.executable, "-m", f"codegemma_keras.recipes.{recipe}", "--help"]
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert "Rank of the adapter that trains; 0 trains all weights." in shown
-    assert "An update, padding included" in shown.replace("Tokens of an", "An")
+    text = " ".join(shown.replace("│", " ").split())
+    assert "The rank of the adapter that trains. 0 trains all weights." in text
+    assert "The number of tokens in an update, including padding." in text
 
 
 def test_a_mistake_is_one_line_and_an_interrupt_exits_130(folder):
@@ -259,12 +260,14 @@ def test_a_mistake_is_one_line_and_an_interrupt_exits_130(folder):
     assert shown[-1].startswith("codegemma: [Errno 2] No such file")
     assert "Traceback" not in "".join(shown)
     with start(config(folder, "stopped", epochs=50)) as process:
+        lines = []
         for line in process.stdout:
+            lines.append(line)
             if line.startswith("step 2/"):
                 process.send_signal(signal.SIGINT)
                 break
         rest = process.stdout.read()
-    assert process.returncode == 130
+    assert process.returncode == 130, "".join(lines) + rest
     assert "The same command goes on from there." in rest
     assert "Traceback" not in rest
     assert Checkpoints(folder / "stopped" / "checkpoints").steps()
