@@ -103,6 +103,9 @@ def interrupted(interrupts, call):
             call()
     except KeyboardInterrupt:
         return True
+    except SystemError as error:
+        # A library in C that does not look whether it was interrupted: CPython says so.
+        return isinstance(error.__cause__, KeyboardInterrupt)
     finally:
         interrupts.off()
 
