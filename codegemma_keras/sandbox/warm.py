@@ -35,7 +35,6 @@ KEYRINGS = {
     "x86_64": (0xC000003E, (248, 249, 250)),
     "aarch64": (0xC00000B7, (217, 218, 219)),
 }
-# What programs import most. A fork then has it already.
 
 libc = ctypes.CDLL(None, use_errno=True)
 
