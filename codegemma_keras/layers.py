@@ -288,7 +288,12 @@ class ReversibleEmbedding(_Adaptable, keras.layers.ReversibleEmbedding):
         self.adapters = {}
 
     def call(self, inputs, reverse=False):
-        return self._with_rows(super().call(inputs, reverse=reverse), inputs, reverse)
+        if reverse:
+            y = super().call(inputs, reverse=True)
+        else:
+            table = ops.convert_to_tensor(self.embeddings)
+            y = ops.cast(lookup(table, inputs), self.compute_dtype)
+        return self._with_rows(y, inputs, reverse)
 
     def quantized_call(self, inputs, reverse=False):
         y = super().quantized_call(inputs, reverse=reverse)
@@ -305,7 +310,9 @@ class ReversibleEmbedding(_Adaptable, keras.layers.ReversibleEmbedding):
             theirs = ops.take(theirs, ops.maximum(place, 0), axis=-1)  # [..., V]
             return ops.where(place >= 0, theirs, y)
         place = ops.take(place, inputs, axis=0)
-        theirs = ops.take(values, ops.maximum(place, 0), axis=0)  # [..., D]
+        # A product and no lookup: all other tokens would look up row 0 in vain, and a
+        # GPU adds the gradients of one row one after the other.
+        theirs = ops.matmul(ops.one_hot(place, len(rows.ids), dtype=y.dtype), values)
         return ops.where(place[..., None] >= 0, theirs, y)
 
     @property
@@ -364,6 +371,37 @@ class ReversibleEmbedding(_Adaptable, keras.layers.ReversibleEmbedding):
 
     def quantize(self, mode=None, type_check=True, config=None):
         super().quantize(mode, type_check=False, config=config)
+
+
+def lookup(table, ids):
+    """Rows of a table, whose gradients are summed in float32.
+
+    As the gradient of `take` they would be summed in the table's dtype, and a sum of
+    bfloat16 numbers stays at 256 times its terms, however many follow. Spaces and line
+    ends are thousands of the tokens of a step.
+
+    Args:
+        table: float `[V, D]`.
+        ids: int `[...]`.
+
+    Returns:
+        `[..., D]` of the table's dtype.
+    """
+    ids = ops.cast(ids, "int32")
+    if keras.backend.standardize_dtype(table.dtype) == "float32":
+        return ops.take(table, ids, axis=0)
+
+    def forward(table):
+        def backward(*args, upstream=None):
+            upstream = args[0] if upstream is None else upstream
+            flat = ops.cast(ops.reshape(upstream, (-1, table.shape[1])), "float32")
+            summed = ops.segment_sum(flat, ops.reshape(ids, (-1,)), table.shape[0])
+            return ops.cast(summed, table.dtype)
+
+        return ops.take(table, ids, axis=0), backward
+
+    # TensorFlow takes no variable here, and a variable is no tensor until it is used.
+    return ops.custom_gradient(forward)(ops.reshape(table, table.shape))
 
 
 def remat(function, layer):

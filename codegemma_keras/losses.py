@@ -28,6 +28,9 @@ from codegemma_keras.ops import (
     split_chunks,
 )
 
+LANES = 128  # numbers of a line that the matrix units of TPUs and GPUs read
+NEVER = -1e30  # the logit of what is no token
+
 
 def linear_cross_entropy(
     hidden,
@@ -124,7 +127,8 @@ def all_chunks(
     Then only hidden states, their gradients and a few sums cross the links. Split along
     the tokens, every chunk would collect the embedding and sum up its gradient.
     """
-    embedding = place(embedding, "all", None)
+    vocabulary = embedding.shape[0]
+    embedding = place(aligned(embedding), "all", None)
     length, width = ops.shape(hidden)[1], hidden.shape[2]
     (hidden_, targets_, weights_), size = split_chunks(
         (hidden, targets, weights), embedding.shape[0], chunk_tokens
@@ -135,7 +139,12 @@ def all_chunks(
         sums, to_hidden, to_embedding, to_rows = state
         h = place(nth_chunk(hidden_, i), None, None, None)  # [B, C, D]
         chunk, grad_logits = _one_chunk(
-            h, embedding, nth_chunk(targets_, i), nth_chunk(weights_, i), z_loss
+            h,
+            embedding,
+            nth_chunk(targets_, i),
+            nth_chunk(weights_, i),
+            z_loss,
+            vocabulary,
         )
         sums = sums + chunk
         if hidden_gradient:
@@ -166,14 +175,33 @@ def all_chunks(
     return (
         sums,
         to_hidden if hidden_gradient else None,
-        to_embedding if embedding_gradient else None,
+        to_embedding[:vocabulary] if embedding_gradient else None,
         to_rows if row_ids is not None else None,
     )
 
 
-def _one_chunk(hidden, embedding, targets, weights, z_loss):
-    """Sums `[3]` of a chunk, and the gradient of their first to its logits."""
+def aligned(embedding):
+    """`[V, D]` with rows of zeros up to a multiple of `LANES`, where V is none.
+
+    Matrix units read whole lines, and `smollm2_135m_code` has 49,173 tokens.
+    """
+    more = -embedding.shape[0] % LANES
+    return ops.pad(embedding, ((0, more), (0, 0))) if more else embedding
+
+
+def logits_of(hidden, embedding, vocabulary):
+    """float32 `[B, C, V]` of an `aligned` embedding; what is no token is never likely."""
     logits = einsum32("bcd,vd->bcv", hidden, embedding)
+    size = embedding.shape[0]
+    if size == vocabulary:
+        return logits
+    # A finite number, as 0 times infinity is none.
+    return ops.where(ops.arange(size) < vocabulary, logits, NEVER)
+
+
+def _one_chunk(hidden, embedding, targets, weights, z_loss, vocabulary):
+    """Sums `[3]` of a chunk, and the gradient of their first to its logits."""
+    logits = logits_of(hidden, embedding, vocabulary)
     logits = place(logits, None, None, "all")
     is_target = ops.arange(embedding.shape[0], dtype="int32") == targets[..., None]
     if keras.distribution.distribution() is None:

@@ -290,3 +290,23 @@ def step_text(lm, x, y):
     x = {name: tf.constant(value) for name, value in x.items()}
     data = x, tf.constant(y), tf.constant(weights)
     return step.experimental_get_compiler_ir(*data)(stage="optimized_hlo")
+
+
+@pytest.mark.parametrize("size", [1, 127, 128, 129])
+def test_any_size_of_the_vocabulary(size):
+    embedding = rng.normal(0, 0.3, (size, D)).astype("float32")
+    targets = rng.integers(0, size, (B, T)).astype("int32")
+
+    def ours(h, e):
+        return linear_cross_entropy(h, e, targets, WEIGHTS)[0]
+
+    def textbook(h, e):
+        logits = ops.matmul(h, ops.transpose(e))
+        right = ops.sum(ops.one_hot(targets, size) * logits, axis=-1)
+        return ops.sum((ops.logsumexp(logits, axis=-1) - right) * WEIGHTS)
+
+    found, grads = value_and_gradients(ours, HIDDEN, embedding)
+    expected, expected_grads = value_and_gradients(textbook, HIDDEN, embedding)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    for grad, expected_grad in zip(grads, expected_grads, strict=True):
+        np.testing.assert_allclose(grad, expected_grad, atol=1e-5)

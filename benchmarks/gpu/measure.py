@@ -1,19 +1,23 @@
 """One part of `run.sh`: measures, prints and keeps each line.
 
-Parts: `ceilings` (copy bandwidth, matrix products), `parity` (against float32 on the CPU),
+Parts: `ceilings` (copying, reading, matrix products), `parity` (against float32 on the CPU),
 `attention` (each way by itself, which the rule in `attention.py` should follow), `train`,
-`decode`, `first_token`; peers are in `peers.py`. `table` prints what the file holds.
+`decode`, `first_token`; `weights` and `profile` are in `inside.py`, peers in `peers.py`.
+`table` prints what the file holds.
 
 Random weights of the 2B's shape: they take as long as trained ones. Seconds are medians;
-the first call of everything compiles and is not counted.
+the first call of everything compiles and is not counted. The file has an entry for each
+kind of device, and a line that is measured again replaces the earlier one.
 """
 
 import argparse
 import datetime
 import functools
+import gc
 import importlib
 import json
 import pathlib
+import re
 import statistics
 import sys
 import tempfile
@@ -42,9 +46,13 @@ REPEATS = 3
 class Run:
     """The sizes of a run, and its results in a file."""
 
-    def __init__(self, tiny=False, out=None):
+    def __init__(self, tiny=False, out=None, layers=None, only=""):
         self.tiny = tiny
         self.sizes = TINY if tiny else TWO_B
+        self.layers = layers
+        self.only = only
+        if layers:
+            self.sizes = self.sizes | {"num_layers": layers}
         scratch = pathlib.Path(tempfile.gettempdir()) / "codegemma_keras_gpu_tiny.json"
         self.file = pathlib.Path(out) if out else (scratch if tiny else FILE)
 
@@ -53,28 +61,38 @@ class Run:
         return max(least, number // 32) if self.tiny else number
 
     def content(self):
+        """What the file holds: `{device: {"date": ..., "parts": {part: {line: ...}}}}`."""
         return json.loads(self.file.read_text()) if self.file.exists() else {}
 
     def put(self, part, line, **figures):
         """Keep and print one line."""
         content = self.content()
-        content.setdefault("parts", {}).setdefault(part, {})[line] = figures
-        content["date"] = datetime.date.today().isoformat()
-        content.setdefault("device", device())
+        own = content.setdefault(device(), {"parts": {}})
+        own["date"] = datetime.date.today().isoformat()
+        if self.layers:
+            line = f"{self.layers} layers, {line}"
+        own["parts"].setdefault(part, {})[line] = figures
         self.file.write_text(json.dumps(content, indent=1) + "\n")
         print(part, line, json.dumps(figures), flush=True)
 
     def tried(self, part, line, measure):
-        """`put` what `measure()` gives, or why it did not work."""
+        """`put` what `measure()` gives, or why it did not work.
+
+        A line that `only` does not match is left out.
+        """
+        if not re.search(self.only, line):
+            return
         try:
             found = measure()
         except Exception as error:  # one way that fails must not end the others
             found = {"failed": f"{type(error).__name__}: {error}"[:300]}
         self.put(part, line, **found)
+        gc.collect()  # a Keras model is a cycle, and the next one needs its memory
 
     def ceiling(self, name, otherwise):
         """A ceiling that was measured here, else the data sheet's."""
-        found = self.content().get("parts", {}).get("ceilings", {})
+        own = self.content().get(device(), {})
+        found = own.get("parts", {}).get("ceilings", {})
         return found.get(name, {}).get("per_second", otherwise)
 
 
@@ -95,6 +113,21 @@ def seconds_of(call, repeats=REPEATS) -> float:
     return statistics.median(times)
 
 
+def seconds_in_a_row(call, count=20, repeats=REPEATS) -> float:
+    """Median seconds of a call whose result is not waited for, of `count` in a row.
+
+    Waiting for one result costs up to a third of a millisecond on a virtual machine, which
+    a loop that never waits does not pay.
+    """
+    import jax
+
+    def burst():
+        results = [call() for _ in range(count)]
+        jax.block_until_ready(results[-1])
+
+    return seconds_of(burst, repeats) / count
+
+
 def peak(run) -> float:
     """Operations a second that a matrix product reached, or that the data sheet says."""
     from codegemma_keras.training import hardware
@@ -110,15 +143,24 @@ def ceilings(run):
     import jax
     from jax import numpy as jnp
 
-    count = run.scaled(2**32) // 2
-    x = jnp.ones(count, "bfloat16")
-    add = jax.jit(lambda x: x + 1)
-    taken = seconds_of(lambda: add(x).block_until_ready(), 10)
+    x = jnp.ones(run.scaled(2**32) // 4, "bfloat16")
+    y = jnp.ones_like(x)
+    add = jax.jit(lambda x, y: x + 1, donate_argnums=1, keep_unused=True)
+    held = [y]
+
+    def copy():
+        held[0] = add(x, held[0])
+        return held[0]
+
+    taken = seconds_in_a_row(copy)
     run.put("ceilings", "copy", per_second=2 * x.nbytes / taken)
+    total = jax.jit(lambda x: x.max())
+    taken = seconds_in_a_row(lambda: total(x))
+    run.put("ceilings", "read", per_second=x.nbytes / taken)
     n = run.scaled(8192, 256)
     a = jax.random.normal(jax.random.key(0), (n, n), "bfloat16")
     product = jax.jit(lambda a: a @ a)
-    taken = seconds_of(lambda: product(a).block_until_ready(), 10)
+    taken = seconds_in_a_row(lambda: product(a))
     run.put("ceilings", "bfloat16 product", per_second=2 * n**3 / taken)
 
 
@@ -161,8 +203,13 @@ def parity(run):
 
     keras.utils.set_random_seed(0)
     weights, logits, loss, moved, tokens = outcome(jax.devices("cpu")[0], "float32")
-    for dtype in ("float32", "mixed_bfloat16", "mixed_float16"):
-        found = outcome(jax.devices()[0], dtype, weights)
+    for line in ("float32", "float32, TF32", "mixed_bfloat16", "mixed_float16"):
+        dtype = line.split(",")[0]
+        # A GPU multiplies float32 as TF32, of 10 bits, unless it is told not to.
+        with jax.default_matmul_precision(
+            "highest" if line == "float32" else "default"
+        ):
+            found = outcome(jax.devices()[0], dtype, weights)
 
         def apart(a, b):
             return float(np.linalg.norm(a - b) / np.linalg.norm(b))
@@ -170,7 +217,7 @@ def parity(run):
         flat = [np.concatenate([m.ravel() for m in each]) for each in (found[3], moved)]
         run.put(
             "parity",
-            dtype,
+            line,
             logits=apart(found[1], logits),
             loss=abs(found[2] - loss) / loss,
             gradients=apart(*flat),
@@ -191,6 +238,12 @@ def attention(run):
         mask = ops.attention_mask(slots, slots, None, documents)
         return ops.attend(query, key, value, mask)
 
+    def causal_alone(query, key, value, documents):
+        """What cuDNN would take if rows held one document each."""
+        return jax.nn.dot_product_attention(
+            query, key, value, is_causal=True, implementation="cudnn"
+        )
+
     def triton(query, key, value, documents):
         from jax.experimental.pallas.ops.gpu import attention as pallas
 
@@ -203,22 +256,22 @@ def attention(run):
             query, key, value, documents, scale, causal=True, block_sizes=blocks
         )
 
-    for length in (run.scaled(2048), run.scaled(8192)):
-        for heads, key_heads in ((8, 1), (16, 16)):
+    for heads, key_heads in ((8, 1), (16, 16)):
+        for length in (run.scaled(2048), run.scaled(8192)):
             shape = (2, length, heads, run.sizes["head_dim"])
             draw = functools.partial(jax.random.normal, dtype="bfloat16")
             keys = jax.random.split(jax.random.key(0), 3)
             query = draw(keys[0], shape)
             key, value = (draw(k, (*shape[:2], key_heads, shape[3])) for k in keys[1:])
             documents = jnp.broadcast_to(jnp.arange(length) * 5 // length, (2, length))
-            for way in (ways.cudnn, ways.in_blocks, triton, einsum):
+            for way in (ways.cudnn, causal_alone, ways.in_blocks, triton, einsum):
 
                 def loss(q, k, v, way=way, documents=documents):
                     return way(q, k, v, documents).astype("float32").sum()
 
                 def measure(loss=loss, arrays=(query, key, value)):
                     step = jax.jit(jax.grad(loss, (0, 1, 2))).lower(*arrays).compile()
-                    taken = seconds_of(lambda: jax.block_until_ready(step(*arrays)))
+                    taken = seconds_in_a_row(lambda: step(*arrays), 5)
                     size = step.memory_analysis().temp_size_in_bytes
                     return {"milliseconds": 1000 * taken, "temporaries": size}
 
@@ -237,22 +290,23 @@ def train(run):
     for recipe in ("lora", "full"):
         for length, rows in ((2048, 4), (8192, 1)):
             length = run.scaled(length)
-            line = f"{recipe}, {rows} x {length} tokens"
-            run.tried(
-                "train", line, functools.partial(_step, run, recipe, length, rows)
-            )
+            for remat in ("none", "block"):
+                line = f"{recipe}, {rows} x {length} tokens, remat {remat}"
+                measure = functools.partial(_step, run, recipe, length, rows, remat)
+                run.tried("train", line, measure)
 
 
-def _step(run, recipe, length, rows):
+def trained(run, recipe, length, rows, remat):
+    """`(step, model, trained numbers of an adapter)`: one call of `step` is one step."""
     import numpy as np
 
     from codegemma_keras import CodeGemmaBackbone, CodeGemmaCausalLM
     from codegemma_keras.recipes import sft
-    from codegemma_keras.training import hardware, model
+    from codegemma_keras.training import model
 
     config = sft.SFTConfig(
         lora_rank=0 if recipe == "full" else 16,
-        remat="block",
+        remat=remat,
         sequence_length=length,
         batch_tokens=rows * length,
         warmup_steps=1,
@@ -267,11 +321,20 @@ def _step(run, recipe, length, rows):
     x = {"token_ids": ids[:, :-1], "padding_mask": np.ones_like(ids[:, :-1])}
     x |= {"segment_ids": np.ones_like(ids[:, :-1])}
     weight = np.ones((rows, length), "float32")
-    taken = seconds_of(lambda: lm.train_on_batch(x, ids[:, 1:], weight))
     adapters = sum(int(np.prod(v.shape)) for v in lm.trainable_variables)
-    flops = hardware.flops_per_token(
-        run.sizes, length, adapters if recipe == "lora" else 0
-    )
+
+    def step():
+        lm.train_on_batch(x, ids[:, 1:], weight)
+
+    return step, lm, 0 if recipe == "full" else adapters
+
+
+def _step(run, recipe, length, rows, remat):
+    from codegemma_keras.training import hardware
+
+    step, _, adapters = trained(run, recipe, length, rows, remat)
+    taken = seconds_of(step)
+    flops = hardware.flops_per_token(run.sizes, length, adapters)
     tokens = rows * length / taken
     return {
         "seconds": taken,
@@ -280,32 +343,49 @@ def _step(run, recipe, length, rows):
     }
 
 
+def engine_of(run, kind):
+    """The decode engine of a model with random weights.
+
+    Args:
+        kind: `"bfloat16"`, `"int8"` or `"int4"`, of which the last two may be followed by
+            `" weights"`: activations stay floats then.
+    """
+    from codegemma_keras import CodeGemmaBackbone, CodeGemmaCausalLM, adapters
+
+    backbone = CodeGemmaBackbone(**run.sizes, dtype="bfloat16")
+    if kind != "bfloat16":
+        backbone.quantize(kind.split()[0])
+    if kind.endswith(" weights"):
+        adapters.keep_activations_float(backbone)
+    return CodeGemmaCausalLM(backbone).engine
+
+
 def decode(run):
-    """Tokens a second by dtype and rows, and the share of the copy bandwidth."""
+    """Tokens a second by dtype and rows, and the share of what reading reaches.
+
+    The difference of 57 tokens and 1 after prompts of 130, whose cache keeps its size.
+    """
     import numpy as np
 
-    from codegemma_keras import CodeGemmaBackbone, CodeGemmaCausalLM
-
-    for kind in ("bfloat16", "int8", "int4"):
-        backbone = CodeGemmaBackbone(**run.sizes, dtype="bfloat16")
-        if kind != "bfloat16":
-            backbone.quantize(kind)
-        engine = CodeGemmaCausalLM(backbone).engine
-        size = sum(v.value.nbytes for v in backbone.variables)
+    for kind in ("bfloat16", "int8", "int8 weights", "int4", "int4 weights"):
+        built = functools.cache(functools.partial(engine_of, run, kind))
         rng = np.random.default_rng(0)
-        for rows in (1, 8, 32):
-            prompts = rng.integers(3, run.sizes["vocabulary_size"], (rows, 64)).tolist()
+        for rows in (1, 32, 8):
+            top = run.sizes["vocabulary_size"]
+            prompts = rng.integers(3, top, (rows, 130)).tolist()
 
-            def measure(engine=engine, prompts=prompts, rows=rows, size=size):
+            def measure(built=built, prompts=prompts, rows=rows):
+                engine = built()
+                size = sum(v.value.nbytes for v in engine.backbone.variables)
                 taken = [
-                    seconds_of(functools.partial(engine.generate, prompts, new))
-                    for new in (129, 1)
+                    seconds_of(functools.partial(engine.generate, prompts, new), 5)
+                    for new in (57, 1)
                 ]
-                step = (taken[0] - taken[1]) / 128
-                moved = size + engine.cache_bytes(rows, 128)
+                step = (taken[0] - taken[1]) / 56
+                moved = size + engine.cache_bytes(rows, 192)
                 return {
                     "tokens_per_second": rows / step,
-                    "share_of_bandwidth": moved / step / run.ceiling("copy", 1e12),
+                    "share_of_bandwidth": moved / step / run.ceiling("read", 1e12),
                 }
 
             run.tried("decode", f"{kind}, {rows} rows", measure)
@@ -315,12 +395,9 @@ def first_token(run):
     """Seconds to the first token by the length of the prompt."""
     import numpy as np
 
-    from codegemma_keras import CodeGemmaBackbone, CodeGemmaCausalLM
-
-    backbone = CodeGemmaBackbone(**run.sizes, dtype="bfloat16")
-    engine = CodeGemmaCausalLM(backbone).engine
+    engine = engine_of(run, "bfloat16")
     rng = np.random.default_rng(0)
-    for length in (128, 1024, 4096, 8000):
+    for length in (128, 1024, 8000):
         length = run.scaled(length, 4)
         prompts = rng.integers(3, run.sizes["vocabulary_size"], (1, length)).tolist()
         taken = seconds_of(functools.partial(engine.generate, prompts, 1))
@@ -329,32 +406,36 @@ def first_token(run):
 
 def table(run):
     """Print what the file holds, as Markdown."""
-    content = run.content()
-    print(f"\n{content.get('device')}, {content.get('date')}")
-    for part, lines in content.get("parts", {}).items():
-        names = list(dict.fromkeys(n for figures in lines.values() for n in figures))
-        print(f"\n| {part} | {' | '.join(names)} |\n|{'---|' * (1 + len(names))}")
-        for line, figures in lines.items():
-            cells = [figures.get(name, "") for name in names]
-            cells = [f"{c:.4g}" if isinstance(c, float) else str(c) for c in cells]
-            print(f"| {line} | {' | '.join(cells)} |")
+    for name, own in run.content().items():
+        print(f"\n{name}, {own['date']}")
+        for part, lines in own["parts"].items():
+            names = list(
+                dict.fromkeys(n for figures in lines.values() for n in figures)
+            )
+            print(f"\n| {part} | {' | '.join(names)} |\n|{'---|' * (1 + len(names))}")
+            for line, figures in lines.items():
+                cells = [figures.get(name, "") for name in names]
+                cells = [f"{c:.4g}" if isinstance(c, float) else str(c) for c in cells]
+                print(f"| {line} | {' | '.join(cells)} |")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("part")
     parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--layers", type=int)
+    parser.add_argument("--only", default="", help="lines that this expression matches")
     parser.add_argument("--out")
     args = parser.parse_args()
-    ours = {"ceilings": ceilings, "parity": parity, "attention": attention}
-    ours |= {"train": train, "decode": decode, "first_token": first_token}
-    ours["table"] = table
-    call = ours.get(args.part)
-    if call is None:
-        call = getattr(importlib.import_module("peers"), args.part, None)
+    ours = (ceilings, parity, attention, train, decode, first_token, table)
+    call = {part.__name__: part for part in ours}.get(args.part)
+    for other in ("inside", "peers"):
+        call = call or getattr(importlib.import_module(other), args.part, None)
     if call is None:
         sys.exit(f"{args.part!r} is no part; run.sh lists them.")
-    call(Run(args.tiny, args.out))
+    started = time.perf_counter()
+    call(Run(args.tiny, args.out, args.layers, args.only))
+    print(f"{args.part}: {time.perf_counter() - started:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 #
 #   benchmarks/gpu/run.sh                          all parts, most telling first
 #   benchmarks/gpu/run.sh decode train             these parts
+#   benchmarks/gpu/run.sh --only '^lora' train     lines that the expression matches
+#   benchmarks/gpu/run.sh --layers 4 train         a network of 4 layers of these sizes
 #   JAX_PLATFORMS=cpu benchmarks/gpu/run.sh --tiny    a rehearsal without a GPU
 #
 # PYTHON is the interpreter (default python3), OUT the file of results (default
@@ -12,20 +14,29 @@
 # the run may be cut short at any time.
 set -u
 cd "$(dirname "$0")/../.."
-tiny=()
-if [ "${1:-}" = --tiny ]; then tiny=(--tiny); shift; fi
+options=()
+while [[ "${1:-}" == --* ]]; do
+  case "$1" in
+    --tiny) options+=(--tiny); shift ;;
+    --layers|--only) options+=("$1" "$2"); shift 2 ;;
+    *) echo "$1 is no option; --tiny, --layers N and --only EXPRESSION are." >&2; exit 2 ;;
+  esac
+done
+[ -n "${OUT:-}" ] && options+=(--out "$OUT")
 parts=("$@")
 if [ ${#parts[@]} = 0 ]; then
-  parts=(ceilings parity attention train decode first_token
-         transformers_train transformers_decode keras_hub_decode)
+  parts=(ceilings parity train transformers_train decode transformers_decode
+         keras_hub_decode first_token attention weights profile)
 fi
+# The largest steps need nearly all of the memory.
+export XLA_PYTHON_CLIENT_MEM_FRACTION=${XLA_PYTHON_CLIENT_MEM_FRACTION:-0.92}
 export KERAS_BACKEND=jax PYTHONUNBUFFERED=1 TF_CPP_MIN_LOG_LEVEL=3
 export PYTHONPATH="$PWD:$PWD/benchmarks:$PWD/benchmarks/gpu${PYTHONPATH:+:$PYTHONPATH}"
 limit=${LIMIT:-470}
 for part in "${parts[@]}"; do
   left=$((limit - SECONDS))
   if [ "$left" -lt 15 ]; then echo "$part: no time left"; continue; fi
-  timeout "$left" "${PYTHON:-python3}" -m measure "$part" "${tiny[@]}" ${OUT:+--out "$OUT"} \
+  timeout "$left" "${PYTHON:-python3}" -m measure "$part" "${options[@]}" \
     || echo "$part: ended with $? after $SECONDS s"
 done
-"${PYTHON:-python3}" -m measure table "${tiny[@]}" ${OUT:+--out "$OUT"}
+"${PYTHON:-python3}" -m measure table "${options[@]}"

@@ -78,13 +78,15 @@ def of_model(lm, hidden, targets):
 
 def _in_chunks(hidden, embedding, targets, chunk_tokens):
     rows, length = ops.shape(hidden)[0], ops.shape(hidden)[1]
+    padded = losses.aligned(embedding)
     (hidden_, targets_), size = losses.split_chunks(
         (hidden, targets), embedding.shape[0], chunk_tokens
     )
     shape = (2, ops.shape(hidden_)[0], ops.shape(hidden_)[1], size)
 
     def body(i, state):
-        logits = losses.einsum32("bcd,vd->bcv", losses.nth_chunk(hidden_, i), embedding)
+        chunk = losses.nth_chunk(hidden_, i)
+        logits = losses.logits_of(chunk, padded, embedding.shape[0])
         wanted = losses.nth_chunk(targets_, i)[..., None]
         log_z = ops.logsumexp(logits, axis=-1)  # [B, C]
         picked = ops.take_along_axis(logits, wanted, axis=-1)[..., 0] - log_z
