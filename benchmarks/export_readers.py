@@ -43,7 +43,7 @@ from codegemma_keras.decoding import Engine
 from codegemma_keras.formats import peft
 
 RESULTS = pathlib.Path(__file__).parent / "results"
-PRESET = "code_gemma_tiny_py"
+PRESETS = "code_gemma_tiny_py", "smollm2_135m_code"
 NEW = 64
 # Of logits: programs sum products in another order, some of them in blocks.
 ROUNDING = 1e-3
@@ -77,8 +77,6 @@ def main():
     parser.add_argument("--files", type=int, default=5000, help="texts to split")
     parser.add_argument("--only", nargs="*", help="models; all by default")
     options = parser.parse_args()
-    tokenizer = CodeGemmaTokenizer.from_preset(PRESET)
-    prompts = make_prompts(tokenizer)
     path = RESULTS / f"export_readers_{keras.config.backend()}.json"
     # Readers that are not asked keep what they said: building one takes a while.
     models = json.loads(path.read_text())["models"] if path.exists() else {}
@@ -90,10 +88,10 @@ def main():
         "models": models,
     }
     with tempfile.TemporaryDirectory() as folder:
-        for model in make_models(tokenizer):
+        for model in make_models():
             if options.only and model["name"] not in options.only:
                 continue
-            found = ask_all(model, prompts, tokenizer, options, pathlib.Path(folder))
+            found = ask_all(model, options, pathlib.Path(folder))
             models[model["name"]] = {**models.get(model["name"], {}), **found}
             print(json.dumps({model["name"]: found}), flush=True)
             path.write_text(json.dumps(report, indent=1) + "\n")
@@ -122,8 +120,9 @@ def make_prompts(tokenizer):
     return [[tokenizer.start_token_id, *tokenizer.encode(one)] for one in parts]
 
 
-def make_models(tokenizer):
-    """Each model with what it is exported from: `name, lm, adapter`."""
+def make_models():
+    """Each model: its name, and whether its adapter is exported beside it."""
+    tokenizer = CodeGemmaTokenizer.from_preset(PRESETS[0])
     for name, (heads, key_heads) in HEADS.items():
         keras.utils.set_random_seed(heads + key_heads)
         backbone = CodeGemmaBackbone(
@@ -138,18 +137,21 @@ def make_models(tokenizer):
             variable.assign(rng.normal(0, 0.05, variable.shape))
         preprocessor = CodeGemmaCausalLMPreprocessor(tokenizer, sequence_length=512)
         yield {"name": name, "lm": CodeGemmaCausalLM(backbone, preprocessor)}
-    lm = CodeGemmaCausalLM.from_preset(PRESET, dtype="float32")
-    yield {"name": PRESET, "lm": lm}
-    lora.add(lm, "random", rank=4, alpha=8)
-    rng = np.random.default_rng(1)
-    for variable in lm.trainable_variables:
-        variable.assign(rng.normal(0, 0.05, variable.shape))
-    yield {"name": f"{PRESET}, adapter merged", "lm": lm}
-    yield {"name": f"{PRESET}, adapter beside it", "lm": lm, "beside": True}
+    for preset in PRESETS:
+        lm = CodeGemmaCausalLM.from_preset(preset, dtype="float32")
+        yield {"name": preset, "lm": lm}
+        lora.add(lm, "random", rank=4, alpha=8)
+        rng = np.random.default_rng(1)
+        for variable in lm.trainable_variables:
+            variable.assign(rng.normal(0, 0.05, variable.shape))
+        yield {"name": f"{preset}, adapter merged", "lm": lm}
+        yield {"name": f"{preset}, adapter beside it", "lm": lm, "beside": True}
 
 
-def ask_all(model, prompts, tokenizer, options, work):
+def ask_all(model, options, work):
     """What every reader makes of one model, beside Keras."""
+    tokenizer = model["lm"].preprocessor.tokenizer
+    prompts = make_prompts(tokenizer)
     stops = list(tokenizer.stop_token_ids)
     lm, name = model["lm"], model["name"].replace(",", "").replace(" ", "_")
     ours = [result.token_ids for result in Engine(lm).generate(prompts, NEW)]
@@ -163,7 +165,7 @@ def ask_all(model, prompts, tokenizer, options, work):
     lm.export(file, "gguf", verbose=False)
     if model.get("beside"):
         lora.select(lm, "random")
-    plain = model["name"] == PRESET
+    plain = model["name"] in PRESETS
     holes = [[tokenizer.encode(side) for side in hole] for hole in HOLES]
     rendered = [
         [tokenizer.start_token_id, *tokenizer.encode(fim.render(*hole))]
