@@ -4,10 +4,16 @@ The backend is the caller's choice. `make test` runs the tests of the rooms that
 import Keras once, with the backend `none`, which Keras refuses, and all others on both.
 """
 
+import contextlib
 import os
 import signal
 
 import pytest
+
+# The peers' PyTorch brings Triton where it is built for CUDA. Loaded after TensorFlow, it
+# ends the process; loaded before, both work.
+with contextlib.suppress(ImportError):
+    import triton  # noqa: F401
 
 BACKENDS = ("jax", "tensorflow", "none")
 

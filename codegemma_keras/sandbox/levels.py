@@ -96,6 +96,22 @@ def environments() -> list[str]:
     return sorted(str(p) for p in outer if not str(p).startswith(("/usr", "/bin")))
 
 
+def links() -> dict[str, str]:
+    """Links between the interpreter's name and its file that lie in no folder shown.
+
+    An environment's `python` may lead to `~/.local/bin/python3.11`, and that to the
+    interpreter. The folder between the two is not shown, so the link is made again.
+    """
+    shown = [pathlib.Path(p) for p in (*FOLDERS, *environments())]
+    found, place = {}, pathlib.Path(sys.executable)
+    while place.is_symlink():
+        target = os.readlink(place)
+        if not any(place.is_relative_to(folder) for folder in shown):
+            found[str(place)] = target
+        place = pathlib.Path(os.path.normpath(place.parent / target))
+    return found
+
+
 def command(
     level: str, child, memory_files_mb: int = 16, folders=(), nests=False
 ) -> list[str]:
@@ -118,6 +134,7 @@ def command(
     shown += environments()
     shown += folders
     binds = [part for place in shown for part in ("--ro-bind", place, place)]
+    binds += [part for at, to in links().items() for part in ("--symlink", to, at)]
     size = str(memory_files_mb << 20)
     variables = [part for item in ENVIRONMENT.items() for part in ("--setenv", *item)]
     return [

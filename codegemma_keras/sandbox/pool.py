@@ -29,7 +29,13 @@ from codegemma_keras.sandbox.execution import (
     each,
     run,
 )
-from codegemma_keras.sandbox.levels import ENVIRONMENT, accepted, command, environments
+from codegemma_keras.sandbox.levels import (
+    ENVIRONMENT,
+    accepted,
+    command,
+    environments,
+    links,
+)
 
 WARM = (pathlib.Path(__file__).parent / "warm.py").read_text("utf-8")
 SPARE = 2  # free sandboxes for each worker, which clear up while others work
@@ -193,16 +199,17 @@ class Sandbox:
         )
         theirs.close()
         self.usable = True
-        # Environments that lie in /tmp: a program's own /tmp would hide them.
+        # What lies in /tmp, a program's own /tmp would hide.
         shadowed = ("/tmp/", "/dev/shm/")
         self._kept = [p for p in environments() if p.startswith(shadowed)]
+        self._links = [(a, to) for a, to in links().items() if a.startswith(shadowed)]
 
     def fork(self, role, limits, given, numbers, files, size):
         """Start a program; a `Fork`. One at a time."""
         ours, theirs = socket.socketpair()
         limits = [*limits[:3], limits[3] + 2]  # of this user, two processes are ours
         job = {"role": role, "limits": limits, "numbers": list(numbers)}
-        job |= {"size": size << 20, "kept": self._kept}
+        job |= {"size": size << 20, "kept": self._kept, "links": self._links}
         descriptors = [*(file.fileno() for file in files), theirs.fileno(), *given]
         message = [json.dumps(job).encode()]
         try:

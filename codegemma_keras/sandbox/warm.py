@@ -51,7 +51,7 @@ def mount(kind, place, flags, options=""):
     done("mount", libc.mount(kind, place, kind, flags, options.encode()))
 
 
-def own_file_system(size, kept):
+def own_file_system(size, kept, links):
     """Fresh /proc, /tmp and /dev/shm; of /tmp, what the interpreter needs stays."""
     done("private", libc.mount(None, b"/", None, PRIVATE, None))
     held = [(place, os.open(place, os.O_PATH)) for place in kept]
@@ -64,6 +64,9 @@ def own_file_system(size, kept):
         flags = REMOUNT | RDONLY | NOSUID | NODEV
         done("read-only", libc.mount(None, place.encode(), None, flags, None))
         os.close(descriptor)
+    for place, target in links:
+        os.makedirs(os.path.dirname(place), exist_ok=True)
+        os.symlink(target, place)
     mount("proc", "/proc", NOSUID | NODEV | NOEXEC)
     os.mkdir("/tmp/program")  # levels.HOME
     os.chdir("/tmp/program")
@@ -112,7 +115,7 @@ def begin(job, files, watch, given, run):
         for number, descriptor in enumerate(files):
             os.dup2(descriptor, number)
         only([watch, *given])
-        own_file_system(job["size"], job["kept"])
+        own_file_system(job["size"], job["kept"], job["links"])
         own_loopback()
         give_up_rights()
         refuse_keyrings()

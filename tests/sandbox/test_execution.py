@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from codegemma_keras.sandbox import Limits, levels, run, run_all
+from codegemma_keras.sandbox import Limits, execution, levels, run, run_all
+from codegemma_keras.sandbox.pool import Pool
 
 # A start of the interpreter on a busy machine takes a second; a limit must not be that.
 PATIENT = Limits(seconds=60)
@@ -109,6 +110,20 @@ def test_no_folder_of_an_environment_lies_in_another(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "base_prefix", "/usr/local/python")
     monkeypatch.setattr(sys, "executable", f"{tmp_path}/.venv/bin/python")
     assert levels.environments() == [f"{tmp_path}/.venv"]
+
+
+def test_links_between_the_environment_and_its_interpreter(monkeypatch, tmp_path):
+    """As `~/.local/bin/python3.11` is one: once no sandbox began in such a place."""
+    for folder, target in (("between", sys.executable), ("env", "../between/python")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "python").symlink_to(target)
+    outside = str(tmp_path / "env" / "python")
+    monkeypatch.setattr(sys, "executable", outside)
+    monkeypatch.setattr(execution, "PYTHON", [outside, *execution.PYTHON[1:]])
+    assert str(tmp_path / "between" / "python") in levels.links()
+    inside = f"import subprocess; print(subprocess.call([{outside!r}, '-c', '']))"
+    with Pool(1, warm=False) as pool:
+        assert run(inside, PATIENT, pool=pool).output == "0"
 
 
 def test_many_keep_their_order():
