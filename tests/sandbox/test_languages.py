@@ -4,6 +4,7 @@ The other seven need compilers: `make test-languages`.
 """
 
 import json
+import sys
 
 import pytest
 
@@ -13,6 +14,7 @@ from codegemma_keras.sandbox import (
     MissingToolchainError,
     execute,
     execute_all,
+    execution,
     languages,
 )
 
@@ -50,6 +52,19 @@ def test_memory_and_time_are_limited():
     assert result.reason == "too much memory"
     result = execute("while True: pass", "python", Limits(seconds=0.5))
     assert result.reason == "timeout"
+
+
+def test_a_toolchain_in_a_folder_with_a_space(monkeypatch, tmp_path):
+    python = tmp_path / "mein Ordner é" / "python"
+    python.parent.mkdir()
+    python.symlink_to(sys.executable)
+    monkeypatch.setattr(sys, "executable", str(python))
+    monkeypatch.setattr(execution, "PYTHON", [str(python), *execution.PYTHON[1:]])
+    languages.toolchain.cache_clear()
+    try:
+        assert execute(ANSWERS, "python", PATIENT).answers == "42\n"
+    finally:
+        languages.toolchain.cache_clear()
 
 
 def test_many_keep_their_order():
