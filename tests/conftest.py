@@ -7,6 +7,7 @@ import Keras once, with the backend `none`, which Keras refuses, and all others 
 import contextlib
 import os
 import signal
+import tempfile
 
 import pytest
 
@@ -16,6 +17,11 @@ with contextlib.suppress(ImportError):
     import triton  # noqa: F401
 
 BACKENDS = ("jax", "tensorflow", "none")
+
+
+# IPython's files are not written to the home of the person who runs the tests.
+_home = tempfile.TemporaryDirectory(prefix="ipython-")
+os.environ["IPYTHONDIR"] = _home.name
 
 
 def pytest_configure(config):

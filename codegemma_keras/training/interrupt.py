@@ -28,10 +28,11 @@ class Wish:
 
     Attributes:
         signal: number of the signal that came, or None.
+        told: the thread that says so, or None.
     """
 
     def __init__(self):
-        self.signal = None
+        self.signal = self.told = None
         self._before = {}
 
     def __enter__(self):
@@ -48,6 +49,10 @@ class Wish:
         if self.signal is not None:
             raise KeyboardInterrupt
         self.signal = number
-        say(
+        # In a thread: the signal may have come while this one was writing a line, and a
+        # write inside a write is an error.
+        told = (
             f"{_NAMES[number]}: this step is finished and saved; ^C again stops at once"
         )
+        self.told = threading.Thread(target=say, args=(told,), daemon=True)
+        self.told.start()
