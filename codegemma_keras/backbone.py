@@ -9,6 +9,7 @@ vocabulary, L layers, N query heads, K key/value heads, H head size.
 """
 
 import contextlib
+import gc
 import warnings
 
 import keras
@@ -284,7 +285,7 @@ class CodeGemmaBackbone(Backbone):
 
     def quantize(self, *args, **kwargs):
         """As `keras.Model.quantize`, for example `quantize("int8")`."""
-        with quiet_quantization():
+        with quantizing():
             super().quantize(*args, **kwargs)
         self.changed()
 
@@ -394,11 +395,21 @@ class CodeGemmaBackbone(Backbone):
 
 
 @contextlib.contextmanager
-def quiet_quantization():
-    """Without Keras's warning for each layer that has nothing to quantise."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*does not have a `quantize` method")
-        yield
+def quantizing():
+    """Scope of a `quantize`: quick, and without a warning for each other layer.
+
+    Keras looks for garbage after each layer, to have the float matrix gone. That takes
+    as long as there are objects in the process: with TensorFlow and JAX loaded half a
+    second, a minute for the 2B. Of objects that were there before, none can be garbage of
+    this scope, so the search leaves them out.
+    """
+    gc.freeze()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*not have a `quantize` method")
+            yield
+    finally:
+        gc.unfreeze()
 
 
 def _check_sizes(num_query_heads, num_key_value_heads, intermediate_dim, head_dim):

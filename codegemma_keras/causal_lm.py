@@ -14,7 +14,7 @@ from keras import ops
 from keras_hub.src.utils.python_utils import classproperty
 
 from codegemma_keras import export, presets
-from codegemma_keras.backbone import CodeGemmaBackbone, quiet_quantization
+from codegemma_keras.backbone import CodeGemmaBackbone, quantizing
 from codegemma_keras.decoding import (
     Completion,
     Conversation,
@@ -182,7 +182,7 @@ class CodeGemmaCausalLM(FittedCausalLM):
             >>> small.backbone.count_params() == lm.backbone.count_params()
             False
         """
-        with quiet_quantization():
+        with quantizing():
             super().quantize(*args, **kwargs)
         self.backbone.changed()
 

@@ -1,5 +1,8 @@
 """The network beside KerasHub, a float64 reference, and itself."""
 
+import gc
+import weakref
+
 import keras
 import keras_hub
 import ml_dtypes
@@ -320,3 +323,16 @@ def test_quantized_stays_near(mode, bound):
 def test_sizes_that_cannot_be(change, words):
     with pytest.raises(ValueError, match=words):
         CodeGemmaBackbone(**{**SIZES, **change})
+
+
+def test_quantizing_lets_the_float_matrices_go():
+    backbone = our_backbone()
+    layers = [
+        layer for layer in backbone._flatten_layers() if hasattr(layer, "_kernel")
+    ]
+    floats = [weakref.ref(layer._kernel) for layer in layers]
+    frozen = gc.get_freeze_count()
+    backbone.quantize("int8")
+    assert floats
+    assert all(matrix() is None for matrix in floats)
+    assert gc.get_freeze_count() <= frozen
