@@ -176,7 +176,7 @@ def ask_all(model, options, work):
         "folder": str(folder),
         "file": str(file),
         "prompts": prompts,
-        "texts": read_texts(options.files) if plain else [],
+        "texts": read_texts(options.files, folder) if plain else [],
         "infill": holes if plain else [],
         "new": NEW,
         "stops": stops,
@@ -271,12 +271,18 @@ def difference(lm, prompt, mine, other, place):
     return {"at": place, "tokens": pair, "logit_gap": gap}
 
 
-def read_texts(count):
-    """The first 2,000 characters of installed Python files, control strings left out."""
+def read_texts(count, folder):
+    """The first 2,000 characters of installed Python files.
+
+    Texts with the name of a control token are left out: other programs make the token of
+    it, and we do not.
+    """
+    added = json.loads((folder / "tokenizer.json").read_text())["added_tokens"]
+    names = [token["content"] for token in added if token["special"]]
     texts = []
     for path in sorted(pathlib.Path(np.__file__).parents[1].rglob("*.py")):
         text = path.read_text(encoding="utf-8", errors="replace")[:2000]
-        if text and not any(str(name) in text for name in fim.STOP):
+        if text and not any(name in text for name in names):
             texts.append(text)
         if len(texts) == count:
             break
