@@ -1,8 +1,9 @@
 """What each type of GGUF costs in quality: bits per byte, greedy tokens, megabytes.
 
     KERAS_BACKEND=jax python benchmarks/export_types.py --files 12
+    KERAS_BACKEND=jax python benchmarks/export_types.py --preset smollm2_135m_code --files 3
 
-The embedded preset is exported as each type and read back in float32, so the numbers are
+A preset, by default the embedded one, is exported as each type and read back in float32, so the numbers are
 those that llama.cpp's types hold, without its arithmetic. Bits per byte are of files of a
 package that the preset has not seen; agreement is of 64 greedy tokens of eight prompts
 with the preset itself, up to the first difference.
@@ -20,7 +21,7 @@ import tempfile
 import keras
 import networkx
 from _data import device
-from export_readers import NEW, PRESET, cut, first_difference, make_prompts
+from export_readers import NEW, cut, first_difference, make_prompts
 
 from codegemma_keras import CodeGemmaCausalLM
 from codegemma_keras.decoding import Engine
@@ -28,6 +29,7 @@ from codegemma_keras.evals.likelihood import bits_per_byte
 from codegemma_keras.export import quantization
 
 RESULTS = pathlib.Path(__file__).parent / "results"
+PRESET = "code_gemma_tiny_py"
 
 
 def main():
@@ -70,7 +72,11 @@ def main():
                     folder, kind, options.llama_quantize
                 )
             print(kind, report["types"][kind], flush=True)
-    path = RESULTS / "export_types.json"
+            path.unlink()
+    name = "export_types"
+    if options.preset != PRESET:
+        name += f"_{pathlib.Path(options.preset).name}"
+    path = RESULTS / f"{name}.json"
     path.write_text(json.dumps(report, indent=1) + "\n")
 
 
