@@ -3,10 +3,10 @@
     KERAS_BACKEND=jax python benchmarks/export_types.py --files 12
     KERAS_BACKEND=jax python benchmarks/export_types.py --preset smollm2_135m_code --files 3
 
-A preset, by default the embedded one, is exported as each type and read back in float32, so the numbers are
-those that llama.cpp's types hold, without its arithmetic. Bits per byte are of files of a
-package that the preset has not seen; agreement is of 64 greedy tokens of eight prompts
-with the preset itself, up to the first difference.
+A preset, by default the embedded one, is exported as each type and read back in float32,
+so the numbers are those that llama.cpp's types hold, without its arithmetic. Bits per byte
+are of files of a package that the preset has not seen; agreement is of 64 greedy tokens of
+eight prompts with the preset itself, up to the first difference.
 
 `--llama-quantize PROGRAM` also compares the bytes of K types with llama.cpp's own.
 """
@@ -72,7 +72,8 @@ def main():
                     folder, kind, options.llama_quantize
                 )
             print(kind, report["types"][kind], flush=True)
-            path.unlink()
+            if kind != "F32":  # which llama-quantize starts from
+                path.unlink()
     name = "export_types"
     if options.preset != PRESET:
         name += f"_{pathlib.Path(options.preset).name}"
