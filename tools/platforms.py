@@ -57,7 +57,9 @@ def plan(folder, version, *requirements):
         *(sys.executable, "-m", "uv", "pip", "install", "--dry-run"),
         *("--target", str(folder), "--python-version", version),
         *("--python-platform", "x86_64-manylinux_2_35", "--system-certs"),
-        *("--color", "never", *requirements),
+        # Of our own: a home may be read-only.
+        *("--cache-dir", str(ROOT / ".make" / "uv"), "--color", "never"),
+        *requirements,
     ]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
