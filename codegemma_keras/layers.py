@@ -18,6 +18,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from codegemma_keras.ops import lookup
+
 
 @dataclasses.dataclass
 class LowRank:
@@ -371,37 +373,6 @@ class ReversibleEmbedding(_Adaptable, keras.layers.ReversibleEmbedding):
 
     def quantize(self, mode=None, type_check=True, config=None):
         super().quantize(mode, type_check=False, config=config)
-
-
-def lookup(table, ids):
-    """Rows of a table, whose gradients are summed in float32.
-
-    As the gradient of `take` they would be summed in the table's dtype, and a sum of
-    bfloat16 numbers stays at 256 times its terms, however many follow. Spaces and line
-    ends are thousands of the tokens of a step.
-
-    Args:
-        table: float `[V, D]`.
-        ids: int `[...]`.
-
-    Returns:
-        `[..., D]` of the table's dtype.
-    """
-    ids = ops.cast(ids, "int32")
-    if keras.backend.standardize_dtype(table.dtype) == "float32":
-        return ops.take(table, ids, axis=0)
-
-    def forward(table):
-        def backward(*args, upstream=None):
-            upstream = args[0] if upstream is None else upstream
-            flat = ops.cast(ops.reshape(upstream, (-1, table.shape[1])), "float32")
-            summed = ops.segment_sum(flat, ops.reshape(ids, (-1,)), table.shape[0])
-            return ops.cast(summed, table.dtype)
-
-        return ops.take(table, ids, axis=0), backward
-
-    # TensorFlow takes no variable here, and a variable is no tensor until it is used.
-    return ops.custom_gradient(forward)(ops.reshape(table, table.shape))
 
 
 def remat(function, layer):

@@ -256,6 +256,37 @@ def loop_chunks(count, body, state):
     )[1]
 
 
+def lookup(table, ids):
+    """Rows of a table, whose gradients are summed in float32.
+
+    As the gradient of `take` they would be summed in the table's dtype, and a sum of
+    bfloat16 numbers stays at 256 times its terms, however many follow. Spaces and line
+    ends are thousands of the tokens of a step.
+
+    Args:
+        table: float `[V, D]`.
+        ids: int `[...]`.
+
+    Returns:
+        `[..., D]` of the table's dtype.
+    """
+    ids = ops.cast(ids, "int32")
+    if keras.backend.standardize_dtype(table.dtype) == "float32":
+        return ops.take(table, ids, axis=0)
+
+    def forward(table):
+        def backward(*args, upstream=None):
+            upstream = args[0] if upstream is None else upstream
+            flat = ops.cast(ops.reshape(upstream, (-1, table.shape[1])), "float32")
+            summed = ops.segment_sum(flat, ops.reshape(ids, (-1,)), table.shape[0])
+            return ops.cast(summed, table.dtype)
+
+        return ops.take(table, ids, axis=0), backward
+
+    # TensorFlow takes no variable here, and a variable is no tensor until it is used.
+    return ops.custom_gradient(forward)(ops.reshape(table, table.shape))
+
+
 def saturate(x):
     """Keep float16 activations finite; the identity at every other dtype.
 

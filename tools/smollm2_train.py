@@ -44,11 +44,9 @@ def main():
     )
     parser.add_argument("--batch", type=int, default=8, help="rows of an update")
     parser.add_argument("--accumulation", type=int, default=2)
-    parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--rank", type=int, help="default: the adapter's, or 16")
     parser.add_argument("--rate", type=float, default=1e-3)
-    parser.add_argument("--decay", type=float, default=0.3, help="last part of the run")
     parser.add_argument("--adapter", help="a folder; its training continues")
-    parser.add_argument("--seed", type=int, default=0, help="of the order of the rows")
     parser.add_argument("--dtype", help="of the frozen base; None: the device's")
     parser.add_argument("--save-every", type=int, default=20, help="updates")
     parser.add_argument(
@@ -91,15 +89,14 @@ def config_of(options, length):
         preset=options.preset,
         dtype=options.dtype,
         adapter=options.adapter,
-        lora_rank=None if options.adapter else options.rank,
-        seed=options.seed,
+        lora_rank=options.rank or (None if options.adapter else 16),
         sequence_length=length,
         batch_tokens=length * options.batch,
         accumulation=options.accumulation,
         learning_rate=options.rate,
         tokens=options.tokens,
         warmup_steps=20,
-        decay=options.decay,
+        decay=0.3,
         weight_decay=0.0,
         log_every=5,
         save_every=options.save_every,

@@ -1,6 +1,7 @@
 """Where the time of a step goes, and products with integer weights by themselves.
 
-Parts for `run.sh`: `weights` times one matrix of the 2B's with few rows, in every way that
+Parts for `run.sh`: `attention` times each way by itself, which the rule in `attention.py`
+should follow; `weights` times one matrix of the 2B's with few rows, in every way that
 the package could multiply it; `profile` lists the kernels of a decoded token and of a
 training step.
 """
@@ -13,6 +14,66 @@ import tempfile
 from measure import seconds_in_a_row
 
 MATRICES = 12  # in turn, so that none of them stays in the chip's cache
+
+
+def attention(run):
+    """Forward and backward of each way, by itself: which one the rule should take."""
+    import jax
+    from jax import numpy as jnp
+
+    from codegemma_keras import attention as ways
+    from codegemma_keras import ops
+
+    def einsum(query, key, value, documents):
+        slots = jnp.arange(query.shape[1])[None]
+        mask = ops.attention_mask(slots, slots, None, documents)
+        return ops.attend(query, key, value, mask)
+
+    def causal_alone(query, key, value, documents):
+        """What cuDNN would take if rows held one document each."""
+        return jax.nn.dot_product_attention(
+            query, key, value, is_causal=True, implementation="cudnn"
+        )
+
+    def triton(query, key, value, documents):
+        from jax.experimental.pallas.ops.gpu import attention as pallas
+
+        key, value = (
+            jnp.repeat(x, query.shape[2] // x.shape[2], 2) for x in (key, value)
+        )
+        blocks = pallas.BlockSizes(**{name: 32 for name in _block_names(pallas)})
+        scale = query.shape[3] ** -0.5
+        return pallas.mha(
+            query, key, value, documents, scale, causal=True, block_sizes=blocks
+        )
+
+    for heads, key_heads in ((8, 1), (16, 16)):
+        for length in (run.scaled(2048), run.scaled(8192)):
+            shape = (2, length, heads, run.sizes["head_dim"])
+            draw = functools.partial(jax.random.normal, dtype="bfloat16")
+            keys = jax.random.split(jax.random.key(0), 3)
+            query = draw(keys[0], shape)
+            key, value = (draw(k, (*shape[:2], key_heads, shape[3])) for k in keys[1:])
+            documents = jnp.broadcast_to(jnp.arange(length) * 5 // length, (2, length))
+            for way in (ways.cudnn, causal_alone, ways.in_blocks, triton, einsum):
+
+                def loss(q, k, v, way=way, documents=documents):
+                    return way(q, k, v, documents).astype("float32").sum()
+
+                def measure(loss=loss, arrays=(query, key, value)):
+                    step = jax.jit(jax.grad(loss, (0, 1, 2))).lower(*arrays).compile()
+                    taken = seconds_in_a_row(lambda: step(*arrays), 5)
+                    size = step.memory_analysis().temp_size_in_bytes
+                    return {"milliseconds": 1000 * taken, "temporaries": size}
+
+                line = f"{way.__name__} {heads}/{key_heads} heads, {length} tokens"
+                run.tried("attention", line, measure)
+
+
+def _block_names(pallas):
+    import dataclasses
+
+    return [field.name for field in dataclasses.fields(pallas.BlockSizes)]
 
 
 def weights(run):

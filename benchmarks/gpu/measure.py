@@ -1,8 +1,8 @@
 """One part of `run.sh`: measures, prints and keeps each line.
 
 Parts: `ceilings` (copying, reading, matrix products), `parity` (against float32 on the CPU),
-`attention` (each way by itself, which the rule in `attention.py` should follow), `train`,
-`decode`, `first_token`; `weights` and `profile` are in `inside.py`, peers in `peers.py`.
+`train`, `decode`, `first_token`; `attention`, `weights` and `profile` are in `inside.py`,
+peers in `peers.py`.
 `table` prints what the file holds.
 
 Random weights of the 2B's shape: they take as long as trained ones. Seconds are medians;
@@ -225,66 +225,6 @@ def parity(run):
         )
 
 
-def attention(run):
-    """Forward and backward of each way, by itself: which one the rule should take."""
-    import jax
-    from jax import numpy as jnp
-
-    from codegemma_keras import attention as ways
-    from codegemma_keras import ops
-
-    def einsum(query, key, value, documents):
-        slots = jnp.arange(query.shape[1])[None]
-        mask = ops.attention_mask(slots, slots, None, documents)
-        return ops.attend(query, key, value, mask)
-
-    def causal_alone(query, key, value, documents):
-        """What cuDNN would take if rows held one document each."""
-        return jax.nn.dot_product_attention(
-            query, key, value, is_causal=True, implementation="cudnn"
-        )
-
-    def triton(query, key, value, documents):
-        from jax.experimental.pallas.ops.gpu import attention as pallas
-
-        key, value = (
-            jnp.repeat(x, query.shape[2] // x.shape[2], 2) for x in (key, value)
-        )
-        blocks = pallas.BlockSizes(**{name: 32 for name in _block_names(pallas)})
-        scale = query.shape[3] ** -0.5
-        return pallas.mha(
-            query, key, value, documents, scale, causal=True, block_sizes=blocks
-        )
-
-    for heads, key_heads in ((8, 1), (16, 16)):
-        for length in (run.scaled(2048), run.scaled(8192)):
-            shape = (2, length, heads, run.sizes["head_dim"])
-            draw = functools.partial(jax.random.normal, dtype="bfloat16")
-            keys = jax.random.split(jax.random.key(0), 3)
-            query = draw(keys[0], shape)
-            key, value = (draw(k, (*shape[:2], key_heads, shape[3])) for k in keys[1:])
-            documents = jnp.broadcast_to(jnp.arange(length) * 5 // length, (2, length))
-            for way in (ways.cudnn, causal_alone, ways.in_blocks, triton, einsum):
-
-                def loss(q, k, v, way=way, documents=documents):
-                    return way(q, k, v, documents).astype("float32").sum()
-
-                def measure(loss=loss, arrays=(query, key, value)):
-                    step = jax.jit(jax.grad(loss, (0, 1, 2))).lower(*arrays).compile()
-                    taken = seconds_in_a_row(lambda: step(*arrays), 5)
-                    size = step.memory_analysis().temp_size_in_bytes
-                    return {"milliseconds": 1000 * taken, "temporaries": size}
-
-                line = f"{way.__name__} {heads}/{key_heads} heads, {length} tokens"
-                run.tried("attention", line, measure)
-
-
-def _block_names(pallas):
-    import dataclasses
-
-    return [field.name for field in dataclasses.fields(pallas.BlockSizes)]
-
-
 def train(run):
     """A step of the recipe, tokens a second and share of the measured peak."""
     for recipe in ("lora", "full"):
@@ -441,7 +381,7 @@ def main():
     parser.add_argument("--only", default="", help="lines that this expression matches")
     parser.add_argument("--out")
     args = parser.parse_args()
-    ours = (ceilings, parity, attention, train, decode, first_token, table)
+    ours = (ceilings, parity, train, decode, first_token, table)
     call = {part.__name__: part for part in ours}.get(args.part)
     for other in ("inside", "peers"):
         call = call or getattr(importlib.import_module(other), args.part, None)

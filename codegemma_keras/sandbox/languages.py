@@ -126,8 +126,8 @@ def execute(
     limits, level = limits or about.limits, accepted(least)
     job = {
         "files": {about.file: source, **about.files(tools.parts)},
-        "compile": words(about.compile, tools.parts),
-        "run": words(about.run, tools.parts),
+        "compile": _words(about.compile, tools.parts),
+        "run": _words(about.run, tools.parts),
         "environment": about.environment,
     }
     started = time.monotonic()
@@ -225,7 +225,7 @@ def toolchain(language: str) -> Toolchain:
     return LANGUAGES[language].find()
 
 
-def words(command, parts) -> list[str]:
+def _words(command, parts) -> list[str]:
     """A command line's words. Paths are put in afterwards: they may hold spaces."""
     return [word.format_map(parts) for word in command.split()]
 
