@@ -1,14 +1,16 @@
 """What reinforcement learning does to a small model, beside two controls.
 
-    KERAS_BACKEND=jax python benchmarks/rl_tiny.py runs/rl_tiny
+    KERAS_BACKEND=jax python benchmarks/rl_tiny.py runs/rl_tiny --seeds 0 1 2
 
-The embedded preset is first tuned on worked problems, but for so short a time that it is
-right now and then. From there three runs of the same length and samples: `reinforce`; the
-same with rewards that are shuffled among the answers of a step, which must teach nothing;
-and `rejection`, fine-tuning on the answers that were right. Each is then asked held-out
-problems, numbers that no run has seen, several times at temperature 1.
+The embedded preset is first tuned on worked problems of mathematics and on small
+functions, but for so short a time that it is right now and then. From there three runs
+start, with the same prompts and the same number of answers: `reinforce`; the same with
+rewards that change places among the answers of a step, which must teach nothing; and
+`rejection`, fine-tuning on the answers that were right. Each is then asked held-out tasks,
+whose numbers no run has seen, several times at temperature 1. Programs run in the sandbox.
 
-Writes `benchmarks/results/rl_tiny.json`. A run that was interrupted goes on.
+Writes `benchmarks/results/rl_tiny.json` and `docs/images/rl_tiny.svg`. An interrupted run
+goes on. `--draw` only draws the picture again.
 """
 
 import argparse
@@ -25,50 +27,72 @@ from codegemma_keras import CodeGemmaCausalLM, lora
 from codegemma_keras.recipes import rl, sft
 from codegemma_keras.rl import rewards, rollout
 from codegemma_keras.rl.curve import read
-from codegemma_keras.tasks import maths, prompts
+from codegemma_keras.tasks import maths, programs, prompts, small_functions
 
-RESULTS = pathlib.Path(__file__).parent / "results" / "rl_tiny.json"
-FAMILIES = ("maths/sum", "maths/difference", "maths/x + a = b")
-UNSEEN = ("maths/words: gain",)  # tuned on with the others, never in a run of RL
+ROOT = pathlib.Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "rl_tiny.json"
+PICTURE = ROOT / "docs" / "images" / "rl_tiny.svg"
+# Tasks that runs of RL see (with other numbers), and families that only tuning has seen.
+TRAINED = {
+    "mathematics": ("maths/sum", "maths/difference", "maths/x + a = b"),
+    "functions": tuple(f"functions/{n}" for n in ("plus", "times", "filter", "scale")),
+}
+UNSEEN = {
+    "mathematics, other families": ("maths/words: gain",),
+    "functions, other families": ("functions/minus", "functions/above"),
+}
 ARMS = ("reinforce", "shuffled", "rejection")
+NEW = 64  # tokens of an answer
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=pathlib.Path)
-    parser.add_argument("--problems", type=int, default=1600)
+    parser.add_argument("--problems", type=int, default=800, help="of each subject")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--test", type=int, default=120, help="problems")
-    parser.add_argument("--samples", type=int, default=8, help="answers to each")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--test", type=int, default=100, help="tasks of each group")
+    parser.add_argument("--samples", type=int, default=16, help="answers to each")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--draw", action="store_true", help="only the picture")
     options = parser.parse_args()
+    if options.draw:
+        draw(json.loads(RESULTS.read_text()))
+        return
     options.out.mkdir(parents=True, exist_ok=True)
     start = tuned(options)
     scores = {"before": score(start, None, options)}
     print("before", scores["before"], flush=True)
-    for arm in ARMS:
-        config = settings(arm, start, options)
-        train, _ = rl.prompts_of(config)
-        with rewards.opened(config.rewards, config.isolation) as judges:
-            if arm == "shuffled":
-                judges = [(w, n, Shuffled(f)) for w, n, f in judges]
-            rl.run(config, train, [], judges)
-        scores[arm] = score(start, pathlib.Path(config.out) / "adapter", options)
-        print(arm, scores[arm], flush=True)
-    curves = {arm: read(options.out / arm / "curve.csv") for arm in ARMS}
-    RESULTS.write_text(json.dumps(result(options, scores, curves), indent=1) + "\n")
+    curves = {}
+    for seed in options.seeds:
+        for arm in ARMS:
+            name = f"{arm} {seed}"
+            config = settings(arm, start, options, seed)
+            curves[name] = one_run(arm, config)
+            adapter = pathlib.Path(config.out) / "adapter"
+            scores[name] = score(start, adapter, options)
+            print(name, scores[name], flush=True)
+            found = result(options, scores, curves)
+            RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+    draw(found)
+
+
+def one_run(arm, config):
+    """The curve of a run; one that has ended is not run again."""
+    train, _ = rl.prompts_of(config)
+    with rewards.opened(config.rewards, config.isolation) as judges:
+        if arm == "shuffled":
+            judges = [(w, n, Shuffled(f)) for w, n, f in judges]
+        rl.run(config, train, [], judges)
+    return read(pathlib.Path(config.out) / "curve.csv")
 
 
 def tuned(options):
     """The folder of the preset to start from."""
     data, out = options.out / "worked.jsonl", options.out / "tuned"
     if not (out / "preset").exists():
-        families = [f.partition("/")[2] for f in FAMILIES + UNSEEN]
-        made = maths.problems(families, options.problems)
-        lines = [json.dumps({"messages": p.messages()}) for p in made]
-        data.write_text("\n".join(lines) + "\n")
+        data.write_text("\n".join(worked(options.problems)) + "\n")
         config = sft.SFTConfig(
             data=str(data),
             out=str(out),
@@ -86,50 +110,72 @@ def tuned(options):
     return str(out / "preset")
 
 
-def settings(arm, start, options):
+def worked(count):
+    """Solved tasks of all families as lines of JSON; none of those that are held out."""
+    names = [f for each in (TRAINED, UNSEEN) for group in each.values() for f in group]
+    families = {
+        group: [f.partition("/")[2] for f in names if f.startswith(group)]
+        for group in ("maths", "functions")
+    }
+    lines = [
+        json.dumps({"messages": problem.messages()})
+        for problem in maths.problems(families["maths"], count)
+    ]
+    rng = np.random.default_rng(0)
+    while len(lines) < 2 * count:
+        family = families["functions"][len(lines) % len(families["functions"])]
+        task = small_functions.generate(family, rng)
+        if not programs.is_held_out((family, programs.rule_of(task))):
+            lines.append(json.dumps({"messages": task.messages()}))
+    return lines
+
+
+def settings(arm, start, options, seed):
     return rl.RLConfig(
         preset=start,
-        out=str(options.out / arm),
-        tasks=FAMILIES,
+        out=str(options.out / f"{arm}-{seed}"),
+        tasks=tuple(f for group in TRAINED.values() for f in group),
         task_count=1000,
-        rewards=("answer",),
-        isolation="limits",  # numbers are compared; nothing is run
         loss="rejection" if arm == "rejection" else "reinforce",
         learning_rate=options.rate,
         steps=options.steps,
         prompts_per_step=8,
         group_size=8,
-        max_new_tokens=40,
+        max_new_tokens=NEW,
         evaluate_every=0,
         silent_steps=options.steps,
-        seed=options.seed,
+        seed=seed,
     )
 
 
 class Shuffled:
-    """A reward whose values change places among the answers of a step."""
+    """A reward whose values change places among the answers that it judges in a step."""
 
     def __init__(self, reward):
         self._reward = reward
 
     def __call__(self, prompts, completions, **columns):
         values = self._reward(prompts, completions, **columns)
+        judged = [place for place, value in enumerate(values) if value is not None]
         seed = rollout.seed_of("shuffled", completions)
-        return list(np.random.default_rng(seed).permutation(values))
+        mixed = np.random.default_rng(seed).permutation([values[p] for p in judged])
+        for place, value in zip(judged, mixed, strict=True):
+            values[place] = float(value)
+        return values
 
 
 def score(preset, adapter, options):
-    """pass@1 and pass@k by kind of problem, with 95 % intervals over problems."""
+    """pass@1 and pass@k by group of tasks, with 95 % intervals over tasks."""
     lm = CodeGemmaCausalLM.from_preset(preset, dtype="float32")
     if adapter:
         lora.load(lm, adapter)
     found = {}
-    for name, families in (("trained families", FAMILIES), ("unseen family", UNSEEN)):
+    for name, families in (TRAINED | UNSEEN).items():
         asked = prompts.made(families, options.test, 7, held_out=True)
-        groups = rollout.sample(lm, asked, options.samples, 40, "score")
+        groups = rollout.sample(lm, asked, options.samples, NEW, "score")
         each = [prompt for prompt in asked for _ in range(options.samples)]
         texts = [answer.text for group in groups for answer in group]
-        with rewards.opened(["answer"], "limits") as judges:
+        with rewards.opened(rewards.TASK) as judges:
             right = rewards.score(judges, each, texts).reshape(len(asked), -1) > 0.5
         found[name] = {
             "problems": len(asked),
@@ -148,19 +194,72 @@ def interval(values):
 
 
 def result(options, scores, curves):
+    given = {k: v for k, v in vars(options).items() if k not in ("out", "draw")}
+    rows = [row for curve in curves.values() for row in curve]
+    speeds = ("rollout_tokens_per_second", "update_tokens_per_second")
     return {
         "command": "python benchmarks/rl_tiny.py OUT",
-        "options": {k: v for k, v in vars(options).items() if k != "out"},
+        "options": given,
         "date": datetime.date.today().isoformat(),
         "device": f"{platform.machine()}, {os.cpu_count()} CPUs, "
         f"{keras.config.backend()} backend",
         "scores": scores,
-        "largest_gap": max(r["largest_gap"] for c in curves.values() for r in c),
+        "largest_gap": max(row["largest_gap"] for row in rows),
+        "median_speed": {
+            name: float(np.median([r[name] for r in rows])) for name in speeds
+        },
         "curves": {
-            arm: [{k: r[k] for k in ("step", "reward", "kl", "entropy")} for r in rows]
-            for arm, rows in curves.items()
+            name: [
+                {k: row[k] for k in ("step", "reward", "kl", "entropy")}
+                for row in curve
+            ]
+            for name, curve in curves.items()
         },
     }
+
+
+def draw(found):
+    """Rewards by step, and held-out scores with their intervals, of every run."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = (
+        "rl_tiny"  # the same bytes from the same figures
+    )
+    import matplotlib.pyplot as plt
+
+    colours = dict(zip(("before", *ARMS), ("0.5", "C0", "C3", "C2"), strict=True))
+    groups = [*TRAINED, *UNSEEN]
+    figure, (left, *others) = plt.subplots(
+        1, 3, figsize=(12, 4), width_ratios=(1.2, 1, 1), layout="constrained"
+    )
+    for name, curve in found["curves"].items():
+        arm, seed = name.split()
+        reward = np.array([row["reward"] for row in curve], float)
+        smooth = np.convolve(reward, np.ones(5) / 5, "valid")
+        label = arm if seed == str(found["options"]["seeds"][0]) else None
+        left.plot(np.arange(len(smooth)) + 3, smooth, color=colours[arm], label=label)
+    left.set(xlabel="step", ylabel="reward, mean of 5 steps", ylim=(0, 1))
+    left.set_title("Rewards in training")
+    left.legend(frameon=False)
+    for axes, kind in zip(
+        others, ("pass@1", f"pass@{found['options']['samples']}"), strict=True
+    ):
+        for number, (name, scored) in enumerate(found["scores"].items()):
+            arm, place = name.split()[0], number * 0.07
+            for row, group in enumerate(groups):
+                low, mean, high = scored[group][kind]
+                at = row - 0.35 + place
+                axes.plot([low, high], [at, at], color=colours[arm], linewidth=2)
+                axes.plot([mean], [at], "o", color=colours[arm], markersize=4)
+        axes.set(
+            xlim=(0, 1.02), yticks=range(len(groups)), ylim=(len(groups) - 0.5, -0.5)
+        )
+        axes.set_yticklabels(groups if axes is others[0] else [])
+        axes.set_title(f"Held-out tasks, {kind}, with 95 % intervals")
+    others[0].plot([], [], "o-", color=colours["before"], label="before")
+    others[0].legend(frameon=False, loc="lower left")
+    figure.savefig(PICTURE, metadata={"Date": None})
 
 
 if __name__ == "__main__":

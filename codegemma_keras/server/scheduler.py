@@ -130,7 +130,7 @@ class Scheduler:
         rows: most answers at once.
         max_waiting: most prompts that wait for a place.
         max_seconds: the time that a job may take.
-        layout: of prompts at a cursor, as `Session`'s.
+        layout: of prompts at a cursor, as `Session`'s; None: what suits the model.
         cache_bytes: of prompts that may be asked again.
     """
 
@@ -140,7 +140,7 @@ class Scheduler:
         rows: int = 4,
         max_waiting: int = 64,
         max_seconds: float = 60.0,
-        layout: str = "line",
+        layout: str | None = None,
         cache_bytes: int = 2**29,
     ):
         self.lm = lm

@@ -34,9 +34,10 @@ class Settings:
     dtype: str = "auto"
     # The most tokens of prompt and answer together. The default is that of the preset.
     context: int | None = None
-    # The order of the prompt. With "line" and "spm", nearly all of it is found in the
-    # cache while you type. "psm" is the order that `infill` uses.
-    layout: Literal["line", "psm", "spm"] = "line"
+    # The order of the prompt. With all but "psm", nearly all of it is found in the cache
+    # while you type. The default is "line", or "left_to_right" for a model that was not
+    # taught to fill in the middle. "psm" is the order that `infill` uses.
+    layout: Literal["line", "psm", "spm", "left_to_right"] | None = None
     # The number of requests that run at once, in one batch. Each needs a cache of up to
     # --context tokens.
     rows: int = 4

@@ -43,15 +43,24 @@ def function_task(family, rng):
     task = small_functions.generate(family, rng)
     scope = {}
     exec(task.answer, scope)  # from this package's own table
-    kind, *_, most = small_functions.FAMILIES[family]
+    kind = small_functions.FAMILIES[family][0]
     given = [_argument(kind, rng) for _ in range(HIDDEN)]
     tests = _asserts(task.name, scope[task.name], given)
+    return (
+        task.question,
+        {"tests": tests, "names": [task.name]},
+        (family, rule_of(task)),
+    )
+
+
+def rule_of(task) -> str:
+    """What a task of `small_functions` asks, without the names it chose."""
     body = task.answer.partition("return ")[2]
     argument = re.search(r"\((\w+)\)", task.answer)[1]
-    asked = re.sub(rf"\b{argument}\b", "a", body)
-    if not most:  # a rule without a number has one task for each name
-        asked += task.name
-    return task.question, {"tests": tests, "names": [task.name]}, (family, asked)
+    found = re.sub(rf"\b{argument}\b", "a", body)
+    if not small_functions.FAMILIES[task.origin][-1]:
+        return found + task.name  # a rule without a number has one task for each name
+    return found
 
 
 def _argument(kind, rng):

@@ -3,6 +3,11 @@
 import json
 
 import pytest
+from starlette.testclient import TestClient
+
+from codegemma_keras.server.app import create_app
+from codegemma_keras.server.settings import Settings
+from tests.small_task import small_task
 
 PREFIX = "def total(values):\n    result = 0\n    for value in values:\n        "
 SUFFIX = "\n    return result\n"
@@ -181,6 +186,23 @@ def test_llama_cpp_infill_as_llama_vim_asks(client, tidied):
         "cache_prompt",
         "t_max_prompt_ms",
     }
+
+
+def test_a_model_that_knows_no_sentinels_is_asked_without_them():
+    """As `smollm2_135m_code` says by its `infill_mode`; also behind LSP and Jupyter."""
+    lm = small_task()
+    lm.preprocessor.infill_mode = "left_to_right"
+    app = create_app(Settings("tests/tiny"), lambda: lm)
+    with TestClient(app, base_url="http://127.0.0.1:8012") as client:
+        while client.get("/health").status_code != 200:
+            pass
+        body = {"input_prefix": PREFIX, "input_suffix": SUFFIX, "n_predict": TOKENS}
+        answer = post(client, "/infill", **body).json()
+    expected = lm.complete(PREFIX, SUFFIX, max_new_tokens=TOKENS, tidy=True)
+    assert answer["content"] == expected.text
+    lm.preprocessor.infill_mode = "psm"
+    with_sentinels = lm.complete(PREFIX, SUFFIX, max_new_tokens=TOKENS, tidy=True)
+    assert answer["content"] != with_sentinels.text
 
 
 def test_llama_cpp_reads_a_prompt_ahead(client):
