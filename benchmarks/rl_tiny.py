@@ -48,9 +48,10 @@ NEW = 64  # tokens of an answer
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=pathlib.Path)
-    parser.add_argument("--problems", type=int, default=800, help="of each subject")
-    parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--problems", type=int, default=1800, help="worked, to tune on")
+    parser.add_argument("--functions", type=int, default=90, help="the same")
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--test", type=int, default=100, help="tasks of each group")
     parser.add_argument("--samples", type=int, default=16, help="answers to each")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
@@ -92,7 +93,7 @@ def tuned(options):
     """The folder of the preset to start from."""
     data, out = options.out / "worked.jsonl", options.out / "tuned"
     if not (out / "preset").exists():
-        data.write_text("\n".join(worked(options.problems)) + "\n")
+        data.write_text("\n".join(worked(options.problems, options.functions)) + "\n")
         config = sft.SFTConfig(
             data=str(data),
             out=str(out),
@@ -110,7 +111,7 @@ def tuned(options):
     return str(out / "preset")
 
 
-def worked(count):
+def worked(problems, functions):
     """Solved tasks of all families as lines of JSON; none of those that are held out."""
     names = [f for each in (TRAINED, UNSEEN) for group in each.values() for f in group]
     families = {
@@ -119,10 +120,10 @@ def worked(count):
     }
     lines = [
         json.dumps({"messages": problem.messages()})
-        for problem in maths.problems(families["maths"], count)
+        for problem in maths.problems(families["maths"], problems)
     ]
     rng = np.random.default_rng(0)
-    while len(lines) < 2 * count:
+    while len(lines) < problems + functions:
         family = families["functions"][len(lines) % len(families["functions"])]
         task = small_functions.generate(family, rng)
         if not programs.is_held_out((family, programs.rule_of(task))):

@@ -561,9 +561,12 @@ class CodeGemmaCausalLM(FittedCausalLM):
         speculate=False,
         joining=False,
         prompts=None,
+        pause=None,
         compiled_folder=None,
     ) -> int:
         """Compile programs ahead of time, so that no request has to wait for one.
+
+        Other threads may use the model meanwhile: they take turns, program by program.
 
         Args:
             max_length: the most tokens of prompt and answer together. The default is the
@@ -576,6 +579,8 @@ class CodeGemmaCausalLM(FittedCausalLM):
             joining: bool, whether rows will join a running `decoding.Generation`.
             prompts: the most different prompts that are read at once. The default is
                 the number of rows. Rows that join one by one need 1.
+            pause: a function without arguments that is called before each program. It
+                may wait, for example until no request is running.
             compiled_folder: a folder that keeps the compiled programs for later
                 processes that name it (JAX only).
 
@@ -600,4 +605,5 @@ class CodeGemmaCausalLM(FittedCausalLM):
             speculate,
             joining,
             prompts,
+            pause,
         )

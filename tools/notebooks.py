@@ -76,7 +76,7 @@ if importlib.util.find_spec("codegemma_keras") is None:
     kaggle = "KAGGLE_KERNEL_RUN_TYPE" in os.environ
     place = "Colab" if "google.colab" in sys.modules else "Kaggle" if kaggle else "here"
     print(f"Installing codegemma-keras ({place}). These versions stay: {held}")
-    %pip install -q "codegemma-keras[notebooks] @ git+REPOSITORY" {held}
+    %pip install -q "codegemma-keras[EXTRAS] @ git+REPOSITORY" {held}
     importlib.invalidate_caches()
     if importlib.util.find_spec("codegemma_keras") is None:
         raise ImportError("pip could not install codegemma-keras. Is there a network?")
@@ -153,6 +153,7 @@ def make(file, costs=None):
         nbformat.v4.new_code_cell(
             INSTALL.replace("BACKEND\n", f"{BACKENDS[backend_of(cells)]}\n")
             .replace("NAMES", " ".join(platforms.HELD))
+            .replace("EXTRAS", extras_of(cells))
             .replace("REPOSITORY", REPOSITORY),
             metadata={"tags": ["install"]},
         ),
@@ -179,11 +180,23 @@ def make(file, costs=None):
 
 def backend_of(cells):
     """The backend that a tutorial asks for, in the line of its parameters cell."""
-    parameters = next(cell for cell in cells if "parameters" in tags_of(cell))
-    backend = parameters.metadata.get("backend", "jax")
+    backend = _asked(cells, "backend", "jax")
     if backend not in BACKENDS:
         raise NotebookError(f"backend={backend!r} must be one of {sorted(BACKENDS)}.")
     return backend
+
+
+def extras_of(cells):
+    """The extras that a tutorial needs: `notebooks`, and those in the same line."""
+    extras = ["notebooks", *_asked(cells, "extras", "").split()]
+    if unknown := set(extras) - set(PROJECT["optional-dependencies"]):
+        raise NotebookError(f"pyproject.toml has no extras {sorted(unknown)}.")
+    return ",".join(extras)
+
+
+def _asked(cells, name, default):
+    parameters = next(cell for cell in cells if "parameters" in tags_of(cell))
+    return parameters.metadata.get(name, default)
 
 
 def badges(name):

@@ -34,7 +34,7 @@ def serve(settings: Settings) -> None:
         server.should_exit = True
 
     app = create_app(
-        settings, lambda: load(settings), lambda lm: warm(lm, settings), failed
+        settings, lambda: load(settings), lambda s: warm(s, settings), failed
     )
     config = uvicorn.Config(
         app,

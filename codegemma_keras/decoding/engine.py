@@ -5,7 +5,7 @@ to bucket, so attention reads little more than what is filled and `warm_up` can 
 every program ahead. What is decoded, for whom and in which order is `generation`'s part.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from keras import ops
@@ -358,8 +358,9 @@ class Engine:
         speculate=False,
         joining: bool = False,
         prompts: int | None = None,
+        pause: Callable[[], None] | None = None,
     ) -> int:
-        """Compile every program that requests of these sizes need.
+        """Compile every program that requests of these sizes need, one in each turn.
 
         Args:
             max_length: tokens of prompt and answer together.
@@ -372,11 +373,29 @@ class Engine:
             joining: also the programs by which one row joins a running batch.
             prompts: most different prompts that are prefilled at once. Default: as many
                 as there are rows. A server whose rows join one by one needs 1.
+            pause: called before each program; a server waits in it until it is idle.
 
         Returns:
             How many programs were compiled.
         """
         before = self.compilations
+        programs = self._warm_all(
+            max_length, batch_sizes, samplings, speculate, joining, prompts
+        )
+        ended = False
+        while not ended:
+            if pause is not None:
+                pause()
+            turn = self.queue.turn()
+            with turn.over:
+                turn.wait()
+                ended = next(programs, True)
+        return self.compilations - before
+
+    def _warm_all(
+        self, max_length, batch_sizes, samplings, speculate, joining, prompts
+    ):
+        """Generator that calls a program, and yields False, until all were called."""
         drafter = self.drafter(speculate)
         sizes = [1 << i for i in range(row_bucket(max(batch_sizes)).bit_length())]
         widths = [w for w in PREFILL_CHUNKS if w < 2 * max_length or w == 8]
@@ -390,20 +409,18 @@ class Engine:
                 slots.append(bucket(slots[-1] + 1))
             for rows in sizes:
                 for size in slots:
-                    turn = self.queue.turn()
-                    with turn.over:
-                        turn.wait()
-                        together = prompts is None or rows <= row_bucket(prompts)
-                        reads = widths if together else []
-                        cache = self._warm(rows, size, reads, works, kind)
-                        self._warm_moves(sizes, size, cache, size < slots[-1], kind)
-                        if joining:
-                            self._warm_joining(sizes, size, cache, kind)
-        return self.compilations - before
+                    together = prompts is None or rows <= row_bucket(prompts)
+                    reads = widths if together else []
+                    cache = yield from self._warm(rows, size, reads, works, kind)
+                    grows = size < slots[-1]
+                    yield from self._warm_moves(sizes, size, cache, grows, kind)
+                    if joining:
+                        yield from self._warm_joining(sizes, size, cache, kind)
 
     def _warm(self, rows, slots, widths, works, drafter):
         """Prefill and decoding of one size; the cache that came out."""
         hidden, cache = self.empty(rows, slots, drafter)
+        yield False
         lengths = np.ones(rows, "int32")
         for width in [w for w in widths if w <= slots]:
             for part in [1 << i for i in range(rows.bit_length())]:
@@ -411,6 +428,7 @@ class Engine:
                 hidden, cache = self.prefill(
                     ids, np.int32(0), lengths, hidden, cache, drafter
                 )
+                yield False
         each = [np.ones(rows, "int32") for _ in range(4)]  # tokens to limits
         seeds, steps = np.zeros(rows, "uint32"), np.int32(0)
         stop_ids = np.full((rows, MAX_STOP_IDS), -1, "int32")
@@ -418,11 +436,13 @@ class Engine:
         state = loop.Rows(*each, np.ones(rows, bool), seeds, stop_ids, settings)
         for work in works:
             self.first(work, settings, hidden, seeds)
+            yield False
             if drafter is None:
                 *_, cache = self.decode(work, state, steps, cache)
             else:
                 history = np.zeros((rows, slots), "int32")
                 *_, cache = self.speculate(work, drafter, state, steps, history, cache)
+            yield False
         return cache
 
     def _warm_moves(self, sizes, slots, cache, grows, drafter):
@@ -431,11 +451,14 @@ class Engine:
             self.take_rows(cache, np.zeros(part, "int32"))
             hidden_and_cache = self.empty(part, slots, drafter)
             self.take_rows(hidden_and_cache, np.zeros(cache.rows, "int32"))
+            yield False
         if grows:
             self.grow(cache, slots + 1, drafter)
+            yield False
 
     def _warm_joining(self, sizes, slots, cache, drafter):
         """Of one row into a batch that has room for it, or becomes twice as large."""
         _, one = self.empty(1, slots, drafter)
         for size in {cache.rows, 2 * cache.rows} & set(sizes):
             self.join_rows(cache, one, np.zeros(size, "int32"))
+            yield False

@@ -33,7 +33,7 @@ class Server:
     Args:
         settings: a `Settings`.
         load: gives the `CodeGemmaCausalLM`; called in a thread of its own.
-        warm: called with it there when the first requests can be served.
+        warm: called there with the scheduler when the first requests can be served.
 
     Attributes:
         scheduler: the `Scheduler`; None until the model is loaded.
@@ -80,7 +80,7 @@ class Server:
             if self._stopped:
                 scheduler.close(0)
             else:
-                self._warm(scheduler.lm)
+                self._warm(scheduler)
 
         threading.Thread(target=load, name="loading", daemon=True).start()
 
@@ -115,7 +115,7 @@ class Endpoint:
 def create_app(
     settings: Settings,
     load: Callable,
-    warm: Callable = lambda lm: None,
+    warm: Callable = lambda scheduler: None,
     failed: Callable[[], None] = lambda: None,
 ) -> Starlette:
     """The ASGI application.
@@ -123,7 +123,7 @@ def create_app(
     Args:
         settings: a `Settings`.
         load: gives the `CodeGemmaCausalLM`.
-        warm: called with it in the background, once it is served.
+        warm: called with the `Scheduler` in the background, once it serves.
         failed: called if loading fails; `app.state.server.error` says with what.
     """
     settings.check()

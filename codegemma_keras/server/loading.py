@@ -1,6 +1,5 @@
 """The model of a server, loaded, with its programs compiled."""
 
-import dataclasses
 import logging
 import threading
 import time
@@ -15,8 +14,12 @@ LOG = logging.getLogger(__name__)
 OTHER_SAMPLINGS = (Sampling(0.8), Sampling(0.8, top_k=40, top_p=0.9))
 
 
+# Compiling ahead waits for a moment without requests, but no longer than this.
+PATIENCE = 2.0  # seconds
+
+
 def load(settings: Settings) -> CodeGemmaCausalLM:
-    """The model, with the programs for one editor.
+    """The model.
 
     Raises:
         ValueError, OSError: there is no such preset, or it cannot be read.
@@ -26,37 +29,42 @@ def load(settings: Settings) -> CodeGemmaCausalLM:
     lm = CodeGemmaCausalLM.from_preset(settings.preset, dtype=settings.dtype)
     if settings.context is not None:
         lm.preprocessor.sequence_length = settings.context
-    if settings.warm_up:
-        _compile(lm, 1, (Sampling(),), "one editor")
     return lm
 
 
-def warm(lm, settings: Settings) -> None:
-    """The programs for batches and for other samplings, while the first are served.
+def warm(scheduler: Scheduler, settings: Settings) -> None:
+    """Compile programs while the first requests are served.
 
-    A request waits for a program of these at most.
+    First those for one editor, then those for batches and for other samplings. A request
+    compiles what it needs itself, and waits for one other program at most.
     """
     if settings.warm_up:
-        _compile(lm, settings.rows, (Sampling(),), f"{settings.rows} at once")
-        _compile(lm, settings.rows, OTHER_SAMPLINGS, "drawn text")
+        _compile(scheduler, 1, (Sampling(),), "one editor")
+        _compile(scheduler, settings.rows, (Sampling(),), f"{settings.rows} at once")
+        _compile(scheduler, settings.rows, OTHER_SAMPLINGS, "drawn text")
 
 
 def for_one_editor(settings: Settings) -> Scheduler:
-    """A scheduler that answers as soon as the model is loaded.
-
-    Programs are compiled meanwhile: one editor rather waits for one than for all.
-    """
-    lm = load(dataclasses.replace(settings, warm_up=False))
+    """A scheduler that answers as soon as the model is loaded."""
+    # An older request ends while a newer one begins.
+    scheduler = Scheduler(load(settings), rows=2)
     if settings.warm_up:
-        greedy = (Sampling(),)
         threading.Thread(
-            target=_compile, args=(lm, 1, greedy, "one editor"), daemon=True
+            target=_compile,
+            args=(scheduler, 1, (Sampling(),), "one editor"),
+            daemon=True,
         ).start()
-    return Scheduler(lm, rows=2)  # an older request ends while a newer one begins
+    return scheduler
 
 
-def _compile(lm, rows, samplings, purpose):
+def _compile(scheduler, rows, samplings, purpose):
     begin = time.monotonic()
-    count = lm.warm_up(batch_sizes=(rows,), sampling=samplings, joining=True, prompts=1)
+    count = scheduler.lm.warm_up(
+        batch_sizes=(rows,),
+        sampling=samplings,
+        joining=True,
+        prompts=1,
+        pause=lambda: scheduler.wait_until_idle(PATIENCE),
+    )
     seconds = time.monotonic() - begin
     LOG.info("compiled %d programs for %s in %.0f s", count, purpose, seconds)

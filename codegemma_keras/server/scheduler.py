@@ -169,6 +169,13 @@ class Scheduler:
         """How many answers are under way."""
         return len(self._open)
 
+    def wait_until_idle(self, seconds: float) -> bool:
+        """Wait until nothing is under way and nothing waits; False: not in the time."""
+        with self._changed:
+            return self._changed.wait_for(
+                lambda: not (self._open or self._waiting), seconds
+            )
+
     def prepare(self, job: Job) -> Job:
         """Make the prompts of a job. Takes as long as its text is long.
 
@@ -245,7 +252,7 @@ class Scheduler:
                 self._supersede(job.editor)
             job.submitted = time.monotonic()
             self._waiting.extend(groups)
-            self._changed.notify()
+            self._changed.notify_all()
 
     def _supersede(self, editor):
         """Newest keystroke wins: end what an editor asked before."""
@@ -259,7 +266,7 @@ class Scheduler:
         """Take no more jobs; end those that are not done after `seconds`."""
         with self._changed:
             self._closing = True
-            self._changed.notify()
+            self._changed.notify_all()
         self._thread.join(seconds)
         with self._changed:
             for each in [*self._open, *(e for group in self._waiting for e in group)]:
@@ -290,6 +297,7 @@ class Scheduler:
         """Until there is something to do; False: it is all over."""
         with self._changed:
             while not (self._open or self._waiting or self._closing):
+                self._changed.notify_all()  # those in `wait_until_idle`
                 self._changed.wait()
             return bool(self._open or self._waiting)
 

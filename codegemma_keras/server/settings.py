@@ -52,8 +52,8 @@ class Settings:
     max_body_kib: int = 4096
     # The most connections at once.
     max_connections: int = 1024
-    # Compile programs ahead: those for one editor before the first request, the others
-    # after it, so that few requests have to wait for one.
+    # Compile programs while no request is running, so that few requests have to wait for
+    # one. The server answers as soon as the model is loaded.
     warm_up: bool = True
     # Keep the compiled programs in this folder, so that the next start takes seconds
     # (JAX only).

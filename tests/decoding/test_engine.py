@@ -59,6 +59,19 @@ def test_seeds_differ_and_repeat(engine):
     assert len({tuple(generate(seed)) for seed in range(8)}) == 8
 
 
+def test_requests_are_served_between_the_programs_of_a_warm_up():
+    engine = Engine(CodeGemmaCausalLM(our_backbone(num_layers=1)))
+    [expected] = engine.generate([[1, 5, 6]], 4)
+    found = []
+
+    def pause():  # would wait for ever if the warm-up kept its turn
+        if len(found) < 3:
+            found.append(engine.generate([[1, 5, 6]], 4)[0].token_ids)
+
+    engine.warm_up(24, pause=pause)
+    assert found == [expected.token_ids] * 3
+
+
 def test_after_warm_up_nothing_compiles():
     model = CodeGemmaCausalLM(our_backbone(num_layers=1))
     engine = Engine(model)

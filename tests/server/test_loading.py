@@ -1,0 +1,62 @@
+"""A server answers as soon as its model is loaded, and compiles when nobody asks."""
+
+import threading
+
+from starlette.testclient import TestClient
+
+from codegemma_keras.server import loading
+from codegemma_keras.server.app import create_app
+from codegemma_keras.server.scheduler import Scheduler
+from codegemma_keras.server.settings import Settings
+from tests.small_task import small_task
+
+
+def test_loading_compiles_nothing():
+    lm = loading.load(Settings(context=96))
+    assert lm.preprocessor.sequence_length == 96
+    assert lm.engine.compilations == 0
+
+
+def test_requests_are_served_before_programs_are_compiled(lm):
+    begun, release = threading.Event(), threading.Event()
+
+    def warm(scheduler):
+        begun.set()
+        assert release.wait(60)
+
+    app = create_app(Settings("tests/tiny"), lambda: lm, warm)
+    with TestClient(app, base_url="http://127.0.0.1:8012") as client:
+        assert begun.wait(60)
+        assert client.get("/health").status_code == 200
+        body = {"prompt": "x", "n_predict": 2}
+        assert client.post("/completion", json=body).status_code == 200
+        release.set()
+
+
+def test_after_compiling_ahead_a_first_request_compiles_nothing():
+    lm = small_task()
+    lm.preprocessor.sequence_length = 64
+    scheduler = Scheduler(lm, rows=2)
+    loading.warm(scheduler, Settings("tests/tiny", rows=2))
+    compiled = lm.engine.compilations
+    assert compiled > 0
+    app = create_app(Settings("tests/tiny", rows=2), lambda: lm)
+    with TestClient(app, base_url="http://127.0.0.1:8012") as client:
+        while client.get("/health").status_code != 200:
+            pass
+        for options in ({}, {"temperature": 0.8, "seed": 1}):
+            body = {"prompt": "def f(", "n_predict": 8, **options}
+            assert client.post("/completion", json=body).status_code == 200
+    assert lm.engine.compilations == compiled
+    scheduler.close(0)
+
+
+def test_compiling_waits_for_a_pause_but_not_for_ever(lm):
+    scheduler = Scheduler(lm, rows=2)
+    assert scheduler.wait_until_idle(60)
+    scheduler._open.append(None)  # something that does not end
+    try:
+        assert not scheduler.wait_until_idle(0.01)
+    finally:
+        scheduler._open.clear()
+        scheduler.close(0)

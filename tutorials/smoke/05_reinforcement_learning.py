@@ -1,0 +1,10 @@
+worked_problems = 60
+tuning_epochs = 1
+steps = 2
+prompts_per_step = 2
+group_size = 4
+test_problems = 6
+test_samples = 2
+least_gain = -1.0
+most_shuffled_gain = 1.0
+least_gap = -1.0

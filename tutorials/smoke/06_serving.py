@@ -1,0 +1,3 @@
+requests_per_client = 3
+clients = (1, 2)
+least_batch_gain = 0.0
