@@ -10,10 +10,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from keras import ops
 
+from codegemma_keras.decoding import ahead, loop, speculation
 from codegemma_keras.decoding import cache as caches
-from codegemma_keras.decoding import loop, speculation
 from codegemma_keras.decoding.cache import (
-    PREFILL_CHUNKS,
     TOKENS_PER_READ,
     TOKENS_PER_READ_GPU,
     Cache,
@@ -30,7 +29,7 @@ from codegemma_keras.decoding.generation import (
     Row,
 )
 from codegemma_keras.decoding.lock import Queue
-from codegemma_keras.decoding.sampling import Sampling, Settings, Work
+from codegemma_keras.decoding.sampling import Sampling
 from codegemma_keras.decoding.speculation import Lookup, SmallerModel
 
 
@@ -379,8 +378,8 @@ class Engine:
             How many programs were compiled.
         """
         before = self.compilations
-        programs = self._warm_all(
-            max_length, batch_sizes, samplings, speculate, joining, prompts
+        calls = ahead.calls(
+            self, max_length, batch_sizes, samplings, speculate, joining, prompts
         )
         ended = False
         while not ended:
@@ -389,76 +388,5 @@ class Engine:
             turn = self.queue.turn()
             with turn.over:
                 turn.wait()
-                ended = next(programs, True)
+                ended = next(calls, True)
         return self.compilations - before
-
-    def _warm_all(
-        self, max_length, batch_sizes, samplings, speculate, joining, prompts
-    ):
-        """Generator that calls a program, and yields False, until all were called."""
-        drafter = self.drafter(speculate)
-        sizes = [1 << i for i in range(row_bucket(max(batch_sizes)).bit_length())]
-        widths = [w for w in PREFILL_CHUNKS if w < 2 * max_length or w == 8]
-        works = list(dict.fromkeys(Work.of([sampling]) for sampling in samplings))
-        kinds = [(None, max_length)]
-        if drafter is not None:
-            kinds.append((drafter, max_length + 2 * drafter.width))
-        for kind, reach in kinds:
-            slots = [bucket(1)]
-            while slots[-1] < reach:
-                slots.append(bucket(slots[-1] + 1))
-            for rows in sizes:
-                for size in slots:
-                    together = prompts is None or rows <= row_bucket(prompts)
-                    reads = widths if together else []
-                    cache = yield from self._warm(rows, size, reads, works, kind)
-                    grows = size < slots[-1]
-                    yield from self._warm_moves(sizes, size, cache, grows, kind)
-                    if joining:
-                        yield from self._warm_joining(sizes, size, cache, kind)
-
-    def _warm(self, rows, slots, widths, works, drafter):
-        """Prefill and decoding of one size; the cache that came out."""
-        hidden, cache = self.empty(rows, slots, drafter)
-        yield False
-        lengths = np.ones(rows, "int32")
-        for width in [w for w in widths if w <= slots]:
-            for part in [1 << i for i in range(rows.bit_length())]:
-                ids = np.zeros((part, width), "int32")
-                hidden, cache = self.prefill(
-                    ids, np.int32(0), lengths, hidden, cache, drafter
-                )
-                yield False
-        each = [np.ones(rows, "int32") for _ in range(4)]  # tokens to limits
-        seeds, steps = np.zeros(rows, "uint32"), np.int32(0)
-        stop_ids = np.full((rows, MAX_STOP_IDS), -1, "int32")
-        settings = Settings.of([Sampling()] * rows)
-        state = loop.Rows(*each, np.ones(rows, bool), seeds, stop_ids, settings)
-        for work in works:
-            self.first(work, settings, hidden, seeds)
-            yield False
-            if drafter is None:
-                *_, cache = self.decode(work, state, steps, cache)
-            else:
-                history = np.zeros((rows, slots), "int32")
-                *_, cache = self.speculate(work, drafter, state, steps, history, cache)
-            yield False
-        return cache
-
-    def _warm_moves(self, sizes, slots, cache, grows, drafter):
-        """Of rows to more or fewer, and of a cache to its next size."""
-        for part in [size for size in sizes if size <= cache.rows]:
-            self.take_rows(cache, np.zeros(part, "int32"))
-            hidden_and_cache = self.empty(part, slots, drafter)
-            self.take_rows(hidden_and_cache, np.zeros(cache.rows, "int32"))
-            yield False
-        if grows:
-            self.grow(cache, slots + 1, drafter)
-            yield False
-
-    def _warm_joining(self, sizes, slots, cache, drafter):
-        """Of one row into a batch that has room for it, or becomes twice as large."""
-        _, one = self.empty(1, slots, drafter)
-        for size in {cache.rows, 2 * cache.rows} & set(sizes):
-            self.join_rows(cache, one, np.zeros(size, "int32"))
-            yield False
