@@ -26,6 +26,7 @@ import datetime
 import json
 import os
 import pathlib
+import re
 import shlex
 import subprocess
 import sys
@@ -62,6 +63,8 @@ def main():
     with subprocess.Popen(command, stdout=sys.stderr) as server:
         try:
             wait_until_ready(url, server)
+            if not options.start:
+                wait_until_compiled(url)
             report(options, url, server.pid)
         finally:
             server.terminate()
@@ -191,6 +194,17 @@ def wait_until_ready(url, server):
         except OSError:
             time.sleep(0.5)
     raise SystemExit(f"The server ended with code {server.returncode}.")
+
+
+def wait_until_compiled(url):
+    """Until our server compiles nothing ahead any more."""
+    last, since = None, time.monotonic()
+    while time.monotonic() - since < 45:
+        text = urllib.request.urlopen(f"{url}/metrics").read().decode()
+        count = re.search(r"^codegemma_programs (\S+)", text, re.M)[1]
+        if count != last:
+            last, since = count, time.monotonic()
+        time.sleep(1)
 
 
 def memory(pid):

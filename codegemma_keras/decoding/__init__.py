@@ -8,7 +8,8 @@ device. These five and `causal_lm` are the way of `infill` from arguments to tex
 Beside them: `cache` (keys and values, their sizes and their truth), `sampling` (choosing
 a token), `speculation` (several tokens a forward), `session` (the cache stays between
 keystrokes), `postprocessing` (fitting text in between prefix and suffix), `generate`
-(KerasHub's kinds of input), `compilation`, `ahead` and `lock` (programs; which there are; whose turn it is).
+(KerasHub's kinds of input), `compilation`, `ahead` and `lock` (programs; which there are;
+whose turn it is).
 """
 
 from codegemma_keras.decoding.completion import Completion

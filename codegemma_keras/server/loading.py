@@ -16,6 +16,9 @@ OTHER_SAMPLINGS = (Sampling(0.8), Sampling(0.8, top_k=40, top_p=0.9))
 
 # Compiling ahead waits for a moment without requests, but no longer than this.
 PATIENCE = 2.0  # seconds
+# Most prompts of editors, with their answers, are shorter. Programs for longer ones are
+# compiled when they are first needed: all of them would take a small machine many minutes.
+LENGTH = 1024
 
 
 def load(settings: Settings) -> CodeGemmaCausalLM:
@@ -41,7 +44,7 @@ def warm(scheduler: Scheduler, settings: Settings) -> None:
     if settings.warm_up:
         _compile(scheduler, 1, (Sampling(),), "one editor")
         _compile(scheduler, settings.rows, (Sampling(),), f"{settings.rows} at once")
-        _compile(scheduler, settings.rows, OTHER_SAMPLINGS, "drawn text")
+        _compile(scheduler, 1, OTHER_SAMPLINGS, "drawn text")
 
 
 def for_one_editor(settings: Settings) -> Scheduler:
@@ -59,7 +62,9 @@ def for_one_editor(settings: Settings) -> Scheduler:
 
 def _compile(scheduler, rows, samplings, purpose):
     begin = time.monotonic()
-    count = scheduler.lm.warm_up(
+    lm = scheduler.lm
+    count = lm.warm_up(
+        min(LENGTH, lm.preprocessor.sequence_length),
         batch_sizes=(rows,),
         sampling=samplings,
         joining=True,

@@ -76,6 +76,11 @@ class Metrics:
             "Memory of caches that are held.",
             lambda s: s.prefixes.bytes,
         )
+        gauge(
+            "codegemma_programs",
+            "Programs that were compiled or loaded so far.",
+            lambda s: s.lm.engine.compilations,
+        )
 
     def exposition(self) -> bytes:
         """As Prometheus reads it."""
