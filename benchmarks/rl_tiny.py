@@ -3,8 +3,9 @@
     KERAS_BACKEND=jax python benchmarks/rl_tiny.py runs/rl_tiny --seeds 0 1 2
 
 The embedded preset is first tuned on worked problems of mathematics and on small
-functions, but for so short a time that it is right now and then. From there three runs
-start, with the same prompts and the same number of answers: `reinforce`; the same with
+functions, half of which have a mistake: a carry that was forgotten, or another operator.
+So it is right now and then, as a model that learnt from people's answers. From there three
+runs start, with the same prompts and the same number of answers: `reinforce`; the same with
 rewards that change places among the answers of a step, which must teach nothing; and
 `rejection`, fine-tuning on the answers that were right. Each is then asked held-out tasks,
 whose numbers no run has seen, several times at temperature 1. Programs run in the sandbox.
@@ -19,6 +20,7 @@ import json
 import os
 import pathlib
 import platform
+import re
 
 import keras
 import numpy as np
@@ -34,13 +36,14 @@ RESULTS = ROOT / "benchmarks" / "results" / "rl_tiny.json"
 PICTURE = ROOT / "docs" / "images" / "rl_tiny.svg"
 # Tasks that runs of RL see (with other numbers), and families that only tuning has seen.
 TRAINED = {
-    "mathematics": ("maths/sum", "maths/difference", "maths/x + a = b"),
+    "mathematics": ("maths/sum", "maths/difference"),
     "functions": tuple(f"functions/{n}" for n in ("plus", "times", "filter", "scale")),
 }
 UNSEEN = {
     "mathematics, other families": ("maths/words: gain",),
     "functions, other families": ("functions/minus", "functions/above"),
 }
+OTHER = {"+": "-", "-": "+", "*": "+", ">": "<", "<": ">"}  # operators of mistakes
 ARMS = ("reinforce", "shuffled", "rejection")
 NEW = 64  # tokens of an answer
 
@@ -48,14 +51,15 @@ NEW = 64  # tokens of an answer
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=pathlib.Path)
-    parser.add_argument("--problems", type=int, default=1800, help="worked, to tune on")
-    parser.add_argument("--functions", type=int, default=90, help="the same")
+    parser.add_argument("--problems", type=int, default=1200, help="worked, to tune on")
+    parser.add_argument("--functions", type=int, default=240, help="the same")
+    parser.add_argument("--mistakes", type=float, default=0.5, help="share of them")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--test", type=int, default=100, help="tasks of each group")
+    parser.add_argument("--test", type=int, default=60, help="tasks of each group")
     parser.add_argument("--samples", type=int, default=16, help="answers to each")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--draw", action="store_true", help="only the picture")
     options = parser.parse_args()
     if options.draw:
@@ -93,7 +97,8 @@ def tuned(options):
     """The folder of the preset to start from."""
     data, out = options.out / "worked.jsonl", options.out / "tuned"
     if not (out / "preset").exists():
-        data.write_text("\n".join(worked(options.problems, options.functions)) + "\n")
+        lines = worked(options.problems, options.functions, options.mistakes)
+        data.write_text("\n".join(lines) + "\n")
         config = sft.SFTConfig(
             data=str(data),
             out=str(out),
@@ -111,24 +116,31 @@ def tuned(options):
     return str(out / "preset")
 
 
-def worked(problems, functions):
-    """Solved tasks of all families as lines of JSON; none of those that are held out."""
+def worked(problems, functions, mistakes):
+    """Answered tasks of all families as lines of JSON; none of those that are held out."""
     names = [f for each in (TRAINED, UNSEEN) for group in each.values() for f in group]
     families = {
         group: [f.partition("/")[2] for f in names if f.startswith(group)]
         for group in ("maths", "functions")
     }
-    lines = [
-        json.dumps({"messages": problem.messages()})
-        for problem in maths.problems(families["maths"], problems)
-    ]
     rng = np.random.default_rng(0)
-    while len(lines) < problems + functions:
-        family = families["functions"][len(lines) % len(families["functions"])]
+    conversations = []
+    for problem in maths.problems(families["maths"], problems):
+        conversations.append(problem.messages())
+        if rng.random() < mistakes:
+            right, wrong = (f"Answer: {problem.answer + n}" for n in (0, 10))
+            answer = conversations[-1][1]
+            answer["content"] = answer["content"].replace(right, wrong)
+    while len(conversations) < problems + functions:
+        family = families["functions"][len(conversations) % len(families["functions"])]
         task = small_functions.generate(family, rng)
         if not programs.is_held_out((family, programs.rule_of(task))):
-            lines.append(json.dumps({"messages": task.messages()}))
-    return lines
+            conversations.append(task.messages())
+            if rng.random() < mistakes:
+                answer = conversations[-1][1]
+                other = lambda found: f" {OTHER[found[1]]} "  # noqa: E731
+                answer["content"] = re.sub(r" ([-+*<>]) ", other, answer["content"])
+    return [json.dumps({"messages": each}) for each in conversations]
 
 
 def settings(arm, start, options, seed):

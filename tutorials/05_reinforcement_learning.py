@@ -120,7 +120,7 @@ config = sft.SFTConfig(
     epochs=tuning_epochs,
     learning_rate=tuning_rate,
     held_out=0.0,
-    log_every=20,
+    log_every=25,
     evaluate_every=0,
 )
 tuned = sft.train(config)
