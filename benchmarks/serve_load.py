@@ -98,7 +98,7 @@ def report(options, url, pid):
     results[name] = {
         "device": device(),
         "date": datetime.date.today().isoformat(),
-        "command": options.start and pathlib.Path(options.start).name,
+        "command": options.start and re.sub(r"\S*/", "", options.start),
         **{key: getattr(options, key) for key in ("preset", "tokens", "characters")},
         "runs": runs,
     }

@@ -13,14 +13,15 @@
 # You should know what a prompt and a loss are; notebooks 03 and 04 explain fine-tuning.
 
 # %% tags=["parameters"]
-families = ("sum", "difference", "x + a = b")  # of problems
-worked_problems = 450  # with solutions, to tune the model on before
-tuning_epochs = 2
+families = ("sum", "difference")  # of problems
+worked_problems = 900  # with answers, to tune the model on before
+mistakes = 0.5  # share of these answers that are wrong
+tuning_epochs = 3
 tuning_rate = 2e-3
-steps = 50  # of reinforcement learning; each takes a few seconds on two CPU cores
+steps = 40  # of reinforcement learning; each takes about 4 s on two CPU cores
 prompts_per_step = 8
 group_size = 8  # answers to each prompt
-learning_rate = 1e-3  # of an adapter of a small model; a large one wants 5e-5
+learning_rate = 2e-3  # of an adapter of a small model; a large one wants 5e-5
 new_tokens = 40  # at most, of an answer
 test_problems = 60
 test_samples = 8  # answers to each of them
@@ -94,8 +95,12 @@ print(f"standard deviation of one sample: {noise[0]:.2f}, with baseline {noise[1
 # ## A model that is right now and then
 #
 # Reinforcement learning needs answers of both kinds. If all answers of a group are wrong,
-# or all are right, there is nothing to compare. So we start with a model that has seen
-# some worked problems, and was then stopped early.
+# or all are right, there is nothing to compare.
+#
+# We make such a model from imperfect data, as people write it. It is tuned on worked
+# additions and subtractions, and in half of them the last line has a mistake: it is ten too
+# large, as if a carry were added twice. A model that imitates these answers learns both
+# habits and cannot know which one is right. A program that checks the answer can.
 
 # %%
 import json
@@ -104,11 +109,18 @@ import pathlib
 from codegemma_keras.recipes import rl, sft
 from codegemma_keras.tasks import maths
 
-problems = maths.problems(families, worked_problems)
-lines = [json.dumps({"messages": problem.messages()}) for problem in problems]
+rng = np.random.default_rng(0)
+conversations = []
+for problem in maths.problems(families, worked_problems):
+    conversation = problem.messages()
+    if rng.random() < mistakes:
+        right, wrong = f"Answer: {problem.answer}", f"Answer: {problem.answer + 10}"
+        conversation[1]["content"] = conversation[1]["content"].replace(right, wrong)
+    conversations.append(conversation)
+lines = [json.dumps({"messages": conversation}) for conversation in conversations]
 pathlib.Path("worked.jsonl").write_text("\n".join(lines) + "\n")
-print(problems[0].question)
-print(problems[0].messages()[1]["content"], end="\n\n")
+for message in conversations[0]:
+    print(message["content"])
 
 config = sft.SFTConfig(
     data="worked.jsonl",
@@ -156,7 +168,7 @@ for prompt, group, reward, advantage in zip(
 # %% [markdown]
 # An answer of a group with many right answers has a small advantage if it is right, and a
 # large negative one if it is wrong. In a group without a right answer, all advantages are
-# zero, and the update does not change the model because of it.
+# zero, and the group does not change the model.
 #
 # ## Before the training
 #
@@ -359,10 +371,10 @@ assert found == 0.5, "Hint: two of these four groups have equal rewards."
 # ## Summary
 #
 # You derived the gradient of an expected reward, and saw why a baseline makes its
-# estimate usable. A small model that was right now and then became right more often, on
-# numbers that no training showed. With exchanged rewards it did not. `docs/rl.md` has the
-# other losses (GRPO, DAPO, GSPO, DPO), rewards that run programs, and the settings for
-# real models; `codegemma rl --help` lists every option.
+# estimate usable. A small model that had learnt right and wrong habits from its data gave up
+# the wrong one, on numbers that no training showed. With exchanged rewards it did not.
+# `docs/rl.md` has the other losses (GRPO, DAPO, GSPO, DPO), rewards that run programs, and
+# the settings for real models; `codegemma rl --help` lists every option.
 #
 # Papers: Williams 1992 (REINFORCE); Ahmadian et al. 2024, *Back to Basics* (RLOO); Shao
 # et al. 2024, *DeepSeekMath* (GRPO); Yu et al. 2025, *DAPO*.

@@ -14,10 +14,10 @@
 # %% tags=["parameters"]
 preset = "smollm2_135m_code"
 package = "networkx"  # an installed package, read as a repository
-lines_to_guess = 40
-snippet_lines = 12
+lines_to_guess = 32
+snippet_lines = 10
 shown_snippets = 3
-before_lines = 24  # of the file itself, before the cursor
+before_lines = 16  # of the file itself, before the cursor
 least_gain = 0.02  # nats a token, of retrieval over random snippets
 
 # %%
@@ -38,8 +38,8 @@ print(preset, "is asked in the order", mode)
 # %% [markdown]
 # ## A repository in snippets
 #
-# We cut every file into snippets of a dozen lines. A snippet is what we may show.
-# Shorter ones waste nothing, and longer ones tell more; a dozen lines is a common choice.
+# We cut every file into snippets of ten lines. A snippet is what we may show. Shorter ones
+# waste nothing, and longer ones tell more; editors often use ten to sixty lines.
 
 # %%
 import importlib.util
@@ -214,7 +214,7 @@ for way in WAYS:
 # %% [markdown]
 # ## Is the difference real?
 #
-# Forty lines are few. We compare the ways on the *same* lines, because the difference of a
+# A few dozen lines are few. We compare the ways on the *same* lines, because the difference of a
 # pair varies much less than the lines themselves do. The interval resamples the holes.
 
 # %%
