@@ -16,7 +16,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 TUTORIALS = ROOT / "tutorials"
 GAP = "    return None  # your lines\n"
 CHAPTERS = [
-    path.stem for path in sorted(TUTORIALS.glob("[12][0-9]_*.py")) if path.is_file()
+    path.stem
+    for path in sorted(TUTORIALS.glob("[0-9][0-9]_*.py"))
+    if 'tags=["exercise"]' in path.read_text("utf-8")
 ]
 
 

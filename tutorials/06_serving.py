@@ -18,6 +18,14 @@ clients = (1, 2, 4, 8)  # at once
 least_saving = 0.8  # share of a prompt that a second request finds in the cache
 least_batch_gain = 1.2  # requests a second of eight clients, over one
 
+# %%
+import json
+import time
+
+import numpy as np
+
+started = time.perf_counter()
+
 # %% [markdown]
 # ## Completions in a notebook
 #
@@ -35,11 +43,8 @@ least_batch_gain = 1.2  # requests a second of eight clients, over one
 # name, because this notebook is made from a plain Python file.)
 
 # %%
-import time
-
 from IPython import get_ipython
 
-started = time.perf_counter()
 cell = """def mean(values):
     total = sum(<cursor>)
     return total / len(values)
@@ -78,10 +83,8 @@ print("the model is loaded")
 # completion API. `prompt` is the text before the cursor and `suffix` is the text after it.
 # The server builds the fill-in-the-middle prompt.
 
+
 # %%
-import json
-
-
 def open_request(path, body, headers=()):
     request = urllib.request.Request(
         url + path,
@@ -170,8 +173,6 @@ print(f"after the first request, {saved:.0%} of all prompt tokens were found")
 
 # %%
 import concurrent.futures
-
-import numpy as np
 
 
 def client(number):
@@ -270,7 +271,8 @@ for line in text.splitlines():
 
 
 # %% tags=["exercise"]
-def events(data): ...  # your lines; data is bytes
+def events(data):
+    return None  # your lines
 
 
 sample = b'data: {"n": 1}\n\ndata: {"n": 2}\n\ndata: [DONE]\n\n'
@@ -284,7 +286,8 @@ assert found == [{"n": 1}, {"n": 2}], "Hint: leave out the event [DONE]."
 
 
 # %% tags=["exercise"]
-def waits(seconds): ...  # your lines
+def waits(seconds):
+    return None  # your lines
 
 
 found = waits([0.1] * 98 + [0.5, 2.0])

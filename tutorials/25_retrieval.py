@@ -66,9 +66,11 @@ print(f"{len(files)} files, {len(snippets):,} snippets")
 # must use a name, because a line such as `else:` can be guessed without any context.
 
 # %%
+import math
 import random
 import re
 
+# %%
 NAME = re.compile(r"[A-Za-z_][A-Za-z_0-9]{2,}")
 choice = random.Random(3)
 
@@ -109,7 +111,6 @@ print(f"{path}\n...{before[-160:]}▶{line}◀{after}")
 
 # %%
 import collections
-import math
 
 names_of = [collections.Counter(NAME.findall(text)) for _, text in snippets]
 lengths = [sum(names.values()) for names in names_of]
@@ -214,8 +215,8 @@ for way in WAYS:
 # %% [markdown]
 # ## Is the difference real?
 #
-# A few dozen lines are few. We compare the ways on the *same* lines, because the difference of a
-# pair varies much less than the lines themselves do. The interval resamples the holes.
+# A few dozen lines are few. We compare the ways on the *same* lines, because the difference
+# of a pair varies much less than the lines themselves do. The interval resamples the holes.
 
 # %%
 import matplotlib.pyplot as plt
@@ -275,7 +276,8 @@ print(f"best snippet, from {where}:\n{text[:700]}")
 
 
 # %% tags=["exercise"]
-def similarity(a, b): ...  # your lines
+def similarity(a, b):
+    return None  # your lines
 
 
 found = similarity({"x", "y"}, {"y", "z"})
@@ -289,7 +291,8 @@ assert similarity(set(), set()) == 0, "Hint: avoid a division by zero."
 
 
 # %% tags=["exercise"]
-def rarity(n, total): ...  # your line
+def rarity(n, total):
+    return None  # your lines
 
 
 found = rarity(1, 1000)
