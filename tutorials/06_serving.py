@@ -64,7 +64,8 @@ import subprocess
 import sys
 import urllib.request
 
-command = [sys.executable, "-m", "codegemma_keras.cli", "serve", preset, "--port", "0"]
+command = [sys.executable, "-m", "codegemma_keras.cli", "serve", preset]
+command += ["--port", "0", "--rows", "8"]  # at most eight requests in one batch
 server = subprocess.Popen(
     command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
 )
