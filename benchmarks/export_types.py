@@ -5,8 +5,8 @@
 
 A preset, by default the embedded one, is exported as each type and read back in float32,
 so the numbers are those that llama.cpp's types hold, without its arithmetic. Bits per byte
-are of files of a package that the preset has not seen; agreement is of 64 greedy tokens of
-eight prompts with the preset itself, up to the first difference.
+are of files of a package that the preset has not seen, in rows of 512 tokens; agreement
+is of 64 greedy tokens of eight prompts with the preset itself, up to the first difference.
 
 `--llama-quantize PROGRAM` also compares the bytes of K types with llama.cpp's own.
 """
@@ -30,6 +30,7 @@ from codegemma_keras.export import quantization
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 PRESET = "code_gemma_tiny_py"
+ROW = 512  # tokens: the context of that preset
 
 
 def main():
@@ -49,7 +50,7 @@ def main():
         "backend": f"keras {keras.version()} on {keras.config.backend()}",
         "preset": options.preset,
         "documents": [path for path, _ in documents],
-        "as it is": bits_per_byte(lm, documents)["bits_per_byte"],
+        "as it is": bits_per_byte(lm, documents, length=ROW)["bits_per_byte"],
         "types": {},
     }
     with tempfile.TemporaryDirectory() as folder:
@@ -64,7 +65,9 @@ def main():
             )
             report["types"][kind] = {
                 "megabytes": path.stat().st_size / 1e6,
-                "bits_per_byte": bits_per_byte(read, documents)["bits_per_byte"],
+                "bits_per_byte": bits_per_byte(read, documents, length=ROW)[
+                    "bits_per_byte"
+                ],
                 "greedy_agreement": same / sum(map(len, reference)),
             }
             if options.llama_quantize and kind in quantization.K_BLOCKS:

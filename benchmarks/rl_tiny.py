@@ -11,7 +11,8 @@ rewards that change places among the answers of a step, which must teach nothing
 whose numbers no run has seen, several times at temperature 1. Programs run in the sandbox.
 
 Writes `benchmarks/results/rl_tiny.json` and `docs/images/rl_tiny.svg`. An interrupted run
-goes on. `--draw` only draws the picture again.
+goes on, and runs that are in the file already are not made again: remove it to begin
+afresh. `--draw` only draws the picture again.
 """
 
 import argparse
@@ -59,6 +60,7 @@ def main():
     parser.add_argument("--test", type=int, default=60, help="tasks of each group")
     parser.add_argument("--samples", type=int, default=16, help="answers to each")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--arms", nargs="+", default=ARMS, choices=ARMS)
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--draw", action="store_true", help="only the picture")
     options = parser.parse_args()
@@ -67,30 +69,33 @@ def main():
         return
     options.out.mkdir(parents=True, exist_ok=True)
     start = tuned(options)
-    scores = {"before": score(start, None, options)}
-    print("before", scores["before"], flush=True)
-    curves = {}
+    known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    scores = known.get("scores", {})
+    if "before" not in scores:
+        scores["before"] = score(start, None, options)
+        print("before", scores["before"], flush=True)
     for seed in options.seeds:
-        for arm in ARMS:
+        for arm in options.arms:
             name = f"{arm} {seed}"
+            if name in scores:
+                continue
             config = settings(arm, start, options, seed)
-            curves[name] = one_run(arm, config)
+            one_run(arm, config)
             adapter = pathlib.Path(config.out) / "adapter"
             scores[name] = score(start, adapter, options)
             print(name, scores[name], flush=True)
-            found = result(options, scores, curves)
+            found = result(options, scores)
             RESULTS.write_text(json.dumps(found, indent=1) + "\n")
-    draw(found)
+    draw(json.loads(RESULTS.read_text()))
 
 
 def one_run(arm, config):
-    """The curve of a run; one that has ended is not run again."""
+    """A run, from its last checkpoint."""
     train, _ = rl.prompts_of(config)
     with rewards.opened(config.rewards, config.isolation) as judges:
         if arm == "shuffled":
             judges = [(w, n, Shuffled(f)) for w, n, f in judges]
         rl.run(config, train, [], judges)
-    return read(pathlib.Path(config.out) / "curve.csv")
 
 
 def tuned(options):
@@ -206,8 +211,13 @@ def interval(values):
     return [round(float(v), 4) for v in (low, np.mean(values), high)]
 
 
-def result(options, scores, curves):
-    given = {k: v for k, v in vars(options).items() if k not in ("out", "draw")}
+def result(options, scores):
+    curves = {
+        name: read(options.out / name.replace(" ", "-") / "curve.csv")
+        for name in scores
+        if name != "before"
+    }
+    given = {k: v for k, v in vars(options).items() if k not in ("out", "draw", "arms")}
     rows = [row for curve in curves.values() for row in curve]
     speeds = ("rollout_tokens_per_second", "update_tokens_per_second")
     return {
