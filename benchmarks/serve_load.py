@@ -13,7 +13,8 @@ model that knows no sentinels is asked. Ours makes it itself from `/infill`; lla
 it by `/completion` and vLLM by `/v1/completions`. `--cold` tells llama.cpp to forget each
 prompt at its end.
 
-Reported for each number of editors: the median and the 99th percentile of the time to the
+Reported: the seconds from the start of the process until it is ready and until it has
+answered a first request; and for each number of editors: the median and the 99th percentile of the time to the
 first token and to the whole line, requests a second, errors, and the memory of the
 server's processes before and after. Every text is compared with that of the same place by
 one editor alone: nobody is served another's text. Texts that start alike and part, as
@@ -60,17 +61,22 @@ def main():
     if options.start:
         command = shlex.split(options.start)
     url = f"http://127.0.0.1:{command[command.index('--port') + 1]}"
+    begin = time.perf_counter()
     with subprocess.Popen(command, stdout=sys.stderr) as server:
         try:
             wait_until_ready(url, server)
+            started = {"seconds_to_ready": round(time.perf_counter() - begin, 1)}
+            ask(url, next(strokes(0, options)), options)
+            started["seconds_to_first_line"] = round(time.perf_counter() - begin, 1)
+            print(json.dumps(started), flush=True)
             if not options.start:
                 wait_until_compiled(url)
-            report(options, url, server.pid)
+            report(options, url, server.pid, started)
         finally:
             server.terminate()
 
 
-def report(options, url, pid):
+def report(options, url, pid, started):
     runs = []
     places = {
         editor: list(strokes(editor, options)) for editor in range(max(options.editors))
@@ -100,6 +106,7 @@ def report(options, url, pid):
         "date": datetime.date.today().isoformat(),
         "command": options.start and re.sub(r"\S*/", "", options.start),
         **{key: getattr(options, key) for key in ("preset", "tokens", "characters")},
+        **started,
         "runs": runs,
     }
     file.write_text(json.dumps(results, indent=1) + "\n")

@@ -89,7 +89,8 @@ class Metrics:
     def refused(self, path: str, status: int) -> None:
         """A request that got no text; `path` is that of a route."""
         self._requests.labels(path, str(status)).inc()
-        _log(event="refused", path=path, status=status)
+        if path != "/health":  # which is polled while the model is loaded
+            _log(event="refused", path=path, status=status)
 
     def finished(self, path: str, job, request_id: str, outcome: str) -> None:
         """A job whose answer was written, or whose client has gone."""
