@@ -14,11 +14,11 @@ it by `/completion` and vLLM by `/v1/completions`. `--cold` tells llama.cpp to f
 prompt at its end.
 
 Reported: the seconds from the start of the process until it is ready and until it has
-answered a first request; and for each number of editors: the median and the 99th percentile of the time to the
-first token and to the whole line, requests a second, errors, and the memory of the
-server's processes before and after. Every text is compared with that of the same place by
-one editor alone: nobody is served another's text. Texts that start alike and part, as
-rounding makes them in other batches, are counted apart.
+answered a first request. For each number of editors: the median and the 99th percentile of
+the time to the first token and to the whole line, requests a second, errors, and the memory
+of the server's processes before and after. Every text is compared with that of the same
+place by one editor alone: nobody is served another's text. Texts that start alike and part,
+as rounding makes them in other batches, are counted apart.
 """
 
 import argparse
