@@ -57,7 +57,7 @@ def main():
     options.add_argument("--characters", type=int, default=600, help="on each side")
     options = options.parse_args()
     command = [sys.executable, "-m", "codegemma_keras.cli", "serve", options.preset]
-    command += ["--port", "8013", "--rows", "16"]
+    command += ["--port", "8013", "--rows", "16", "--no-warm-up"]
     if options.start:
         command = shlex.split(options.start)
     url = f"http://127.0.0.1:{command[command.index('--port') + 1]}"
@@ -69,8 +69,6 @@ def main():
             ask(url, next(strokes(0, options)), options)
             started["seconds_to_first_line"] = round(time.perf_counter() - begin, 1)
             print(json.dumps(started), flush=True)
-            if not options.start:
-                wait_until_compiled(url)
             report(options, url, server.pid, started)
         finally:
             server.terminate()
@@ -81,17 +79,13 @@ def report(options, url, pid, started):
     places = {
         editor: list(strokes(editor, options)) for editor in range(max(options.editors))
     }
-    ask_all(url, places[0][:20], options)  # what is compiled or read at first use
     alone = {}
     for editors in options.editors:
+        # Programs for so many at once are compiled at first use.
+        type_all(url, [places[editor][:20] for editor in range(editors)], options)
         before = memory(pid)
         begin = time.perf_counter()
-        with concurrent.futures.ThreadPoolExecutor(editors) as pool:
-            each = list(
-                pool.map(
-                    lambda editor: ask_all(url, places[editor], options), range(editors)
-                )
-            )
+        each = type_all(url, [places[editor] for editor in range(editors)], options)
         seconds = time.perf_counter() - begin
         run = {"editors": editors} | summary([a for one in each for a in one], seconds)
         run |= compare(url, places, each, alone, options)
@@ -134,8 +128,14 @@ def compare(url, places, each, alone, options):
     return {"compared": compared, "parted_texts": parted, "other_texts": other}
 
 
-def ask_all(url, places, options):
-    return [ask(url, place, options) for place in places]
+def type_all(url, places, options):
+    """The answers to several editors that type at the same time."""
+
+    def one(own):
+        return [ask(url, place, options) for place in own]
+
+    with concurrent.futures.ThreadPoolExecutor(len(places)) as pool:
+        return list(pool.map(one, places))
 
 
 def strokes(editor, options):
@@ -201,17 +201,6 @@ def wait_until_ready(url, server):
         except OSError:
             time.sleep(0.5)
     raise SystemExit(f"The server ended with code {server.returncode}.")
-
-
-def wait_until_compiled(url):
-    """Until our server compiles nothing ahead any more."""
-    last, since = None, time.monotonic()
-    while time.monotonic() - since < 45:
-        text = urllib.request.urlopen(f"{url}/metrics").read().decode()
-        count = re.search(r"^codegemma_programs (\S+)", text, re.M)[1]
-        if count != last:
-            last, since = count, time.monotonic()
-        time.sleep(1)
 
 
 def memory(pid):

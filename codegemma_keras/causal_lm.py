@@ -566,7 +566,7 @@ class CodeGemmaCausalLM(FittedCausalLM):
     ) -> int:
         """Compile programs ahead of time, so that no request has to wait for one.
 
-        Other threads may use the model meanwhile: they take turns, program by program.
+        Other threads may use the model meanwhile.
 
         Args:
             max_length: the most tokens of prompt and answer together. The default is the

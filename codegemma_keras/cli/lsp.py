@@ -18,8 +18,10 @@ class LspOptions:
 
     # The model: a name, kaggle://..., hf://... or a folder.
     preset: Annotated[str, tyro.conf.Positional] = "code_gemma_tiny_py"
-    # The dtype of the weights in memory. "auto" is the one in which they are stored.
-    dtype: str = "auto"
+    # The dtype of the weights in memory. "auto" is the one in which they are stored. The
+    # default is "auto", but float32 on a CPU, which computes faster in it, if the model then
+    # takes at most a quarter of the memory.
+    dtype: str | None = None
     # The most tokens of prompt and answer together. The default is that of the preset.
     context: int | None = None
     # The most tokens that a completion may have.

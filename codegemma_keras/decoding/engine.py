@@ -7,6 +7,7 @@ every program ahead. What is decoded, for whom and in which order is `generation
 
 from collections.abc import Callable, Sequence
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -359,7 +360,7 @@ class Engine:
         prompts: int | None = None,
         pause: Callable[[], None] | None = None,
     ) -> int:
-        """Compile every program that requests of these sizes need, one in each turn.
+        """Compile every program that requests of these sizes need; others may go on.
 
         Args:
             max_length: tokens of prompt and answer together.
@@ -381,12 +382,22 @@ class Engine:
         calls = ahead.calls(
             self, max_length, batch_sizes, samplings, speculate, joining, prompts
         )
-        ended = False
-        while not ended:
-            if pause is not None:
-                pause()
-            turn = self.queue.turn()
-            with turn.over:
-                turn.wait()
-                ended = next(calls, True)
+        while not self._call_ahead(calls, pause):
+            pass
         return self.compilations - before
+
+    def _call_ahead(self, calls, pause):
+        """The next program of a warm-up; whether there was none.
+
+        It computes with arrays of its own, so on JAX it needs no turn: requests go on while
+        a program is compiled, which takes seconds, and share the processor with it.
+        TensorFlow traces one function at a time.
+        """
+        if pause is not None:
+            pause()
+        if keras.config.backend() == "jax":
+            return next(calls, True)
+        turn = self.queue.turn()
+        with turn.over:
+            turn.wait()
+            return next(calls, True)

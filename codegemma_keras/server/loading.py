@@ -6,16 +6,20 @@ import time
 
 from codegemma_keras import CodeGemmaCausalLM
 from codegemma_keras.decoding import Sampling, compilation
+from codegemma_keras.decoding.compilation import on_cpu
 from codegemma_keras.server.scheduler import Scheduler
 from codegemma_keras.server.settings import Settings
+from codegemma_keras.training import memory
 
 LOG = logging.getLogger(__name__)
 # Kinds that clients send: drawn; drawn among the likeliest.
 OTHER_SAMPLINGS = (Sampling(0.8), Sampling(0.8, top_k=40, top_p=0.9))
 
 
-# Compiling ahead waits for a moment without requests, but no longer than this.
-PATIENCE = 2.0  # seconds
+# A program is compiled ahead when nobody has asked for so long, but it waits no longer than
+# the other: it takes up to ten seconds of both cores of a small machine.
+QUIET, PATIENCE = 1.0, 60.0  # seconds
+SHARE = 4  # a model in float32 may take this part of the memory
 # Most prompts of editors, with their answers, are shorter. Programs for longer ones are
 # compiled when they are first needed: all of them would take a small machine many minutes.
 LENGTH = 1024
@@ -29,17 +33,31 @@ def load(settings: Settings) -> CodeGemmaCausalLM:
     """
     if settings.compiled_folder is not None:
         compilation.keep_compiled(settings.compiled_folder)
-    lm = CodeGemmaCausalLM.from_preset(settings.preset, dtype=settings.dtype)
+    lm = CodeGemmaCausalLM.from_preset(settings.preset, dtype=settings.dtype or "auto")
+    if settings.dtype is None and _faster_in_float32(lm):
+        lm = CodeGemmaCausalLM.from_preset(settings.preset, dtype="float32")
     if settings.context is not None:
         lm.preprocessor.sequence_length = settings.context
     return lm
+
+
+def _faster_in_float32(lm) -> bool:
+    """Whether a model is stored at 16 bits, on a CPU, and small enough for 32.
+
+    On two cores, SmolLM2 reads prompts twice as fast in float32 as in bfloat16, writes
+    tokens 1.5 times as fast, and its programs compile in 40 % of the time.
+    """
+    policy = lm.backbone.dtype_policy
+    half = policy.variable_dtype in ("bfloat16", "float16")
+    limit = (memory.free_bytes() or 0) / SHARE
+    return half and on_cpu() and 4 * lm.backbone.count_params() <= limit
 
 
 def warm(scheduler: Scheduler, settings: Settings) -> None:
     """Compile programs while the first requests are served.
 
     First those for one editor, then those for batches and for other samplings. A request
-    compiles what it needs itself, and waits for one other program at most.
+    compiles what it needs itself.
     """
     if settings.warm_up:
         _compile(scheduler, 1, (Sampling(),), "one editor")
@@ -69,7 +87,7 @@ def _compile(scheduler, rows, samplings, purpose):
         sampling=samplings,
         joining=True,
         prompts=1,
-        pause=lambda: scheduler.wait_until_idle(PATIENCE),
+        pause=lambda: scheduler.wait_until_quiet(QUIET, PATIENCE),
     )
     seconds = time.monotonic() - begin
     LOG.info("compiled %d programs for %s in %.0f s", count, purpose, seconds)

@@ -169,12 +169,18 @@ class Scheduler:
         """How many answers are under way."""
         return len(self._open)
 
-    def wait_until_idle(self, seconds: float) -> bool:
-        """Wait until nothing is under way and nothing waits; False: not in the time."""
+    def wait_until_quiet(self, quiet: float, patience: float) -> bool:
+        """Wait until there was no request for `quiet` seconds; False: not in `patience`."""
+        end = time.monotonic() + patience
         with self._changed:
-            return self._changed.wait_for(
-                lambda: not (self._open or self._waiting), seconds
-            )
+            while (left := end - time.monotonic()) > 0:
+                idle = self._changed.wait_for(lambda: not self._busy(), left)
+                if idle and not self._changed.wait_for(self._busy, quiet):
+                    return True
+        return False
+
+    def _busy(self):
+        return bool(self._open or self._waiting)
 
     def prepare(self, job: Job) -> Job:
         """Make the prompts of a job. Takes as long as its text is long.
@@ -297,9 +303,9 @@ class Scheduler:
         """Until there is something to do; False: it is all over."""
         with self._changed:
             while not (self._open or self._waiting or self._closing):
-                self._changed.notify_all()  # those in `wait_until_idle`
+                self._changed.notify_all()  # those in `wait_until_quiet`
                 self._changed.wait()
-            return bool(self._open or self._waiting)
+            return self._busy()
 
     def _end(self):
         """End what was cancelled or has had its time, wherever it is."""

@@ -30,8 +30,10 @@ class Settings:
     allow_origin: tuple[str, ...] = ()
     # The name of the model in answers. Default: the last part of the preset's name.
     model_name: str | None = None
-    # The dtype of the weights in memory. "auto" is the one in which they are stored.
-    dtype: str = "auto"
+    # The dtype of the weights in memory. "auto" is the one in which they are stored. The
+    # default is "auto", but float32 on a CPU, which computes faster in it, if the model then
+    # takes at most a quarter of the memory.
+    dtype: str | None = None
     # The most tokens of prompt and answer together. The default is that of the preset.
     context: int | None = None
     # The order of the prompt. With all but "psm", nearly all of it is found in the cache

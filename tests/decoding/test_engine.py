@@ -64,7 +64,7 @@ def test_requests_are_served_between_the_programs_of_a_warm_up():
     [expected] = engine.generate([[1, 5, 6]], 4)
     found = []
 
-    def pause():  # would wait for ever if the warm-up kept its turn
+    def pause():  # would wait for ever if the warm-up had the turn
         if len(found) < 3:
             found.append(engine.generate([[1, 5, 6]], 4)[0].token_ids)
 

@@ -2,8 +2,10 @@
 
 import threading
 
+import pytest
 from starlette.testclient import TestClient
 
+from codegemma_keras import CodeGemmaCausalLM
 from codegemma_keras.server import loading
 from codegemma_keras.server.app import create_app
 from codegemma_keras.server.scheduler import Scheduler
@@ -15,6 +17,31 @@ def test_loading_compiles_nothing():
     lm = loading.load(Settings(context=96))
     assert lm.preprocessor.sequence_length == 96
     assert lm.engine.compilations == 0
+
+
+@pytest.fixture(scope="module")
+def stored_in_bfloat16(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stored") / "preset"
+    lm = CodeGemmaCausalLM.from_preset("code_gemma_tiny_py", dtype="bfloat16")
+    lm.save_to_preset(str(folder))
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("asked", "memory", "dtype"),
+    [
+        (None, 2**34, "float32"),
+        (None, 2**20, "bfloat16"),  # too little
+        ("auto", 2**34, "bfloat16"),
+        ("float32", 2**20, "float32"),
+    ],
+)
+def test_a_small_model_is_served_in_float32_on_a_cpu(
+    stored_in_bfloat16, monkeypatch, asked, memory, dtype
+):
+    monkeypatch.setattr(loading.memory, "free_bytes", lambda: memory)
+    lm = loading.load(Settings(stored_in_bfloat16, dtype=asked))
+    assert lm.backbone.dtype_policy.name == dtype
 
 
 def test_requests_are_served_before_programs_are_compiled(lm):
@@ -33,10 +60,11 @@ def test_requests_are_served_before_programs_are_compiled(lm):
         release.set()
 
 
-def test_after_compiling_ahead_a_first_request_compiles_nothing():
+def test_after_compiling_ahead_a_first_request_compiles_nothing(monkeypatch):
     lm = small_task()
     lm.preprocessor.sequence_length = 64
     scheduler = Scheduler(lm, rows=2)
+    monkeypatch.setattr(loading, "QUIET", 0.0)
     loading.warm(scheduler, Settings("tests/tiny", rows=2))
     compiled = lm.engine.compilations
     assert compiled > 0
@@ -51,12 +79,12 @@ def test_after_compiling_ahead_a_first_request_compiles_nothing():
     scheduler.close(0)
 
 
-def test_compiling_waits_for_a_pause_but_not_for_ever(lm):
+def test_compiling_waits_until_nobody_asks_but_not_for_ever(lm):
     scheduler = Scheduler(lm, rows=2)
-    assert scheduler.wait_until_idle(60)
+    assert scheduler.wait_until_quiet(0.01, 60)
     scheduler._open.append(None)  # something that does not end
     try:
-        assert not scheduler.wait_until_idle(0.01)
+        assert not scheduler.wait_until_quiet(0.01, 0.05)
     finally:
         scheduler._open.clear()
         scheduler.close(0)
