@@ -54,7 +54,7 @@ def main():
     options.add_argument("--editors", type=int, nargs="*", default=[1, 4, 16])
     options.add_argument("--strokes", type=int, default=200)
     options.add_argument("--tokens", type=int, default=16)
-    options.add_argument("--characters", type=int, default=600, help="on each side")
+    options.add_argument("--lines", type=int, default=20, help="on each side")
     options = options.parse_args()
     command = [sys.executable, "-m", "codegemma_keras.cli", "serve", options.preset]
     command += ["--port", "8013", "--rows", "16", "--no-warm-up"]
@@ -99,7 +99,7 @@ def report(options, url, pid, started):
         "device": device(),
         "date": datetime.date.today().isoformat(),
         "command": options.start and re.sub(r"\S*/", "", options.start),
-        **{key: getattr(options, key) for key in ("preset", "tokens", "characters")},
+        **{key: getattr(options, key) for key in ("preset", "tokens", "lines")},
         **started,
         "runs": runs,
     }
@@ -142,7 +142,10 @@ def strokes(editor, options):
     """`(prefix, suffix)` after each keystroke of an editor, of a file of its own."""
     text = f"# Editor {editor}\n" + keystrokes.source()
     for _, prefix, suffix in keystrokes.keystrokes(text, options.strokes):
-        yield prefix[-options.characters :], suffix[: options.characters]
+        # Whole lines, as editors cut: so the beginning stays while a line is typed.
+        before = prefix.splitlines(keepends=True)[-options.lines :]
+        after = suffix.splitlines(keepends=True)[: options.lines]
+        yield "".join(before), "".join(after)
 
 
 def ask(url, place, options):
