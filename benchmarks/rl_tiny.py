@@ -84,8 +84,8 @@ def main():
             adapter = pathlib.Path(config.out) / "adapter"
             scores[name] = score(start, adapter, options)
             print(name, scores[name], flush=True)
-            found = result(options, scores)
-            RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+            write(options, scores)
+    write(options, scores)
     draw(json.loads(RESULTS.read_text()))
 
 
@@ -211,6 +211,10 @@ def interval(values):
     return [round(float(v), 4) for v in (low, np.mean(values), high)]
 
 
+def write(options, scores):
+    RESULTS.write_text(json.dumps(result(options, scores), indent=1) + "\n")
+
+
 def result(options, scores):
     curves = {
         name: read(options.out / name.replace(" ", "-") / "curve.csv")
@@ -218,6 +222,7 @@ def result(options, scores):
         if name != "before"
     }
     given = {k: v for k, v in vars(options).items() if k not in ("out", "draw", "arms")}
+    given["seeds"] = sorted({int(name.split()[1]) for name in curves})
     rows = [row for curve in curves.values() for row in curve]
     speeds = ("rollout_tokens_per_second", "update_tokens_per_second")
     return {
@@ -269,17 +274,17 @@ def draw(found):
         others, ("pass@1", f"pass@{found['options']['samples']}"), strict=True
     ):
         for number, (name, scored) in enumerate(found["scores"].items()):
-            arm, place = name.split()[0], number * 0.07
+            arm, shift = name.split()[0], number - (len(found["scores"]) - 1) / 2
             for row, group in enumerate(groups):
                 low, mean, high = scored[group][kind]
-                at = row - 0.35 + place
+                at = row + shift * 0.8 / max(len(found["scores"]), 6)
                 axes.plot([low, high], [at, at], color=colours[arm], linewidth=2)
                 axes.plot([mean], [at], "o", color=colours[arm], markersize=4)
         axes.set(
             xlim=(0, 1.02), yticks=range(len(groups)), ylim=(len(groups) - 0.5, -0.5)
         )
         axes.set_yticklabels(groups if axes is others[0] else [])
-        axes.set_title(f"Held-out tasks, {kind}, with 95 % intervals")
+        axes.set_title(f"{kind}, held-out tasks")
     others[0].plot([], [], "o-", color=colours["before"], label="before")
     others[0].legend(frameon=False, loc="lower left")
     figure.savefig(PICTURE, metadata={"Date": None})
