@@ -267,6 +267,7 @@ def draw(found):
         smooth = np.convolve(reward, np.ones(5) / 5, "valid")
         label = arm if seed == str(found["options"]["seeds"][0]) else None
         left.plot(np.arange(len(smooth)) + 3, smooth, color=colours[arm], label=label)
+    left.plot([], [], color=colours["before"], label="before")
     left.set(xlabel="step", ylabel="reward, mean of 5 steps", ylim=(0, 1))
     left.set_title("Rewards in training")
     left.legend(frameon=False)
@@ -285,8 +286,6 @@ def draw(found):
         )
         axes.set_yticklabels(groups if axes is others[0] else [])
         axes.set_title(f"{kind}, held-out tasks")
-    others[0].plot([], [], "o-", color=colours["before"], label="before")
-    others[0].legend(frameon=False, loc="lower left")
     figure.savefig(PICTURE, metadata={"Date": None})
 
 
