@@ -231,7 +231,7 @@ def settings(name):
         max_new_tokens=new_tokens,
         learning_rate=learning_rate,
         evaluate_every=0,
-        silent_steps=steps,
+        silent_steps=steps + 1,  # never stop early
     )
 
 
