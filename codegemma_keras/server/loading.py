@@ -1,4 +1,4 @@
-"""The model of a server, loaded, with its programs compiled."""
+"""Loading the model of a server, and compiling its programs while nobody asks."""
 
 import logging
 import threading
@@ -14,8 +14,6 @@ from codegemma_keras.training import memory
 LOG = logging.getLogger(__name__)
 # Kinds that clients send: drawn; drawn among the likeliest.
 OTHER_SAMPLINGS = (Sampling(0.8), Sampling(0.8, top_k=40, top_p=0.9))
-
-
 # A program is compiled ahead when nobody has asked for so long, but it waits no longer than
 # the other: it takes up to ten seconds of both cores of a small machine.
 QUIET, PATIENCE = 1.0, 60.0  # seconds
@@ -44,8 +42,8 @@ def load(settings: Settings) -> CodeGemmaCausalLM:
 def _faster_in_float32(lm) -> bool:
     """Whether a model is stored at 16 bits, on a CPU, and small enough for 32.
 
-    On two cores, SmolLM2 reads prompts twice as fast in float32 as in bfloat16, writes
-    tokens 1.5 times as fast, and its programs compile in 40 % of the time.
+    There, programs in bfloat16 compile and run more slowly than in float32. A model that
+    is loaded a second time for this is small, so it takes a few seconds.
     """
     policy = lm.backbone.dtype_policy
     half = policy.variable_dtype in ("bfloat16", "float16")
