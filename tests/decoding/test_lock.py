@@ -79,12 +79,14 @@ class Interrupts:
 
     def __enter__(self):
         def strike(*_):
+            self.struck = True
             raise KeyboardInterrupt
 
         self.before = signal.signal(signal.SIGALRM, strike)
         return self
 
     def soon(self):
+        self.struck = False
         signal.setitimer(signal.ITIMER_REAL, self.random.uniform(1e-6, self.longest))
 
     def off(self):
@@ -103,9 +105,10 @@ def interrupted(interrupts, call):
             call()
     except KeyboardInterrupt:
         return True
-    except SystemError as error:
-        # A library in C that does not look whether it was interrupted: CPython says so.
-        return isinstance(error.__cause__, KeyboardInterrupt)
+    except SystemError:
+        # CPython says so of a function in C that does not look whether it was
+        # interrupted. TensorFlow raises it again `from None`, which drops the cause.
+        return interrupts.struck
     finally:
         interrupts.off()
 
