@@ -78,6 +78,8 @@ def prompt_examples():
 )
 def test_fenced_example_runs(path, line, code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    # Tests use no network. `make test-smollm2` runs such examples with the real model.
+    code = code.replace("smollm2_135m_code", "code_gemma_tiny_py")
     # Line numbers as in the file, so that a failure points into it.
     program = compile("\n" * (line - 1) + code, str(path), "exec")
     exec(program, {"__name__": "__main__"})

@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -39,6 +40,7 @@ def main():
         folder = pathlib.Path(folder)
         wheel = build(folder)
         check_contents(wheel)
+        check_description(wheel)
         python = install(wheel)
         workplace = folder / "empty"
         workplace.mkdir()
@@ -59,10 +61,13 @@ def build(folder):
     return wheel
 
 
+def pyproject():
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
 def shared_data():
     """`{file or folder of the tree: its place in the environment}`."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    return project["tool"]["hatch"]["build"]["targets"]["wheel"]["shared-data"]
+    return pyproject()["tool"]["hatch"]["build"]["targets"]["wheel"]["shared-data"]
 
 
 def data_folder(wheel):
@@ -94,6 +99,21 @@ def check_contents(wheel):
     require(not large, f"over {LARGEST_FILE} bytes: {large}")
     size = wheel.stat().st_size
     require(size <= LARGEST_WHEEL, f"the wheel is larger than {LARGEST_WHEEL} bytes")
+
+
+def check_description(wheel):
+    """Every link of the page that a package index shows has an address."""
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [n for n in archive.namelist() if n.endswith(".dist-info/METADATA")]
+        text = email.message_from_bytes(archive.read(name)).get_payload()
+    links = re.findall(r"\]\(([^)]+)\)", text)
+    require(links, "the wheel has no description")
+    repository = f"{pyproject()['project']['urls']['Repository']}/blob/main/"
+    named = [link for link in links if "/blob/main/" in link]
+    other = [link for link in named if repository not in link and "colab" not in link]
+    require(named and not other, f"links to another repository: {other}")
+    relative = [link for link in links if not link.startswith("https://")]
+    require(not relative, f"links that lead nowhere on a package index: {relative}")
 
 
 def install(wheel):

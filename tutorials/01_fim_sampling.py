@@ -36,9 +36,9 @@ except (OSError, ValueError, MemoryError) as error:
     print(f"{error}\n\nSo this goes on with the small model in the package.")
     preset = "code_gemma_tiny_py"
     lm = CodeGemmaCausalLM.from_preset(preset, dtype=dtype)
-before = "def mean(values):\n    total = "
-after = "\n    return total / len(values)\n"
-middle = lm.infill(before, after, path="stats.py", until="line")
+before = "def is_palindrome(word):\n    word = word.lower()\n    return "
+after = "\n\n\nprint(is_palindrome('Level'))\n"
+middle = lm.infill(before, after, path="words.py", until="line")
 print(before + "▶" + middle + "◀" + after)
 
 # %% [markdown]
@@ -88,7 +88,7 @@ def show_parts(parts):
 
 for mode in ("psm", "spm", "left_to_right"):
     print(mode)
-    show_parts(fim.render(before, after, path="stats.py", mode=mode))
+    show_parts(fim.render(before, after, path="words.py", mode=mode))
 
 # %% [markdown]
 # A file that contains the name of a control token stays text. In the next cell, the
@@ -112,11 +112,11 @@ print("text:   ", as_text)
 # end token, the second line of the output shows nothing more.)
 
 # %%
-completion = lm.complete(before, after, path="stats.py", max_new_tokens=max_new_tokens)
+completion = lm.complete(before, after, path="words.py", max_new_tokens=max_new_tokens)
 print("with stops    ", repr(completion.text), "ended by", completion.stop_reason)
 
 mode = lm.preprocessor.infill_mode  # the order in which this model is asked
-prompt = "".join(fim.render(before, after, path="stats.py", mode=mode))
+prompt = "".join(fim.render(before, after, path="words.py", mode=mode))
 endless = lm.generate(
     prompt, max_new_tokens=max_new_tokens, stop_token_ids=None, strip_prompt=True
 )
@@ -245,7 +245,7 @@ for temperature in (0.0, 0.5, 1.2):
 # the text that `infill` returns.
 
 # %%
-request = {"prefix": before, "suffix": after, "path": "stats.py", "max_new_tokens": 24}
+request = {"prefix": before, "suffix": after, "path": "words.py", "max_new_tokens": 24}
 pieces = list(lm.stream(**request))
 print(pieces)
 streamed_equals = "".join(pieces) == lm.infill(**request)

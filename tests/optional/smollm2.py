@@ -7,6 +7,7 @@ bits per byte of held-out code beside the Llama.
 import itertools
 import math
 import pathlib
+import re
 
 import keras
 import networkx
@@ -117,6 +118,13 @@ def test_it_completes(lm):
     )
     assert lm.infill(prefix, suffix, tidy=True) == "self.items.append(item)"
     assert lm.preprocessor.infill_mode == fim.LEFT_TO_RIGHT
+
+
+def test_the_example_of_the_readme_prints_what_it_says(capsys):
+    text = (pathlib.Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.S)
+    exec(code, {"__name__": "__main__"})
+    assert capsys.readouterr().out.strip() == code.rpartition("#")[2].strip()
 
 
 def test_the_demo_is_right(lm):
