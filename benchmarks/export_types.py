@@ -8,6 +8,9 @@ so the numbers are those that llama.cpp's types hold, without its arithmetic. Bi
 are of files of a package that the preset has not seen, in rows of 512 tokens; agreement
 is of 64 greedy tokens of eight prompts with the preset itself, up to the first difference.
 
+The results are written after each type. A run with the same preset and files goes on where
+an earlier one was interrupted; `--again` begins afresh.
+
 `--llama-quantize PROGRAM` also compares the bytes of K types with llama.cpp's own.
 """
 
@@ -38,50 +41,49 @@ def main():
     parser.add_argument("--preset", default=PRESET)
     parser.add_argument("--files", type=int, default=12)
     parser.add_argument("--llama-quantize", help="program")
+    parser.add_argument("--again", action="store_true", help="measure all types anew")
     options = parser.parse_args()
+    name = "export_types"
+    if options.preset != PRESET:
+        name += f"_{pathlib.Path(options.preset).name}"
+    path = RESULTS / f"{name}.json"
     lm = CodeGemmaCausalLM.from_preset(options.preset, dtype="float32")
-    prompts = make_prompts(lm.tokenizer)
     documents = read_documents(options.files)
-    stops = lm.tokenizer.stop_token_ids
-    reference = greedy(lm, prompts, stops)
     report = {
         "device": device(),
         "date": datetime.date.today().isoformat(),
         "backend": f"keras {keras.version()} on {keras.config.backend()}",
         "preset": options.preset,
         "documents": [path for path, _ in documents],
-        "as it is": bits_per_byte(lm, documents, length=ROW)["bits_per_byte"],
-        "types": {},
     }
-    with tempfile.TemporaryDirectory() as folder:
-        folder = pathlib.Path(folder)
-        for kind in quantization.TYPES:
-            path = folder / f"{kind}.gguf"
-            lm.export(path, "gguf", kind, verbose=False)
-            read = CodeGemmaCausalLM.from_preset(path, dtype="float32")
+    known = json.loads(path.read_text()) if path.exists() and not options.again else {}
+    same = all(known.get(k) == report[k] for k in ("preset", "documents", "backend"))
+    report |= {"types": known["types"] if same else {}}
+    missing = [kind for kind in quantization.TYPES if kind not in report["types"]]
+    prompts, stops = make_prompts(lm.tokenizer), lm.tokenizer.stop_token_ids
+    reference = greedy(lm, prompts, stops) if missing else []
+    for kind in missing:
+        with tempfile.TemporaryDirectory() as folder:
+            file = pathlib.Path(folder) / f"{kind}.gguf"
+            lm.export(file, "gguf", kind, verbose=False)
+            read = CodeGemmaCausalLM.from_preset(file, dtype="float32")
             found = greedy(read, prompts, stops)
-            same = sum(
+            equal = sum(
                 first_difference(a, b) for a, b in zip(reference, found, strict=True)
             )
-            report["types"][kind] = {
-                "megabytes": path.stat().st_size / 1e6,
-                "bits_per_byte": bits_per_byte(read, documents, length=ROW)[
-                    "bits_per_byte"
-                ],
-                "greedy_agreement": same / sum(map(len, reference)),
+            score = bits_per_byte(read, documents, length=ROW)["bits_per_byte"]
+            line = {
+                "megabytes": file.stat().st_size / 1e6,
+                "bits_per_byte": score,
+                "greedy_agreement": equal / sum(map(len, reference)),
             }
             if options.llama_quantize and kind in quantization.K_BLOCKS:
-                report["types"][kind]["differs_from_llama_quantize"] = differing(
-                    folder, kind, options.llama_quantize
+                line["differs_from_llama_quantize"] = differing(
+                    lm, file, kind, options.llama_quantize
                 )
-            print(kind, report["types"][kind], flush=True)
-            if kind != "F32":  # which llama-quantize starts from
-                path.unlink()
-    name = "export_types"
-    if options.preset != PRESET:
-        name += f"_{pathlib.Path(options.preset).name}"
-    path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps(report, indent=1) + "\n")
+        print(kind, line, flush=True)
+        report["types"][kind] = line
+        path.write_text(json.dumps(report, indent=1) + "\n")
 
 
 def greedy(lm, prompts, stops):
@@ -99,18 +101,19 @@ def read_documents(count):
     ]
 
 
-def differing(folder, kind, program):
+def differing(lm, file, kind, program):
     """Tensors of which llama.cpp's own program makes other bytes: `name: share`."""
     import gguf
 
-    theirs = folder / f"{kind}-theirs.gguf"
+    plain, theirs = (file.with_name(name) for name in ("F32.gguf", "theirs.gguf"))
+    lm.export(plain, "gguf", "F32", verbose=False)
     subprocess.run(
-        [program, "--pure", folder / "F32.gguf", theirs, kind],
+        [program, "--pure", plain, theirs, kind],
         check=True,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    ours = {t.name: t for t in gguf.GGUFReader(folder / f"{kind}.gguf").tensors}
+    ours = {t.name: t for t in gguf.GGUFReader(file).tensors}
     found = {}
     for tensor in gguf.GGUFReader(theirs).tensors:
         mine = ours[tensor.name]

@@ -30,7 +30,7 @@ from importlib import metadata
 import jax
 import keras
 
-from codegemma_keras import CodeGemmaBackbone, attention, ops, presets, sharding
+from codegemma_keras import CodeGemmaBackbone, ops, platforms, presets, sharding
 from codegemma_keras.decoding import loop
 from codegemma_keras.decoding.generation import MAX_STOP_IDS, VISIT
 from codegemma_keras.decoding.sampling import Sampling, Settings, Work
@@ -175,7 +175,7 @@ def decode(case) -> dict:
             return loop.decode(backbone, Work.of([Sampling()]), *args)
 
     scope = layout.scope() if layout else contextlib.nullcontext()
-    with scope, attention.planned_for("tpu"):
+    with scope, platforms.planned_for("tpu"):
         traced = jax.jit(run, donate_argnums=4).trace(*arguments)
         compiled = traced.lower().compile()
     memory = compiled.memory_analysis()

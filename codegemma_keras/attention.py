@@ -23,14 +23,13 @@ Shape letters: B batch, T query tokens, S key tokens, N query heads, K key/value
 N / K, H head size.
 """
 
-import contextlib
 import functools
 from typing import Any, NamedTuple
 
 import keras
 from keras import ops as keras_ops
 
-from codegemma_keras import ops
+from codegemma_keras import ops, platforms
 
 # From so many tokens a row on. The scores of shorter rows are small, and the kernels
 # work on blocks of up to 512 tokens.
@@ -103,36 +102,6 @@ def attend(query, key, value, mask, remat=False):
 
 # --- Which way ----------------------------------------------------------------------
 
-_planned = None
-
-
-@contextlib.contextmanager
-def planned_for(platform):
-    """Scope in which programs are traced for a device that is not here.
-
-    Args:
-        platform: `"tpu"`, `"gpu"` or `"cpu"`. A GPU that is not here cannot be asked what
-            its cuDNN takes, so it counts as one without.
-    """
-    global _planned
-    before, _planned = _planned, platform
-    try:
-        yield
-    finally:
-        _planned = before
-
-
-def _platform() -> str:
-    """The kind of device that is traced for: `"cpu"`, `"gpu"` or `"tpu"`."""
-    import jax
-
-    if _planned is not None:
-        return _planned
-    chosen = jax.config.jax_default_device
-    if chosen is None:
-        return jax.default_backend()
-    return chosen if isinstance(chosen, str) else chosen.platform
-
 
 def _way(query, key, mask):
     """The fused function for these shapes; None for the einsum."""
@@ -142,13 +111,16 @@ def _way(query, key, mask):
         return None
     if not _heads_divide(query.shape[2], key.shape[2], query.shape[0]):
         return None
-    platform = _platform()
+    platform = platforms.platform()
     if platform == "tpu":
         return splash
     if platform != "gpu":
         return None
     asked = (str(query.dtype), query.shape[2], key.shape[2], query.shape[3])
-    return cudnn if _planned is None and _cudnn_takes(*asked) else in_blocks
+    # A GPU that is not here cannot be asked what its cuDNN takes: it counts as without.
+    if platforms.is_planned() or not _cudnn_takes(*asked):
+        return in_blocks
+    return cudnn
 
 
 @functools.cache

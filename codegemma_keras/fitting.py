@@ -9,8 +9,7 @@ and `losses` makes loss and metrics of them in chunks. The recipes' own loop is 
 import keras
 import keras_hub
 
-from codegemma_keras import losses, optimizers
-from codegemma_keras.decoding import compilation
+from codegemma_keras import losses, optimizers, platforms
 from codegemma_keras.in_memory import Batches, in_memory, split, unpack
 
 
@@ -51,7 +50,7 @@ class FittedCausalLM(keras_hub.models.CausalLM):
         products of a loop on one core there (and has no bfloat16 instructions).
         """
         if jit_compile == "auto" and keras.backend.backend() == "tensorflow":
-            jit_compile = "auto" if not compilation.on_cpu() else False
+            jit_compile = "auto" if platforms.platform() != "cpu" else False
         if isinstance(optimizer, str) and optimizer == "auto":
             optimizer = optimizers.default(self.trainable_variables)
         if isinstance(loss, str) and loss == "auto":

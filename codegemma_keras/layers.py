@@ -18,7 +18,12 @@ import keras
 import numpy as np
 from keras import ops
 
+from codegemma_keras import platforms
 from codegemma_keras.ops import lookup
+
+# Up to so many rows, on two cores and for the kernels of 135M, 2B and 7B, separate
+# products for queries took at most as long as one (benchmarks/query_products.py).
+ROWS_APART = 4
 
 
 @dataclasses.dataclass
@@ -171,12 +176,21 @@ class Linear(_Adaptable, keras.layers.EinsumDense):
         """`[B, 1, D]` times a kernel `[N, D, H]` -> `[B, 1, N, H]`.
 
         With N as a batch the kernel is read as it stands; else XLA would make a copy
-        `[D, N, H]` of it at every decoded token.
+        `[D, N, H]` of it at every decoded token. On a CPU, XLA has a fast form of it for
+        one row only, so each of a few rows has its own product.
         """
         kernel = ops.cast(self.kernel, x.dtype)
         heads, width, _ = kernel.shape
-        x = ops.broadcast_to(x[:, :, None, :], (ops.shape(x)[0], 1, heads, width))
-        return ops.einsum("btnd,ndh->btnh", x, kernel)
+        rows = [x]
+        if 1 < (x.shape[0] or 1) <= ROWS_APART and platforms.platform() == "cpu":
+            rows = ops.split(x, x.shape[0], axis=0)
+        products = []
+        for row in rows:
+            row = ops.broadcast_to(
+                row[:, :, None, :], (ops.shape(row)[0], 1, heads, width)
+            )
+            products.append(ops.einsum("btnd,ndh->btnh", row, kernel))
+        return ops.concatenate(products, axis=0)
 
     def _with_adapter(self, y, x, training):
         adapter = self.current_adapter

@@ -24,6 +24,7 @@ from codegemma_keras import (
     CodeGemmaCausalLM,
     attention,
     ops,
+    platforms,
     sharding,
 )
 
@@ -70,7 +71,7 @@ def errors(way, heads, key_heads, size, length, dtype, mesh):
         [a.astype("float32") for a in arrays],
     )
     heads_of = {"num_query_heads": heads, "num_key_value_heads": key_heads}
-    with sharding.use(mesh, heads_of), attention.planned_for(PLATFORMS[way]):
+    with sharding.use(mesh, heads_of), platforms.planned_for(PLATFORMS[way]):
         chosen = attention._way(*arrays[:2], mask)
         found = run(attention.attend, arrays)
     assert chosen is getattr(attention, way), chosen
@@ -83,7 +84,7 @@ def errors(way, heads, key_heads, size, length, dtype, mesh):
 def trained(platform, mesh=None, remat="none"):
     """Loss and weights after a step on packed rows."""
     sizes = {"num_query_heads": 4, "num_key_value_heads": 1}
-    with sharding.use(mesh, sizes), attention.planned_for(platform):
+    with sharding.use(mesh, sizes), platforms.planned_for(platform):
         keras.utils.set_random_seed(0)
         backbone = CodeGemmaBackbone(
             vocabulary_size=53,

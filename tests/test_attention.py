@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from codegemma_keras import attention
+from codegemma_keras import attention, platforms
 
 ROOT = pathlib.Path(__file__).parent.parent
 # way, query heads, key/value heads, head size, tokens, dtype, mesh of four devices
@@ -83,7 +83,7 @@ def test_with_a_cache_only_the_einsum_knows_who_sees_what():
 def way(length, platform, heads=4, cached=False, mesh_rows=2):
     query = keras.ops.zeros((mesh_rows, length, heads, 8))
     slots = ops.arange(length, dtype="int32")[None]
-    with attention.planned_for(platform):
+    with platforms.planned_for(platform):
         mask = attention.mask_of(slots, slots, cached=cached)
         return attention._way(query, query[:, :, :1], mask)
 
@@ -101,4 +101,4 @@ def test_the_way_is_that_of_the_device():
 def test_a_machine_without_cudnn_says_so():
     if keras.backend.backend() == "jax":
         assert not attention._cudnn_takes("bfloat16", 4, 1, 256)
-    assert attention._planned is None
+    assert not platforms.is_planned()

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from keras import ops
 
-from codegemma_keras.layers import ReversibleEmbedding
+from codegemma_keras import platforms
+from codegemma_keras.layers import ROWS_APART, Linear, ReversibleEmbedding
 
 V, D, TOKENS = 11, 6, 4096
 
@@ -58,3 +59,15 @@ def test_gradients_of_a_frequent_token_add_up(dtype, rows):
         expected = expected[rows]
     step = 1e-5 if dtype == "float32" else 2**-7
     np.testing.assert_allclose(found, expected, rtol=step)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+@pytest.mark.parametrize("rows", [1, 2, ROWS_APART, ROWS_APART + 1])
+def test_a_product_of_one_token_is_that_of_many(rows, platform):
+    layer = Linear("btd,ndh->btnh", (None, 3, 8))
+    layer.build((None, None, 16))
+    x = np.random.default_rng(rows).standard_normal((rows, 2, 16), "float32")
+    both = ops.convert_to_numpy(layer(x))
+    with platforms.planned_for(platform):
+        each = [ops.convert_to_numpy(layer(x[:, t : t + 1])) for t in (0, 1)]
+    np.testing.assert_allclose(np.concatenate(each, axis=1), both, atol=1e-5)

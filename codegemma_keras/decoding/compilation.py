@@ -74,17 +74,6 @@ def _compile_jax(variables, function, donate):
     return call
 
 
-def on_cpu() -> bool:
-    """Whether programs run on a CPU."""
-    if keras.config.backend() == "jax":
-        import jax
-
-        return jax.default_backend() == "cpu"
-    import tensorflow as tf
-
-    return not tf.config.list_physical_devices("GPU")
-
-
 def keep_compiled(folder) -> None:
     """Keep compiled programs on disk, so that the next process starts warm.
 

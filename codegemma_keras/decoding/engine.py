@@ -11,6 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from codegemma_keras import platforms
 from codegemma_keras.decoding import ahead, loop, speculation
 from codegemma_keras.decoding import cache as caches
 from codegemma_keras.decoding.cache import (
@@ -21,7 +22,7 @@ from codegemma_keras.decoding.cache import (
     bucket,
     row_bucket,
 )
-from codegemma_keras.decoding.compilation import compile_program, on_cpu
+from codegemma_keras.decoding.compilation import compile_program
 from codegemma_keras.decoding.generation import (
     MAX_STOP_IDS,
     VISIT,
@@ -56,7 +57,9 @@ class Engine:
         self.compilations = 0
         self.cache_limit_bytes = None
         self.seconds_per_step = {}  # number of rows -> lately
-        self.tokens_per_read = TOKENS_PER_READ if on_cpu() else TOKENS_PER_READ_GPU
+        self.tokens_per_read = (
+            TOKENS_PER_READ if platforms.platform() == "cpu" else TOKENS_PER_READ_GPU
+        )
         self._programs = {}
         self._decode_shapes = set()
 

@@ -14,7 +14,7 @@ import re
 import jax
 from jax import extend
 
-from codegemma_keras import attention
+from codegemma_keras import platforms
 from codegemma_keras.plan import liveness, step
 
 _WIDTH = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "bf16": 2, "f16": 2, "u16": 2}
@@ -93,7 +93,7 @@ def compile_step(lm, batch, distribution=None, device=None, platform=None) -> Pr
         distribution: as from `sharding.distribution`, over the target's devices; None
             for one device.
         device: the one device; default: this process's first.
-        platform: as of `attention.planned_for`, whose attention the step has; default:
+        platform: as of `platforms.planned_for`, whose attention the step has; default:
             that of the devices.
     """
     step.prepare(lm, batch, distribution)
@@ -106,7 +106,7 @@ def compile_step(lm, batch, distribution=None, device=None, platform=None) -> Pr
     out = None
     if distribution is not None:
         out = (None, jax.tree.map(lambda shape: shape.sharding, state))
-    with scope, attention.planned_for(platform):
+    with scope, platforms.planned_for(platform):
         traced = jax.jit(lm.train_step, donate_argnums=0, out_shardings=out).trace(
             state, rows
         )
@@ -123,7 +123,7 @@ def trace_step(lm, batch, platform="gpu") -> Program:
     """The step for one device, as `compile_step`, from its trace alone."""
     step.prepare(lm, batch)
     state, rows = shardings(lm, batch)
-    with attention.planned_for(platform):
+    with platforms.planned_for(platform):
         traced = jax.jit(lm.train_step, donate_argnums=0).trace(state, rows)
     jaxpr = traced.jaxpr.jaxpr
     return Program(

@@ -4,9 +4,8 @@ import logging
 import threading
 import time
 
-from codegemma_keras import CodeGemmaCausalLM
+from codegemma_keras import CodeGemmaCausalLM, platforms
 from codegemma_keras.decoding import Sampling, compilation
-from codegemma_keras.decoding.compilation import on_cpu
 from codegemma_keras.server.scheduler import Scheduler
 from codegemma_keras.server.settings import Settings
 from codegemma_keras.training import memory
@@ -48,7 +47,11 @@ def _faster_in_float32(lm) -> bool:
     policy = lm.backbone.dtype_policy
     half = policy.variable_dtype in ("bfloat16", "float16")
     limit = (memory.free_bytes() or 0) / SHARE
-    return half and on_cpu() and 4 * lm.backbone.count_params() <= limit
+    return (
+        half
+        and platforms.platform() == "cpu"
+        and 4 * lm.backbone.count_params() <= limit
+    )
 
 
 def warm(scheduler: Scheduler, settings: Settings) -> None:

@@ -10,7 +10,7 @@ import pathlib
 
 import keras
 
-from codegemma_keras import CodeGemmaCausalLM, lora
+from codegemma_keras import CodeGemmaCausalLM, lora, platforms
 from codegemma_keras.losses import NextTokenLoss
 from codegemma_keras.training import hardware, schedules
 
@@ -125,7 +125,7 @@ def compile_model(lm, config, steps, loss=None):
         # loss by itself for mixed_float16 only, not for an adapter over a float16 base.
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     lm.backbone.remat = config.remat
-    on_cpu = hardware.device_name() == "cpu"
+    on_cpu = platforms.platform() == "cpu"
     lm.compile(
         optimizer=optimizer,
         loss=loss,
