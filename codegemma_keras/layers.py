@@ -21,9 +21,10 @@ from keras import ops
 from codegemma_keras import platforms
 from codegemma_keras.ops import lookup
 
-# Up to so many rows, on two cores and for the kernels of 135M, 2B and 7B, separate
-# products for queries took at most as long as one (benchmarks/query_products.py).
-ROWS_APART = 4
+# On a CPU: up to so many tokens have a product each, and up to so many have heads as a
+# batch. Measured with the kernels of 135M and 2B (benchmarks/query_products.py).
+TOKENS_APART = 8
+HEADS_FIRST = 32
 
 
 @dataclasses.dataclass
@@ -161,8 +162,10 @@ class Linear(_Adaptable, keras.layers.EinsumDense):
         self.out_size = math.prod(self.kernel_shape[i] for i in self._out_axes)
 
     def call(self, x, training=None):
-        if x.shape[1] == 1 and self._out_axes == [0, 2]:
-            y = self._of_one_token(x)
+        tokens = None if None in x.shape[:2] else x.shape[0] * x.shape[1]
+        on_cpu = tokens and tokens <= HEADS_FIRST and platforms.platform() == "cpu"
+        if self._out_axes == [0, 2] and (x.shape[1] == 1 or on_cpu):
+            y = self._heads_first(x, apart=on_cpu and tokens <= TOKENS_APART)
         else:
             y = super().call(x, training=training)
         return self._with_adapter(y, x, training)
@@ -172,25 +175,23 @@ class Linear(_Adaptable, keras.layers.EinsumDense):
         # Keras's quantized layers return float32 at any dtype, for their float32 scales.
         return self._with_adapter(ops.cast(y, self.compute_dtype), x, training)
 
-    def _of_one_token(self, x):
-        """`[B, 1, D]` times a kernel `[N, D, H]` -> `[B, 1, N, H]`.
+    def _heads_first(self, x, apart):
+        """`[B, T, D]` times a kernel `[N, D, H]` -> `[B, T, N, H]`, for few tokens.
 
         With N as a batch the kernel is read as it stands; else XLA would make a copy
-        `[D, N, H]` of it at every decoded token. On a CPU, XLA has a fast form of it for
-        one row only, so each of a few rows has its own product.
+        `[D, N, H]` of it at every step. XLA for CPUs has a fast form of this for one token
+        only: `apart` makes a product for each.
         """
+        if apart:
+            batch, length, width = x.shape
+            tokens = ops.split(ops.reshape(x, (-1, 1, width)), batch * length)
+            products = [self._heads_first(token, apart=False) for token in tokens]
+            y = ops.concatenate(products)
+            return ops.reshape(y, (batch, length, *y.shape[2:]))
         kernel = ops.cast(self.kernel, x.dtype)
         heads, width, _ = kernel.shape
-        rows = [x]
-        if 1 < (x.shape[0] or 1) <= ROWS_APART and platforms.platform() == "cpu":
-            rows = ops.split(x, x.shape[0], axis=0)
-        products = []
-        for row in rows:
-            row = ops.broadcast_to(
-                row[:, :, None, :], (ops.shape(row)[0], 1, heads, width)
-            )
-            products.append(ops.einsum("btnd,ndh->btnh", row, kernel))
-        return ops.concatenate(products, axis=0)
+        x = ops.broadcast_to(x[:, :, None], (*ops.shape(x)[:2], heads, width))
+        return ops.einsum("btnd,ndh->btnh", x, kernel)
 
     def _with_adapter(self, y, x, training):
         adapter = self.current_adapter

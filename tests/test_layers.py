@@ -7,7 +7,12 @@ import pytest
 from keras import ops
 
 from codegemma_keras import platforms
-from codegemma_keras.layers import ROWS_APART, Linear, ReversibleEmbedding
+from codegemma_keras.layers import (
+    HEADS_FIRST,
+    TOKENS_APART,
+    Linear,
+    ReversibleEmbedding,
+)
 
 V, D, TOKENS = 11, 6, 4096
 
@@ -62,12 +67,15 @@ def test_gradients_of_a_frequent_token_add_up(dtype, rows):
 
 
 @pytest.mark.parametrize("platform", ["cpu", "gpu"])
-@pytest.mark.parametrize("rows", [1, 2, ROWS_APART, ROWS_APART + 1])
-def test_a_product_of_one_token_is_that_of_many(rows, platform):
+@pytest.mark.parametrize("batch", [1, 3, TOKENS_APART, HEADS_FIRST + 1])
+def test_products_of_few_tokens_are_those_of_many(batch, platform):
     layer = Linear("btd,ndh->btnh", (None, 3, 8))
     layer.build((None, None, 16))
-    x = np.random.default_rng(rows).standard_normal((rows, 2, 16), "float32")
-    both = ops.convert_to_numpy(layer(x))
+    x = np.random.default_rng(batch).standard_normal((batch, 40, 16), "float32")
     with platforms.planned_for(platform):
-        each = [ops.convert_to_numpy(layer(x[:, t : t + 1])) for t in (0, 1)]
-    np.testing.assert_allclose(np.concatenate(each, axis=1), both, atol=1e-5)
+        whole = ops.convert_to_numpy(layer(x))
+        for length in (1, 2, TOKENS_APART, HEADS_FIRST, HEADS_FIRST + 1):
+            few = ops.convert_to_numpy(layer(x[:, :length]))
+            np.testing.assert_allclose(few, whole[:, :length], atol=1e-5)
+    kernel = ops.convert_to_numpy(layer.kernel)  # [N, D, H]
+    np.testing.assert_allclose(whole, np.einsum("btd,ndh->btnh", x, kernel), atol=1e-5)
