@@ -19,7 +19,8 @@ PLAIN := tests/data tests/sandbox tests/tasks tests/recipes/test_conversations.p
 # Rooms above the model, which reach it by the same calls on every backend, and programs
 # that are JAX's own. `make test` runs their tests on JAX; `test-tensorflow-above` is there.
 ABOVE := tests/cli tests/evals tests/export tests/formats/test_mutations.py tests/jupyter \
-  tests/lsp tests/plan tests/server tests/test_docs.py tests/test_exercises.py \
+  tests/lsp tests/plan tests/recipes/test_instruct_data.py tests/recipes/test_rl.py tests/server \
+  tests/test_docs.py tests/test_exercises.py \
   tests/test_attention.py tests/test_notebook.py tests/test_notebooks.py tests/test_sharding.py
 
 .DEFAULT_GOAL := help
