@@ -13,16 +13,17 @@
 # You should know what a prompt and a loss are; notebooks 03 and 04 explain fine-tuning.
 
 # %% tags=["parameters"]
-families = ("sum", "difference")  # of problems
-worked_problems = 900  # with answers, to tune the model on before
+families = ("plus", "times", "filter", "scale")  # of small functions
+worked_problems = 480  # with answers, to tune the model on before
 mistakes = 0.5  # share of these answers that are wrong
 tuning_epochs = 3
 tuning_rate = 2e-3
-steps = 40  # of reinforcement learning; each takes about 4 s on two CPU cores
+isolation = "bubblewrap"  # the weakest sandbox that is allowed; Colab has "namespaces"
+steps = 30  # of reinforcement learning; each takes about 6 s on two CPU cores
 prompts_per_step = 8
 group_size = 8  # answers to each prompt
 learning_rate = 2e-3  # of an adapter of a small model; a large one wants 5e-5
-new_tokens = 40  # at most, of an answer
+new_tokens = 64  # at most, of an answer
 test_problems = 60
 test_samples = 8  # answers to each of them
 least_gain = 0.15  # of pass@1, which the last cell asserts
@@ -97,25 +98,34 @@ print(f"standard deviation of one sample: {noise[0]:.2f}, with baseline {noise[1
 # Reinforcement learning needs answers of both kinds. If all answers of a group are wrong,
 # or all are right, there is nothing to compare.
 #
-# We make such a model from imperfect data, as people write it. It is tuned on worked
-# additions and subtractions, and in half of them the last line has a mistake: it is ten too
-# large, as if a carry were added twice. A model that imitates these answers learns both
-# habits and cannot know which one is right. A program that checks the answer can.
+# We make such a model from imperfect data, as people write it. It is tuned on small
+# functions, half of which have a mistake: a plus where a minus belongs, or a comparison
+# the wrong way round. A model that imitates these answers learns both habits and cannot
+# know which one is right. A program that runs the tests can.
 
 # %%
 import json
 import pathlib
+import re
 
 from codegemma_keras.recipes import rl, sft
-from codegemma_keras.tasks import maths
+from codegemma_keras.tasks import programs, small_functions
 
+OTHER = {"+": "-", "-": "+", "*": "+", ">": "<", "<": ">"}  # the operator of a mistake
 rng = np.random.default_rng(0)
 conversations = []
-for problem in maths.problems(families, worked_problems):
-    conversation = problem.messages()
+while len(conversations) < worked_problems:
+    family = families[len(conversations) % len(families)]
+    task = small_functions.generate(family, rng)
+    if programs.is_held_out((family, programs.rule_of(task))):
+        continue  # the test asks for these
+    conversation = task.messages()
     if rng.random() < mistakes:
-        right, wrong = f"Answer: {problem.answer}", f"Answer: {problem.answer + 10}"
-        conversation[1]["content"] = conversation[1]["content"].replace(right, wrong)
+        conversation[1]["content"] = re.sub(
+            r" ([-+*<>]) ",
+            lambda found: f" {OTHER[found[1]]} ",
+            conversation[1]["content"],
+        )
     conversations.append(conversation)
 lines = [json.dumps({"messages": conversation}) for conversation in conversations]
 pathlib.Path("worked.jsonl").write_text("\n".join(lines) + "\n")
@@ -140,20 +150,20 @@ tuned = sft.train(config)
 # %% [markdown]
 # ## Groups, rewards and advantages
 #
-# We sample eight answers to each of two problems, score them, and compute their
-# advantages. `rollout.sample` uses the same decode engine as `generate`, and also keeps
-# the log-probability of every token. The reward `answer` compares the final answer with
-# the right one as mathematics, so `28.0` would be right where `28` is.
+# We sample eight answers to each of two tasks, score them, and compute their advantages.
+# `rollout.sample` uses the same decode engine as `generate`, and also keeps the
+# log-probability of every token. The reward `tests` takes the program out of an answer and
+# runs it in a sandbox with tests that the model has not seen. It is 1 if all of them pass.
 
 # %%
 from codegemma_keras.rl import losses, rewards, rollout
 from codegemma_keras.tasks import prompts
 
 # %%
-names = tuple(f"maths/{family}" for family in families)
+names = tuple(f"functions/{family}" for family in families)
 asked = prompts.made(names, 2, seed=1)
 groups = rollout.sample(tuned, asked, group_size, new_tokens, seed=1)
-with rewards.opened(["answer"], "limits") as judges:
+with rewards.opened(["tests"], isolation) as judges:
     each = [prompt for prompt in asked for _ in range(group_size)]
     texts = [answer.text for group in groups for answer in group]
     table = rewards.score(judges, each, texts).reshape(len(asked), group_size)
@@ -161,9 +171,10 @@ advantages = losses.against_others(table)
 for prompt, group, reward, advantage in zip(
     asked, groups, table, advantages, strict=True
 ):
-    print(f"{prompt.text}   (right: {prompt.columns['answer']})")
+    print(prompt.text)
     for answer, r, a in zip(group, reward, advantage, strict=True):
-        last = answer.text.strip().split("\n")[-1]
+        lines = [line.strip() for line in answer.text.split("\n")]
+        last = next((line for line in lines if line.startswith("return")), lines[-1])
         print(f"   reward {r:.0f}  advantage {a:+.2f}   ... {last}")
 
 # %% [markdown]
@@ -176,7 +187,7 @@ for prompt, group, reward, advantage in zip(
 # *pass@1* is the share of sampled answers that are right. *pass@8* is the share of
 # problems that at least one of eight answers solves. If only pass@1 rises, the model has
 # become more certain of what it could do before. We measure both on problems with numbers
-# that are in no training set.
+# and words that are in no training set.
 
 # %%
 test = prompts.made(names, test_problems, seed=7, held_out=True)
@@ -187,7 +198,7 @@ def score(lm):
     groups = rollout.sample(lm, test, test_samples, new_tokens, seed="test")
     each = [prompt for prompt in test for _ in range(test_samples)]
     texts = [answer.text for group in groups for answer in group]
-    with rewards.opened(["answer"], "limits") as judges:
+    with rewards.opened(["tests"], isolation) as judges:
         return rewards.score(judges, each, texts).reshape(len(test), -1) > 0.5
 
 
@@ -212,9 +223,6 @@ del tuned
 # (LoRA) is trained. The adapter can be switched off, and this gives the first model at no
 # cost. The divergence from the first model is subtracted from the reward, so that the
 # model does not forget everything that is not rewarded.
-#
-# `isolation="limits"` is enough here, because the answers are numbers and nothing is
-# executed. Rewards that run programs need the sandbox.
 
 
 # %%
@@ -223,8 +231,8 @@ def settings(name):
         preset="tuned/preset",
         out=name,
         tasks=names,
-        rewards=("answer",),
-        isolation="limits",
+        rewards=("tests",),
+        isolation=isolation,
         steps=steps,
         prompts_per_step=prompts_per_step,
         group_size=group_size,
@@ -312,7 +320,7 @@ for name in right:
 # A model finds whatever raises its reward, and that is not always what you had in mind.
 # Suppose the reward were 1 for an answer that *contains* the right number. A model would
 # soon learn to write many numbers. Here are four answers to *What is 12 + 16?*, scored by
-# such a reward and by the one that we used:
+# such a reward and by the package's reward `answer`, which compares the final number:
 
 # %%
 tricks = [
