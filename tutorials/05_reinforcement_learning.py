@@ -27,8 +27,7 @@ new_tokens = 64  # at most, of an answer
 test_problems = 60
 test_samples = 8  # answers to each of them
 least_gain = 0.15  # of pass@1, which the last cell asserts
-least_gap = 0.0  # between the intervals of pass@1 before and after
-most_shuffled_gain = 0.1
+least_gap = 0.0  # of the interval of pass@1 after, above those before and of the control
 
 # %% [markdown]
 # ## The idea, with three answers
@@ -383,7 +382,8 @@ assert found == 0.5, "Hint: two of these four groups have equal rewards."
 #
 # You derived the gradient of an expected reward, and saw why a baseline makes its
 # estimate usable. A small model that had learnt right and wrong habits from its data gave up
-# the wrong one, on numbers that no training showed. With exchanged rewards it did not.
+# the wrong one, on numbers that no training showed. With exchanged rewards it only drifted:
+# its score may rise or fall a little by chance, and with another seed it will differ.
 # `docs/rl.md` has the other losses (GRPO, DAPO, GSPO, DPO), rewards that run programs, and
 # the settings for real models; `codegemma rl --help` lists every option.
 #
@@ -403,4 +403,4 @@ assert noise[1] < noise[0] / 5
 assert strict.tolist() == [1, 0, 0, 0]
 assert pass_1["after"][1] - pass_1["before"][1] >= least_gain
 assert pass_1["after"][0] - pass_1["before"][2] >= least_gap
-assert pass_1["control"][1] - pass_1["before"][1] <= most_shuffled_gain
+assert pass_1["after"][0] - pass_1["control"][2] >= least_gap

@@ -6,5 +6,4 @@ group_size = 4
 test_problems = 6
 test_samples = 2
 least_gain = -1.0
-most_shuffled_gain = 1.0
 least_gap = -1.0
