@@ -8,7 +8,7 @@ the einsum as one writes it, `heads first` has N as a batch, and `apart` is the 
 token alone. Which of them `Linear` takes on a CPU is decided by `layers.TOKENS_APART` and
 `layers.HEADS_FIRST`. As many kernels as layers are used in turn, so that none is found in a
 cache. Reported: milliseconds for all of them, the best of ten calls, for a model of 135M,
-and for kernels of the 2B and of the 7B.
+and for kernels of the 2B.
 """
 
 import time
@@ -22,8 +22,8 @@ from keras import ops
 from codegemma_keras.decoding.compilation import compile_program
 
 # name: heads, width, head size, kernels
-SHAPES = {"135M": (9, 576, 64, 30), "2B": (8, 2048, 256, 6), "7B": (16, 3072, 256, 3)}
-TOKENS = (1, 2, 4, 8, 16, 32, 64)
+SHAPES = {"135M": (9, 576, 64, 30), "2B": (8, 2048, 256, 6)}
+TOKENS = (1, 2, 4, 8, 16, 32)
 
 
 def plain(x, kernel):

@@ -26,6 +26,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 
 import keystrokes
@@ -223,8 +224,15 @@ def post(url, before, after, tokens):
         json.dumps(body | {"temperature": 0}).encode(),
         {"Content-Type": "application/json"},
     )
-    with urllib.request.urlopen(request, timeout=120) as response:
-        return json.loads(response.read())["content"]
+    for _ in range(60):  # a server that is full says when to come again, as it should
+        try:
+            with urllib.request.urlopen(request, timeout=120) as response:
+                return json.loads(response.read())["content"]
+        except urllib.error.HTTPError as error:
+            if error.code != 503:
+                raise
+            time.sleep(int(error.headers.get("Retry-After", 1)))
+    raise RuntimeError("The server was full for a minute.")
 
 
 def question(url):

@@ -27,7 +27,7 @@ new_tokens = 64  # at most, of an answer
 test_problems = 60
 test_samples = 8  # answers to each of them
 least_gain = 0.15  # of pass@1, which the last cell asserts
-least_gap = 0.0  # of the interval of pass@1 after, above those before and of the control
+least_gap = 0.0  # of its interval after, above those before and of the control
 
 # %% [markdown]
 # ## The idea, with three answers
