@@ -60,6 +60,10 @@ def main():
     same = all(known.get(k) == report[k] for k in ("preset", "documents", "backend"))
     report |= {"types": known["types"] if same else {}}
     missing = [kind for kind in quantization.TYPES if kind not in report["types"]]
+    if options.llama_quantize:  # K types that were not compared are measured anew
+        key = "differs_from_llama_quantize"
+        known = [k for k in quantization.K_BLOCKS if k not in missing]
+        missing += [kind for kind in known if key not in report["types"][kind]]
     prompts, stops = make_prompts(lm.tokenizer), lm.tokenizer.stop_token_ids
     reference = greedy(lm, prompts, stops) if missing else []
     for kind in missing:

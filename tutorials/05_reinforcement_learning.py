@@ -98,7 +98,7 @@ print(f"standard deviation of one sample: {noise[0]:.2f}, with baseline {noise[1
 # or all are right, there is nothing to compare.
 #
 # We make such a model from imperfect data, as people write it. It is tuned on small
-# functions, half of which have a mistake: a plus where a minus belongs, or a comparison
+# functions, half of which have a mistake: a minus where a plus belongs, or a comparison
 # the wrong way round. A model that imitates these answers learns both habits and cannot
 # know which one is right. A program that runs the tests can.
 
@@ -186,7 +186,7 @@ for prompt, group, reward, advantage in zip(
 # *pass@1* is the share of sampled answers that are right. *pass@8* is the share of
 # problems that at least one of eight answers solves. If only pass@1 rises, the model has
 # become more certain of what it could do before. We measure both on problems with numbers
-# and words that are in no training set.
+# that are in no training set.
 
 # %%
 test = prompts.made(names, test_problems, seed=7, held_out=True)

@@ -1,0 +1,110 @@
+"""Programs that read few tokens at a time on a CPU: rows that decode, ends of prompts.
+
+    KERAS_BACKEND=jax python benchmarks/few_tokens.py
+    KERAS_BACKEND=jax python benchmarks/few_tokens.py --models 2b 7b
+
+XLA for CPUs copies the kernels of queries, keys and values in every step, unless heads are
+a batch of the product; and it has a fast form of that for one token only. So
+`layers.HEADS_FIRST` and `layers.TOKENS_APART` say up to how many tokens a program does
+otherwise. Here the same engine runs with three settings of the two:
+
+* `as written`: the einsum for more than one token in a row;
+* `heads first`: up to 32 tokens have heads as a batch;
+* `apart`: up to so many tokens, also, have a product each.
+
+Reported for each: milliseconds of a step by number of rows, and of a prompt by its tokens,
+medians of several calls. The models are `smollm2_135m_code`, and random ones with two
+layers of the 2B's shape or one of the 7B's.
+"""
+
+import argparse
+import statistics
+import time
+
+import keras
+import numpy as np
+from _data import record
+
+from codegemma_keras import CodeGemmaBackbone, CodeGemmaCausalLM, layers
+from codegemma_keras.decoding import Engine
+
+NEW = 17
+ROWS = (1, 2, 4, 8)
+PROMPTS = (8, 30)
+FORMS = {"as written": (0, 0), "heads first": (0, 32), "apart": (8, 32)}
+SHAPES = {  # layers, query heads, key/value heads, width, half of the feed-forward
+    "2b": (2, 8, 1, 2048, 16384),
+    "7b": (1, 16, 16, 3072, 24576),
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--models", nargs="*", default=["smollm2_135m_code"])
+    parser.add_argument("--repeats", type=int, default=7)
+    options = parser.parse_args()
+    figures = {"backend": f"keras {keras.version()} on {keras.config.backend()}"}
+    for name in options.models:
+        lm = model(name)
+        engines = {form: warm(lm, limits) for form, limits in FORMS.items()}
+        figures[name] = {form: {"step_ms": {}, "prompt_ms": {}} for form in engines}
+        for rows in ROWS:
+            for form, seconds in taken(engines, [30] * rows, options).items():
+                figures[name][form]["step_ms"][rows] = seconds[1]
+        for length in PROMPTS:
+            for form, seconds in taken(engines, [length], options).items():
+                figures[name][form]["prompt_ms"][length] = seconds[0]
+    record("_".join(["few_tokens", *options.models]), figures)
+
+
+def model(name):
+    if name not in SHAPES:
+        return CodeGemmaCausalLM.from_preset(name, dtype="float32")
+    count, heads, key_value_heads, width, half = SHAPES[name]
+    backbone = CodeGemmaBackbone(
+        vocabulary_size=8192,
+        num_layers=count,
+        num_query_heads=heads,
+        num_key_value_heads=key_value_heads,
+        hidden_dim=width,
+        intermediate_dim=2 * half,
+        head_dim=256,
+        dtype="float32",
+    )
+    return CodeGemmaCausalLM(backbone)
+
+
+def warm(lm, limits):
+    """An engine whose programs were compiled with these limits."""
+    layers.TOKENS_APART, layers.HEADS_FIRST = limits
+    engine = Engine(lm)
+    for lengths in [[30] * rows for rows in ROWS] + [[length] for length in PROMPTS]:
+        for new in (1, NEW):
+            engine.generate(prompts(lengths), new)
+    return engine
+
+
+def prompts(lengths):
+    """Random token ids, other ones in every row, so that no two rows share a prefill."""
+    random = np.random.default_rng(0)
+    return [random.integers(300, 8000, length).tolist() for length in lengths]
+
+
+def taken(engines, lengths, options):
+    """`form: (ms to the first token, ms of each further one)`, forms in turns."""
+    times = {(form, new): [] for form in engines for new in (1, NEW)}
+    for _ in range(options.repeats):
+        for form, engine in engines.items():
+            for new in (1, NEW):
+                begin = time.perf_counter()
+                engine.generate(prompts(lengths), new)
+                times[form, new].append(time.perf_counter() - begin)
+    found = {}
+    for form in engines:
+        first, all_ = (statistics.median(times[form, n]) * 1e3 for n in (1, NEW))
+        found[form] = round(first, 1), round((all_ - first) / (NEW - 1), 1)
+    return found
+
+
+if __name__ == "__main__":
+    main()
