@@ -22,7 +22,7 @@ from codegemma_keras import platforms
 from codegemma_keras.ops import lookup
 
 # On a CPU: up to so many tokens have a product each, and up to so many have heads as a
-# batch. Measured with the kernels of 135M and 2B (benchmarks/few_tokens.py).
+# batch. Measured with smollm2_135m_code (benchmarks/few_tokens.py).
 TOKENS_APART = 8
 HEADS_FIRST = 32
 
