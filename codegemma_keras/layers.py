@@ -21,10 +21,9 @@ from keras import ops
 from codegemma_keras import platforms
 from codegemma_keras.ops import lookup
 
-# On a CPU: up to so many tokens have a product each, and up to so many have heads as a
-# batch. Measured with smollm2_135m_code (benchmarks/few_tokens.py).
+# With JAX on a CPU, up to so many tokens have a product each; with TensorFlow that gains
+# nothing. Measured with smollm2_135m_code (benchmarks/few_tokens.py).
 TOKENS_APART = 8
-HEADS_FIRST = 32
 
 
 @dataclasses.dataclass
@@ -136,6 +135,13 @@ class _Adaptable:
         return [v for each in self.adapters.values() for v in each.variables]
 
 
+def _few_on_cpu(x):
+    """Whether `[B, T, ...]` is so few tokens that each has a product of its own."""
+    if keras.config.backend() != "jax" or platforms.platform() != "cpu":
+        return False
+    return None not in x.shape[:2] and x.shape[0] * x.shape[1] <= TOKENS_APART
+
+
 @keras.saving.register_keras_serializable(package="codegemma_keras")
 class Linear(_Adaptable, keras.layers.EinsumDense):
     """A linear layer: its kernel, as floats or integers, and the adapters on it.
@@ -162,10 +168,8 @@ class Linear(_Adaptable, keras.layers.EinsumDense):
         self.out_size = math.prod(self.kernel_shape[i] for i in self._out_axes)
 
     def call(self, x, training=None):
-        tokens = None if None in x.shape[:2] else x.shape[0] * x.shape[1]
-        on_cpu = tokens and tokens <= HEADS_FIRST and platforms.platform() == "cpu"
-        if self._out_axes == [0, 2] and (x.shape[1] == 1 or on_cpu):
-            y = self._heads_first(x, apart=on_cpu and tokens <= TOKENS_APART)
+        if self._out_axes == [0, 2] and (x.shape[1] == 1 or _few_on_cpu(x)):
+            y = self._heads_first(x)
         else:
             y = super().call(x, training=training)
         return self._with_adapter(y, x, training)
@@ -175,19 +179,18 @@ class Linear(_Adaptable, keras.layers.EinsumDense):
         # Keras's quantized layers return float32 at any dtype, for their float32 scales.
         return self._with_adapter(ops.cast(y, self.compute_dtype), x, training)
 
-    def _heads_first(self, x, apart):
+    def _heads_first(self, x):
         """`[B, T, D]` times a kernel `[N, D, H]` -> `[B, T, N, H]`, for few tokens.
 
         With N as a batch the kernel is read as it stands; else XLA would make a copy
         `[D, N, H]` of it at every step. XLA for CPUs has a fast form of this for one token
-        only: `apart` makes a product for each.
+        only, so there each has a product, in a loop: a program with a copy of the product
+        for each token takes three times as long to compile, and runs no faster.
         """
-        if apart:
+        if _few_on_cpu(x) and x.shape[:2] != (1, 1):
             batch, length, width = x.shape
-            tokens = ops.split(ops.reshape(x, (-1, 1, width)), batch * length)
-            products = [self._heads_first(token, apart=False) for token in tokens]
-            y = ops.concatenate(products)
-            return ops.reshape(y, (batch, length, *y.shape[2:]))
+            y = ops.map(self._heads_first, ops.reshape(x, (-1, 1, 1, width)))
+            return ops.reshape(y, (batch, length, *y.shape[3:]))
         kernel = ops.cast(self.kernel, x.dtype)
         heads, width, _ = kernel.shape
         x = ops.broadcast_to(x[:, :, None], (*ops.shape(x)[:2], heads, width))
