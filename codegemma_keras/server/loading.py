@@ -7,7 +7,7 @@ import time
 from codegemma_keras import CodeGemmaCausalLM, platforms
 from codegemma_keras.decoding import Sampling, compilation
 from codegemma_keras.server.scheduler import Scheduler
-from codegemma_keras.server.settings import Settings
+from codegemma_keras.server.settings import AUTO, Settings
 from codegemma_keras.training import memory
 
 LOG = logging.getLogger(__name__)
@@ -28,7 +28,9 @@ def load(settings: Settings) -> CodeGemmaCausalLM:
     Raises:
         ValueError, OSError: there is no such preset, or it cannot be read.
     """
-    if settings.compiled_folder is not None:
+    if settings.compiled_folder == AUTO:
+        compilation.keep_compiled_in_cache()
+    elif settings.compiled_folder is not None:
         compilation.keep_compiled(settings.compiled_folder)
     lm = CodeGemmaCausalLM.from_preset(settings.preset, dtype=settings.dtype or "auto")
     if settings.dtype is None and _faster_in_float32(lm):

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+AUTO = "auto"
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -57,9 +59,10 @@ class Settings:
     # Compile programs while no request is running, so that few requests have to wait for
     # one. The server answers as soon as the model is loaded.
     warm_up: bool = True
-    # Keep the compiled programs in this folder, so that the next start takes seconds
-    # (JAX only).
-    compiled_folder: str | None = None
+    # Keep the compiled programs in this folder, so that the next start has them (JAX
+    # only). "auto" is a folder in the user's cache, which holds one gigabyte at most; None
+    # keeps nothing.
+    compiled_folder: str | None = AUTO
     # Write prompts and answers to the log.
     log_prompts: bool = False
 

@@ -14,7 +14,7 @@ from tests.small_task import small_task
 
 
 def test_loading_compiles_nothing():
-    lm = loading.load(Settings(context=96))
+    lm = loading.load(Settings(context=96, compiled_folder=None))
     assert lm.preprocessor.sequence_length == 96
     assert lm.engine.compilations == 0
 
@@ -40,7 +40,7 @@ def test_a_small_model_is_served_in_float32_on_a_cpu(
     stored_in_bfloat16, monkeypatch, asked, memory, dtype
 ):
     monkeypatch.setattr(loading.memory, "free_bytes", lambda: memory)
-    lm = loading.load(Settings(stored_in_bfloat16, dtype=asked))
+    lm = loading.load(Settings(stored_in_bfloat16, dtype=asked, compiled_folder=None))
     assert lm.backbone.dtype_policy.name == dtype
 
 
