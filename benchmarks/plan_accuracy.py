@@ -29,6 +29,7 @@ import numpy as np
 
 from codegemma_keras import CodeGemmaBackbone, CodeGemmaCausalLM, sharding
 from codegemma_keras.plan import estimates, program, step
+from codegemma_keras.recipes.rl import RLConfig
 from codegemma_keras.recipes.sft import SFTConfig
 from codegemma_keras.training import hardware, model
 
@@ -53,6 +54,8 @@ WIDE = {
 MESHES = ("fsdp=2,model=4", "fsdp=8", "data=2,model=4", "data=8")
 # What trains, what is kept, tokens of a row.
 ON_CPU = (("full", "none", 1024), ("lora", "none", 1024))
+# Of rl, rows of as many tokens in all or fewer, an answer each.
+ON_CPU += (("rl", "none", 1024), ("rl", "none", 512), ("rl", "none", 256))
 ON_TPU = (
     *ON_CPU,
     ("full", "block", 1024),
@@ -66,6 +69,15 @@ ON_TPU = (
 
 def settings(recipe, rows, length, **more):
     """The recipe's configuration, resolved for a chip with bfloat16."""
+    if recipe == "rl":
+        config = RLConfig(
+            sequence_length=length,
+            max_new_tokens=length // 2,
+            prompts_per_step=rows * 512 // length,
+            group_size=2,
+            **more,
+        )
+        return step.resolved(config, "l4")
     config = SFTConfig(
         lora_rank=0 if recipe == "full" else 16,
         quantize="int8" if recipe == "qlora" else None,
@@ -113,6 +125,7 @@ def executed(mesh):
 def traced(recipe, remat, length, device, dtype=None):
     """The traced estimate, without its margin, beside the compiler's for one device."""
     config = settings(recipe, 2, length, remat=remat, dtype=dtype)
+    tokens = step.rows_of(config) * length
     lm = step.model_of(config, WIDE)
     # With the attention of a GPU on both sides, since GPUs are what tracing is for.
     guess = program.trace_step(lm, step.batch_of(config), "gpu")
@@ -125,6 +138,7 @@ def traced(recipe, remat, length, device, dtype=None):
         "recipe": recipe,
         "remat": remat,
         "length": length,
+        "tokens": tokens,
         "dtype": config.dtype,
         "device": device.device_kind,
         "traced_temporaries": temporaries,

@@ -87,6 +87,12 @@ COMMANDS = {
     "plan sft": Command(
         "say whether a tuning fits a chip", "cli.plan:plan_sft", True, "jax"
     ),
+    "plan rl": Command(
+        "say whether reinforcement learning fits a chip",
+        "cli.plan:plan_rl",
+        keras=True,
+        backend="jax",
+    ),
 }
 
 

@@ -12,8 +12,9 @@ from typing import Annotated, Generic, TypeVar
 import tyro
 
 from codegemma_keras.plan import estimate, largest_batch
-from codegemma_keras.plan.estimates import TRACE_ERROR
+from codegemma_keras.plan.estimates import trace_error
 from codegemma_keras.recipes.pretrain import PretrainConfig
+from codegemma_keras.recipes.rl import RLConfig
 from codegemma_keras.recipes.sft import SFTConfig
 from codegemma_keras.training.memory import gib
 from codegemma_keras.training.model import described
@@ -34,27 +35,38 @@ class Question(Generic[Config]):
     on: str
     """The device: a GPU (t4, l4, l40s, a100-40, a100-80, h100, h200) or a TPU, by its number
     of chips (v5e-8, v6e-1) or its topology (v5e:2x4, v4:2x2x1)."""
-    largest: bool = False
-    """Find the largest number of rows that fit at once, instead of planning batch_tokens."""
     json: bool = False
     """Print the plan as one JSON object."""
     config: Annotated[Config, tyro.conf.arg(name="")]
     """Settings of the recipe."""
 
 
-def plan_sft(question: Question[SFTConfig]) -> int:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Batches(Question[Config]):
+    __doc__ = Question.__doc__
+
+    largest: bool = False
+    """Find the largest number of rows that fit at once, instead of planning batch_tokens."""
+
+
+def plan_sft(question: Batches[SFTConfig]) -> int:
     """Print the plan of `sft`. Exit code 0 if it fits, 1 if not."""
     return _plan(question)
 
 
-def plan_pretrain(question: Question[PretrainConfig]) -> int:
+def plan_pretrain(question: Batches[PretrainConfig]) -> int:
     """Print the plan of `pretrain`. Exit code 0 if it fits, 1 if not."""
+    return _plan(question)
+
+
+def plan_rl(question: Question[RLConfig]) -> int:
+    """Print the plan of `rl`. Exit code 0 if it fits, 1 if not."""
     return _plan(question)
 
 
 def _plan(question):
     largest = None
-    if question.largest:
+    if getattr(question, "largest", False):
         largest, found = largest_batch(question.config, question.on)
     else:
         found = estimate(question.config, question.on)
@@ -89,6 +101,11 @@ def as_text(found, largest=None) -> str:
         f"  {'in all':12s}{gib(found.total + found.margin):>12s}   of "
         f"{gib(found.usable)} usable: " + ("fits" if found.fits else "DOES NOT FIT")
     )
+    if found.rollout:
+        sampling = found.weights + found.optimizer + found.rollout
+        lines.append(
+            f"  while answers are sampled, weights, optimizer and cache: {gib(sampling)}"
+        )
     if found.loading > found.usable:
         lines.append(
             f"  the base is loaded as floats, {gib(found.loading)}, and quantized then: it "
@@ -103,14 +120,16 @@ def as_text(found, largest=None) -> str:
     )
     if found.fits:
         rate = found.rows * config.sequence_length / max(found.seconds.values())
-        lines.append(f"at most {rate:,.0f} tokens/s")
+        lines.append(
+            f"at most {rate:,.0f} tokens/s" + " in updates" * bool(found.rollout)
+        )
     if largest is not None:
         lines.append(f"largest batch that fits: {largest} rows at once")
     if found.how == "traced":
         lines += [
             "",
             "By the traced step, not a compiled one. Compared with compiled steps it was "
-            f"too low by up to {TRACE_ERROR:.0%} of gradients, logits and activations: the "
-            "margin (docs/plan.md).",
+            f"too low by up to {trace_error(config):.0%} of gradients, logits and "
+            "activations: the margin (docs/plan.md).",
         ]
     return "\n".join(lines)

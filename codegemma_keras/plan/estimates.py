@@ -17,12 +17,14 @@ import dataclasses
 import math
 
 from codegemma_keras import ops, sharding
-from codegemma_keras.plan import program, step
-from codegemma_keras.training import hardware, order
+from codegemma_keras.plan import program, reinforcement, step
+from codegemma_keras.recipes.rl import RLConfig
+from codegemma_keras.training import hardware
 
 # Of the temporaries of a traced step. The compiled step needs at most so much more, in
 # all cases of benchmarks/results/plan_accuracy.json (a test compares).
 TRACE_ERROR = 0.40
+RL_TRACE_ERROR = 0.50
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +36,8 @@ class Estimate:
         target: the TPU topology or GPU.
         devices: how many devices share the work.
         rows: of one part of a step, over all devices.
-        weights: bytes of the weights, frozen ones and adapters included.
+        weights: bytes of the weights, frozen ones and adapters included; in reinforcement
+            learning also those of the first model, where it has its own.
         optimizer: bytes of the optimizer's state, sums of gradients included.
         gradients: bytes of the gradients of all weights that train.
         logits: bytes of the loss's chunk: float32 logits and their gradient, and the
@@ -44,6 +47,7 @@ class Estimate:
         total: bytes of the whole program, without the margin.
         loading: bytes that are held before the first step, where that is more than
             `weights`: a base that is made integer is loaded as floats first.
+        rollout: bytes beside weights and optimizer while answers are sampled; 0 if none are.
         usable: bytes that the device has for a program.
         flops: operations of a step, of all devices.
         collectives: kind -> (how many, bytes).
@@ -63,6 +67,7 @@ class Estimate:
     margin: int
     total: int
     loading: int
+    rollout: int
     usable: int
     flops: float
     collectives: dict
@@ -72,14 +77,15 @@ class Estimate:
     @property
     def fits(self) -> bool:
         """Whether the program fits into one device, margin and loading included."""
-        return max(self.total + self.margin, self.loading) <= self.usable
+        sampling = self.weights + self.optimizer + self.rollout
+        return max(self.total + self.margin, self.loading, sampling) <= self.usable
 
 
 def estimate(config, target: str, sizes=None) -> Estimate:
     """What a run needs on a target that need not be there.
 
     Args:
-        config: `SFTConfig` or `PretrainConfig`, as for the recipe.
+        config: `SFTConfig`, `PretrainConfig` or `RLConfig`, as for the recipe.
         target: a TPU (`v5e-8`, `v5e:2x4`), compiled for those very chips; or a GPU's name
             (`a100-40`), traced only.
         sizes: arguments of `CodeGemmaBackbone` instead of the preset's.
@@ -94,7 +100,7 @@ def estimate(config, target: str, sizes=None) -> Estimate:
     if hardware.is_tpu(target):
         devices = hardware.tpu_devices(target)
         return on_devices(config, devices, hardware.chip_of(target), target, sizes)
-    if config.mesh:
+    if _mesh(config):
         raise ValueError(
             f"mesh {config.mesh!r} on {target}: a GPU is planned for alone. Leave the mesh "
             "out, or name a TPU topology."
@@ -115,7 +121,12 @@ def on_devices(config, devices, chip, target, sizes=None) -> Estimate:
         sizes: as of `estimate`.
     """
     lm, batch = step.model_of(config, sizes), step.batch_of(config)
-    if not config.mesh:
+    if not _mesh(config):
+        if len(devices) > 1 and isinstance(config, RLConfig):
+            raise ValueError(
+                f"{target} has {len(devices)} devices, and rl runs on one. Name one chip, "
+                "for example v5e-1."
+            )
         if len(devices) > 1:
             raise ValueError(
                 f"{target} has {len(devices)} devices; say how they share the work, "
@@ -138,23 +149,29 @@ def _estimate(
 ):
     count = math.prod(layout.device_mesh.shape) if layout else 1
     kinds = by_kind(lm, config, layout, device)
+    first = rollout = 0
+    if isinstance(config, RLConfig):
+        first = kinds["weights"] if reinforcement.has_first_model(config) else 0
+        kinds["weights"] += first
+        rollout = reinforcement.rollout_bytes(lm, config)
     temporaries, margin = found.temporaries, 0
     if how == "traced":
         # The trace lets a cast gradient be read as it is made; all of them are there
         # before the first is applied, since the norm of all is needed.
         temporaries = max(temporaries, kinds["gradients"] + kinds["logits"])
-        margin = int(TRACE_ERROR * temporaries)
+        margin = int(trace_error(config) * temporaries)
     rest = temporaries - kinds["gradients"] - kinds["logits"]
     return Estimate(
         config=config,
         target=target,
         devices=count,
-        rows=order.rows_of_part(config),
+        rows=step.rows_of(config),
         **kinds,
         activations=max(0, rest),
         margin=margin,
-        total=found.arguments + temporaries,
+        total=found.arguments + first + temporaries,
         loading=loading_bytes(lm, config, count, kinds["weights"]),
+        rollout=rollout,
         usable=chip.usable,
         flops=found.flops,
         collectives=found.collectives,
@@ -188,23 +205,34 @@ def loading_bytes(lm, config, devices, held) -> int:
         return held
     size = 4 if "32" in config.dtype or "mixed" in config.dtype else 2
     floats = size * hardware.matrix_weights(lm.backbone.get_config())
-    split = config.mesh and ("fsdp" in config.mesh or "model" in config.mesh)
+    mesh = _mesh(config) or ""
+    split = "fsdp" in mesh or "model" in mesh
     return max(held, floats // (devices if split else 1))
 
 
 def loss_bytes(lm, config) -> int:
     """Bytes of the chunked loss at its worst: see `losses.linear_cross_entropy`."""
-    sizes = sharding.parse_mesh(config.mesh) if config.mesh else {}
+    sizes = sharding.parse_mesh(config.mesh) if _mesh(config) else {}
     parts = math.prod(sizes.get(axis, 1) for axis in sharding.BATCH_AXES)
     split = sizes.get("model", 1)
     vocabulary, width = lm.backbone.vocabulary_size, lm.backbone.hidden_dim
-    tokens = order.rows_of_part(config) * config.sequence_length
+    tokens = step.rows_of(config) * config.sequence_length
     devices = parts * split
     chunk = min(tokens, ops.tokens_of_a_chunk(vocabulary, devices))
     logits = 2 * 4 * chunk * vocabulary // devices
     hidden = 4 * tokens * width // parts
     trained = bool(lm.backbone.token_embedding.trainable_variables)
     return logits + hidden + (4 * vocabulary * width // split if trained else 0)
+
+
+def trace_error(config) -> float:
+    """By how much of its temporaries a traced step of this recipe may be too low."""
+    return RL_TRACE_ERROR if isinstance(config, RLConfig) else TRACE_ERROR
+
+
+def _mesh(config):
+    """How devices share the work; reinforcement learning has one device."""
+    return getattr(config, "mesh", None)
 
 
 def roofline(compiled, chip, devices) -> dict[str, float]:

@@ -14,17 +14,19 @@ import keras
 
 from codegemma_keras import CodeGemmaBackbone, CodeGemmaCausalLM, lora, sharding
 from codegemma_keras.formats import weights
-from codegemma_keras.recipes import pretrain, sft
+from codegemma_keras.plan import reinforcement
+from codegemma_keras.recipes import pretrain, rl, sft
 from codegemma_keras.training import hardware, model, order
 
 ANY = 1000  # steps of the run: the schedule's numbers change no bytes
+RECIPES = {pretrain.PretrainConfig: pretrain, sft.SFTConfig: sft, rl.RLConfig: rl}
 
 
 def resolved(config, target):
     """The configuration as the recipe would resolve it on a target.
 
     Args:
-        config: `SFTConfig` or `PretrainConfig`.
+        config: `SFTConfig`, `PretrainConfig` or `RLConfig`.
         target: as of `hardware.target`.
     """
     if keras.backend.backend() != "jax":
@@ -33,8 +35,13 @@ def resolved(config, target):
             f"{keras.backend.backend()}. Set KERAS_BACKEND=jax; a run on TensorFlow is not "
             "planned."
         )
-    recipe = pretrain if isinstance(config, pretrain.PretrainConfig) else sft
+    recipe = next(RECIPES[kind] for kind in RECIPES if isinstance(config, kind))
     config = recipe.resolved(config, half=lambda: hardware.chip_of(target).half)
+    if config.sequence_length is None:  # rl measures the prompts, with the tokenizer
+        raise ValueError(
+            "Give sequence_length, the most tokens of a prompt and its answer: a plan reads "
+            "no prompts."
+        )
     return dataclasses.replace(config, warmup_steps=config.warmup_steps or 1)
 
 
@@ -69,8 +76,16 @@ def model_of(config, sizes=None) -> CodeGemmaCausalLM:
         return backbone
 
     lm = CodeGemmaCausalLM(weights.build_empty(make), preprocessor=None)
-    model.compile_model(lm, config, ANY)
+    loss = reinforcement.loss_of(config) if isinstance(config, rl.RLConfig) else None
+    model.compile_model(lm, config, ANY, loss)
     return lm
+
+
+def rows_of(config) -> int:
+    """Rows of one part of a step."""
+    if isinstance(config, rl.RLConfig):
+        return reinforcement.rows_of(config)
+    return order.rows_of_part(config)
 
 
 @functools.cache
@@ -127,11 +142,14 @@ def prepare(lm, batch, distribution=None):
 
 
 def batch_of(config):
-    """Shapes of one part of a packed batch: `(x, y, sample_weight)`."""
-    shape = (order.rows_of_part(config), config.sequence_length)
+    """Shapes of one part of a packed batch: `(x, y)`, or `(x, y, sample_weight)`."""
+    shape = (rows_of(config), config.sequence_length)
     ids = jax.ShapeDtypeStruct(shape, "int32")
     names = ("token_ids", "padding_mask", "positions", "segment_ids")
-    return dict.fromkeys(names, ids), ids, jax.ShapeDtypeStruct(shape, "float32")
+    x = dict.fromkeys(names, ids)
+    if isinstance(config, rl.RLConfig):
+        return x, reinforcement.targets_of(config)
+    return x, ids, jax.ShapeDtypeStruct(shape, "float32")
 
 
 def groups_of(lm) -> dict:

@@ -8,11 +8,18 @@ import dataclasses
 import io
 import json
 
+import keras
+import numpy as np
+
 from codegemma_keras import plan
 from codegemma_keras.cli import main
 from codegemma_keras.cli import plan as cli
+from codegemma_keras.plan import step
 from codegemma_keras.recipes.pretrain import PretrainConfig
+from codegemma_keras.recipes.rl import RLConfig
 from codegemma_keras.recipes.sft import SFTConfig
+from codegemma_keras.rl import rollout, update
+from codegemma_keras.rl.losses import ALGORITHMS
 from codegemma_keras.training import hardware
 from tests.plan.test_plan import SMALL
 
@@ -64,6 +71,50 @@ def parts():
     return [cli.as_json(plan.estimate(c, "l4", SMALL)) for c in (config, four)]
 
 
+def shapes(structure):
+    """`[shape, dtype]` of each leaf, in order."""
+    leaves = keras.tree.flatten(structure)
+    return [[list(leaf.shape), str(leaf.dtype)] for leaf in leaves]
+
+
+def reinforcement():
+    """Two losses planned, and what an update of the same settings is given."""
+    base = {"prompts_per_step": 2, "group_size": 4, "max_new_tokens": 9}
+    answer = rollout.Answer(list(range(2, 9)), list(range(3, 12)), [-1.0] * 9, "", True)
+    found = {}
+    for loss, accumulation in (("reinforce", 1), ("dpo", 2)):
+        config = RLConfig(
+            loss=loss,
+            sequence_length=15,
+            accumulation=accumulation,
+            dtype="float32",
+            **base,
+        )
+        config = step.resolved(config, "l4")
+        count = 4 if loss == "dpo" else 8
+        parts = update.parts_of(
+            [answer] * count,
+            np.ones(count),
+            None,
+            ALGORITHMS[loss],
+            length=15,
+            limit=9,
+            count=accumulation,
+        )
+        part = parts[0]._replace(targets={**parts[0].targets, "fresh": np.bool_(True)})
+        full = dataclasses.replace(config, lora_rank=0)
+        found[loss] = {
+            "planned": shapes(step.batch_of(config)),
+            "real": shapes(tuple(part)),
+            "adapter": cli.as_json(plan.estimate(config, "l4", SMALL)),
+            "full": cli.as_json(plan.estimate(full, "l4", SMALL)),
+        }
+    words = "rl --on l4 --prompts-per-step 1".split()
+    found["text"] = command(*words, "--sequence-length", "300")
+    found["no length"] = command(*words)
+    return found
+
+
 if __name__ == "__main__":
     words = "sft --on l4 --batch-tokens 128 --sequence-length 64".split()
     print(
@@ -74,6 +125,7 @@ if __name__ == "__main__":
                 "mesh": command(*words, "--mesh", "data=2"),
                 "largest": largest(),
                 "parts": parts(),
+                "rl": reinforcement(),
                 **large(),
             }
         )

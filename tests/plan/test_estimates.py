@@ -76,3 +76,24 @@ def test_sums_of_gradients_of_several_parts_are_planned(planned):
     one, four = planned["parts"]
     assert (one["rows"], four["rows"]) == (4, 1)
     assert four["optimizer"] - one["optimizer"] == four["gradients"]
+
+
+@pytest.mark.parametrize("loss", ["reinforce", "dpo"])
+def test_an_update_of_rl_is_planned_as_it_is_made(planned, loss):
+    found = planned["rl"][loss]
+    assert found["planned"] == found["real"]
+    adapter, full = found["adapter"], found["full"]
+    assert adapter["rollout"] == full["rollout"] > 0
+    # The first model is the base without its adapter; a base that moves is there twice.
+    assert full["weights"] == 2 * full["gradients"] > adapter["weights"]
+
+
+def test_the_command_plans_rl(planned):
+    code, out, _ = planned["rl"]["text"]
+    assert code == 0
+    assert "8 rows of 300 tokens at once" in out
+    assert "while answers are sampled" in out
+    assert f"too low by up to {estimates.RL_TRACE_ERROR:.0%}" in out
+    code, _, err = planned["rl"]["no length"]
+    assert code == 2
+    assert "Give sequence_length" in err
