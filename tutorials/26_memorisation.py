@@ -15,11 +15,11 @@ repeats = (0, 1, 4, 16)  # how often a made-up secret stands in the training dat
 secrets_each = 5  # for each number of repeats
 files = 150  # of ordinary code around them
 file_characters = 600
-epochs = 3
-learning_rate = 1e-3  # of all weights of the small model
+epochs = 1
+learning_rate = 5e-4  # of all weights of the small model
 alternatives = 127  # other secrets that each one is compared with
 least_exposure = 4.0  # bits, of secrets that were read most often
-least_drop = 2.0  # bits, that deduplication takes away
+least_drop = 1.5  # bits, that deduplication takes away
 
 # %%
 import math
@@ -128,7 +128,7 @@ print(f'{canaries[-1]["prefix"]}{canaries[-1]["secret"]}"')
 # %% [markdown]
 # ## Training
 #
-# We train all weights of the small model for a few epochs, as in notebook 02.
+# We train all weights of the small model, once over the data.
 
 # %%
 import keras
@@ -259,8 +259,9 @@ print(
 )
 
 # %% [markdown]
-# Deduplication is not a proof. A model that reads a secret once, in many epochs, or a much
-# larger model, can remember it. That is why the pipeline looks for secrets first, why
+# Deduplication is not a proof. With three epochs at twice the learning rate, this model also
+# knew every secret that stood in the data once (7 bits), with and without the duplicates. A
+# much larger model may need one reading only. That is why the pipeline looks for secrets first, why
 # licences are checked, and why a model card should say what a model has read.
 #
 # ## Exercises
