@@ -261,8 +261,8 @@ print(
 # %% [markdown]
 # Deduplication is not a proof. With three epochs at twice the learning rate, this model also
 # knew every secret that stood in the data once (7 bits), with and without the duplicates. A
-# much larger model may need one reading only. That is why the pipeline looks for secrets first, why
-# licences are checked, and why a model card should say what a model has read.
+# much larger model may need one reading only. That is why the pipeline looks for secrets
+# first, why licences are checked, and why a model card should say what a model has read.
 #
 # ## Exercises
 #
