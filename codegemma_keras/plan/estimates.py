@@ -100,7 +100,7 @@ def estimate(config, target: str, sizes=None) -> Estimate:
     if hardware.is_tpu(target):
         devices = hardware.tpu_devices(target)
         return on_devices(config, devices, hardware.chip_of(target), target, sizes)
-    if _mesh(config):
+    if config.mesh:
         raise ValueError(
             f"mesh {config.mesh!r} on {target}: a GPU is planned for alone. Leave the mesh "
             "out, or name a TPU topology."
@@ -121,7 +121,7 @@ def on_devices(config, devices, chip, target, sizes=None) -> Estimate:
         sizes: as of `estimate`.
     """
     lm, batch = step.model_of(config, sizes), step.batch_of(config)
-    if not _mesh(config):
+    if not config.mesh:
         if len(devices) > 1 and isinstance(config, RLConfig):
             raise ValueError(
                 f"{target} has {len(devices)} devices, and rl runs on one. Name one chip, "
@@ -149,10 +149,13 @@ def _estimate(
 ):
     count = math.prod(layout.device_mesh.shape) if layout else 1
     kinds = by_kind(lm, config, layout, device)
+    loading = loading_bytes(lm, config, count, kinds["weights"])
     first = rollout = 0
     if isinstance(config, RLConfig):
-        first = kinds["weights"] if reinforcement.has_first_model(config) else 0
-        kinds["weights"] += first
+        if reinforcement.has_first_model(config):
+            first = kinds["weights"]
+            kinds["weights"] += first
+            loading += first  # one is loaded beside the other
         rollout = reinforcement.rollout_bytes(lm, config)
     temporaries, margin = found.temporaries, 0
     if how == "traced":
@@ -170,7 +173,7 @@ def _estimate(
         activations=max(0, rest),
         margin=margin,
         total=found.arguments + first + temporaries,
-        loading=loading_bytes(lm, config, count, kinds["weights"]),
+        loading=loading,
         rollout=rollout,
         usable=chip.usable,
         flops=found.flops,
@@ -205,14 +208,13 @@ def loading_bytes(lm, config, devices, held) -> int:
         return held
     size = 4 if "32" in config.dtype or "mixed" in config.dtype else 2
     floats = size * hardware.matrix_weights(lm.backbone.get_config())
-    mesh = _mesh(config) or ""
-    split = "fsdp" in mesh or "model" in mesh
+    split = config.mesh and ("fsdp" in config.mesh or "model" in config.mesh)
     return max(held, floats // (devices if split else 1))
 
 
 def loss_bytes(lm, config) -> int:
     """Bytes of the chunked loss at its worst: see `losses.linear_cross_entropy`."""
-    sizes = sharding.parse_mesh(config.mesh) if _mesh(config) else {}
+    sizes = sharding.parse_mesh(config.mesh) if config.mesh else {}
     parts = math.prod(sizes.get(axis, 1) for axis in sharding.BATCH_AXES)
     split = sizes.get("model", 1)
     vocabulary, width = lm.backbone.vocabulary_size, lm.backbone.hidden_dim
@@ -228,11 +230,6 @@ def loss_bytes(lm, config) -> int:
 def trace_error(config) -> float:
     """By how much of its temporaries a traced step of this recipe may be too low."""
     return RL_TRACE_ERROR if isinstance(config, RLConfig) else TRACE_ERROR
-
-
-def _mesh(config):
-    """How devices share the work; reinforcement learning has one device."""
-    return getattr(config, "mesh", None)
 
 
 def roofline(compiled, chip, devices) -> dict[str, float]:

@@ -2,6 +2,9 @@
 
 A part of the update is planned with a row for each answer. Short answers share rows, so
 that a run may need less.
+
+Left out: the pass of the first model over the answers, sixteen at a time, whose
+log-probabilities come from chunks of logits and need less than the update.
 """
 
 import jax

@@ -20,7 +20,7 @@ trained reward model.
 import dataclasses
 import sys
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 from codegemma_keras import CodeGemmaCausalLM
 from codegemma_keras.rl import rewards as judges
@@ -40,6 +40,8 @@ RANK = 16
 class RLConfig(settings.RunConfig):
     """Settings of reinforcement learning. None is derived; `config.json` has what was
     chosen."""
+
+    mesh: ClassVar[None] = None  # one device
 
     # What is asked, and what decides
     tasks: tuple[str, ...] = ("maths",)

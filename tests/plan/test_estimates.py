@@ -1,5 +1,6 @@
 """Estimates of whole runs, and the command: what `planned.py` found on JAX."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -86,6 +87,10 @@ def test_an_update_of_rl_is_planned_as_it_is_made(planned, loss):
     assert adapter["rollout"] == full["rollout"] > 0
     # The first model is the base without its adapter; a base that moves is there twice.
     assert full["weights"] == 2 * full["gradients"] > adapter["weights"]
+    fields = {field.name for field in dataclasses.fields(estimates.Estimate)}
+    known = {name: adapter[name] for name in fields}
+    assert estimates.Estimate(**known).fits
+    assert not estimates.Estimate(**known | {"rollout": known["usable"]}).fits
 
 
 def test_the_command_plans_rl(planned):
