@@ -6,6 +6,7 @@ KerasHub's `CausalLM` in its meaning (`fit`, `generate`, `compile(sampler=...)`,
 is done in `decoding`, and training's in `fitting`; here is what the arguments mean.
 """
 
+import dataclasses
 import functools
 import threading
 
@@ -426,22 +427,24 @@ class CodeGemmaCausalLM(FittedCausalLM):
         sampling=None,
         seed=None,
         speculate=False,
-    ) -> str:
-        """Return the model's answer to a conversation.
+    ) -> str | list[str]:
+        """Return the model's answer to a conversation, or to each of several.
 
         Args:
             messages: `[{"role": "user" | "model", "content": str}, ...]`, which must end
-                with a message of the user; or a string, which is one user message.
+                with a message of the user; or a string, which is one user message. A
+                list of such conversations is answered in one batch.
             max_new_tokens: int, the most tokens of the answer. It has fewer if the
                 context has less room.
             stop_strings, time_limit_ms, cancelled, sampling, seed, speculate: as in
                 `complete`.
 
         Returns:
-            The answer, without control tokens.
+            The answer, without control tokens; a list of answers if `messages` is a list
+            of conversations.
 
         Raises:
-            ValueError: the roles do not alternate, or the conversation does not fit.
+            ValueError: the roles do not alternate, or a conversation does not fit.
 
         Examples:
             >>> instruct = CodeGemmaCausalLM.from_preset("code_gemma_tiny_instruct_py")
@@ -450,11 +453,17 @@ class CodeGemmaCausalLM(FittedCausalLM):
             ... )
             >>> isinstance(answer, str)
             True
+            >>> len(
+            ...     instruct.chat(
+            ...         ["Add two numbers.", "Sort a list."], max_new_tokens=8
+            ...     )
+            ... )
+            2
         """
-        if isinstance(messages, str):
-            messages = [{"role": "user", "content": messages}]
+        several = Conversation.are_several(messages)
+        conversations = messages if several else [messages]
         request = Request(
-            prompt=Conversation(messages),
+            prompt=TokenIds([]),
             max_new_tokens=max_new_tokens,
             stop_strings=stop_strings,
             time_limit_ms=time_limit_ms,
@@ -463,7 +472,15 @@ class CodeGemmaCausalLM(FittedCausalLM):
             seed=seed,
             speculate=speculate,
         )
-        return requests.complete(self, request).text
+        answers = requests.complete_all(
+            self,
+            [
+                dataclasses.replace(request, prompt=Conversation(conversation))
+                for conversation in conversations
+            ],
+        )
+        texts = [answer.text for answer in answers]
+        return texts if several else texts[0]
 
     def log_probabilities(self, texts, *, batch_size=8):
         """Compute the log-probability of each token, given the tokens before it.

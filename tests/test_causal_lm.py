@@ -130,6 +130,22 @@ def test_chat_answers_and_says_what_is_wrong(lm):
         lm.chat([{"role": "model", "content": "x"}], max_new_tokens=4)
 
 
+def test_conversations_of_a_list_are_answered_as_each_alone(lm):
+    long = [
+        {"role": "user", "content": "hello"},
+        {"role": "model", "content": "good morning"},
+        {"role": "user", "content": "and now?"},
+    ]
+    several = ["hello", long, [{"role": "user", "content": "x"}]]
+    alone = [lm.chat(one, max_new_tokens=6) for one in several]
+    assert lm.chat(several, max_new_tokens=6) == alone
+    assert lm.chat(["hello"], max_new_tokens=6) == alone[:1]
+    with pytest.raises(ValueError, match="user"):
+        lm.chat([*several, [{"role": "model", "content": "x"}]], max_new_tokens=4)
+    with pytest.raises(ValueError, match="empty"):
+        lm.chat([], max_new_tokens=4)
+
+
 def test_seeds_reproduce(lm):
     sampling = Sampling(temperature=1.0)
     calls = [
@@ -249,9 +265,13 @@ assert values[0] == 0 and (values[1:] < 0).all()
 """
 
 
-@pytest.mark.parametrize(
-    ("floatx", "x64"), [("bfloat16", "0"), ("float32", "1"), ("float64", "1")]
-)
+# 64 bits are a mode of JAX, which TensorFlow does not have.
+OTHER_FLOATS = [("bfloat16", "0"), ("float64", "1")]
+if keras.backend.backend() == "jax":
+    OTHER_FLOATS.append(("float32", "1"))
+
+
+@pytest.mark.parametrize(("floatx", "x64"), OTHER_FLOATS)
 def test_other_float_types_of_keras_and_jax(floatx, x64):
     """In processes of their own: both are settings of a whole process."""
     environment = {**os.environ, "JAX_ENABLE_X64": x64, "PYTHONPATH": os.getcwd()}

@@ -13,7 +13,7 @@
 
 # %% tags=["parameters"] backend="tensorflow"
 preset = "code_gemma_tiny_py"
-dtype = "mixed_bfloat16"  # a third faster if the processor supports it
+dtype = "auto"  # bfloat16 where the device computes it fast, else float32
 package = "rich"  # MIT licence; no part of it was in the small model's training
 other = "requests"  # other code, to measure what is forgotten
 row_length = 512  # tokens; the real models can use 8192
@@ -36,8 +36,12 @@ import pathlib
 import time
 
 from codegemma_keras import CodeGemmaCausalLM
+from codegemma_keras.training import hardware
 
 started = time.perf_counter()
+if dtype == "auto":
+    dtype = hardware.mixed_policy()
+    print(f"dtype: {dtype}")
 root = pathlib.Path(importlib.util.find_spec(package).origin).parent
 try:
     lm = CodeGemmaCausalLM.from_preset(preset, dtype=dtype)

@@ -13,7 +13,7 @@
 
 # %% tags=["parameters"] backend="tensorflow"
 preset = "code_gemma_tiny_py"
-dtype = "mixed_bfloat16"  # a third faster on TensorFlow where the processor can
+dtype = "auto"  # bfloat16 where the device computes it fast, else float32
 families = (  # what is trained; the rest is only asked
     "sum",
     "difference",
@@ -36,8 +36,12 @@ least_families = 3  # ... in so many families
 import time
 
 from codegemma_keras import CodeGemmaCausalLM
+from codegemma_keras.training import hardware
 
 started = time.perf_counter()
+if dtype == "auto":
+    dtype = hardware.mixed_policy()
+    print(f"dtype: {dtype}")
 try:
     lm = CodeGemmaCausalLM.from_preset(preset, dtype=dtype)
 except (OSError, ValueError, MemoryError) as error:
@@ -133,17 +137,11 @@ print(f"{weight.mean():.0%} of the tokens are learnt")
 # %% [markdown]
 # ## Before the training
 
+
 # %%
-from codegemma_keras import chat
-
-
 def ask(problems):
     """The model's greedy answers."""
-    prompts = [
-        "".join(part for part, _ in chat.render(p.messages()[:1], True))
-        for p in problems
-    ]
-    return lm.generate(prompts, max_new_tokens=96, strip_prompt=True)
+    return lm.chat([p.messages()[:1] for p in problems], max_new_tokens=96)
 
 
 answers_before = ask(test)

@@ -71,15 +71,38 @@ class Cursor:
 class Conversation:
     """Messages, the last one the user's; see `codegemma_keras.chat`.
 
+    A string is one message of the user.
+
     Examples:
         >>> Conversation([{"role": "user", "content": "Hi"}]).messages[0]["content"]
         'Hi'
+        >>> Conversation("Hi") == Conversation([{"role": "user", "content": "Hi"}])
+        True
     """
 
-    messages: Sequence[Any]
+    messages: Sequence[Any] | str
 
     def __post_init__(self):
+        if isinstance(self.messages, str):
+            message = {"role": "user", "content": self.messages}
+            object.__setattr__(self, "messages", [message])
         chat.render(self.messages, add_generation_prompt=True)
+
+    @staticmethod
+    def are_several(messages) -> bool:
+        """Whether these are conversations, and not the messages of one.
+
+        Examples:
+            >>> Conversation.are_several(["Hi", "Good morning"])
+            True
+            >>> Conversation.are_several([{"role": "user", "content": "Hi"}])
+            False
+        """
+        if isinstance(messages, str) or not isinstance(messages, Sequence):
+            return False
+        return bool(messages) and all(
+            isinstance(m, str | list | tuple) for m in messages
+        )
 
 
 @dataclasses.dataclass(frozen=True)

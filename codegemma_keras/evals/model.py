@@ -83,7 +83,7 @@ class Model:
                 "--chat, or take an instruct preset."
             )
         try:
-            requests.prompt_ids(self.lm, _conversation("?"))
+            requests.prompt_ids(self.lm, Conversation("?"))
         except (ValueError, KeyError) as error:
             raise ValueError(
                 f"The vocabulary of {self.name} has no turns, so it has no chat format "
@@ -121,7 +121,7 @@ class Model:
             ids = encode(fim.render(prefix, suffix))
         elif not isinstance(prompt, str):
             if isinstance(prompt, Message):
-                prompt = _conversation(prompt.text)
+                prompt = Conversation(prompt.text)
             ids = requests.prompt_ids(self.lm, prompt)[1:]
         else:
             ids = encode(prompt)
@@ -214,7 +214,3 @@ class Model:
             return ids, head
         # bos stays: without it Gemma's likelihoods mean nothing.
         return [ids[0], *ids[1 + over :]], max(1, head - over)
-
-
-def _conversation(text):
-    return Conversation([{"role": "user", "content": text}])

@@ -39,3 +39,14 @@ def test_half_precision_by_the_device_s_name():
     assert hardware.half_precision("Tesla T4") == "float16"
     assert hardware.half_precision("NVIDIA A100-SXM4-40GB") == "bfloat16"
     assert hardware.half_precision("cpu") is None
+
+
+def test_a_cpu_trains_in_bfloat16_only_where_it_has_units_for_it(tmp_path):
+    with_amx, without = tmp_path / "with", tmp_path / "without"
+    with_amx.write_text("flags : fpu avx512f avx512_bf16 amx_bf16 amx_tile\n")
+    without.write_text("flags : fpu avx512f avx512_bf16\n")
+    assert hardware.mixed_policy("cpu", with_amx) == "mixed_bfloat16"
+    assert hardware.mixed_policy("cpu", without) == "float32"
+    assert hardware.mixed_policy("cpu", tmp_path / "missing") == "float32"
+    assert hardware.mixed_policy("Tesla T4", without) == "mixed_float16"
+    assert hardware.mixed_policy("NVIDIA L4", without) == "mixed_bfloat16"

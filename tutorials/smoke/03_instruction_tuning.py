@@ -1,11 +1,12 @@
+preset = "code_gemma_tiny_py"
 isolation = "limits"  # at least; where there is bubblewrap, it is used all the same
 train_tasks = 60
-test_tasks = 6
-most_real = 4
+test_tasks = 15
+most_real = 12
 epochs = 1
 row_length = 256
 rows_per_step = 2
 quantized_steps = 3
+answer_tokens = 24
 run_seconds = 60.0
-most_before = 1.0
-least_after = 0.0
+least_gain = -1.0
