@@ -9,10 +9,10 @@ import base64
 import dataclasses
 import re
 
-import keras
 import numpy as np
 from keras import ops
 
+from codegemma_keras import hosts
 from codegemma_keras.formats import peft, weights
 from codegemma_keras.layers import sample_places
 
@@ -164,7 +164,7 @@ def fingerprint(backbone) -> str | None:
     None where there are no values (a model to plan with), or where one process does
     not see them all.
     """
-    if any(v._value is None for v in backbone.weights) or _several_processes():
+    if any(v._value is None for v in backbone.weights) or hosts.several():
         return None
     numbers, mode = _samples(backbone)
     return f"{mode}:{base64.b64encode(numbers.tobytes()).decode()}"
@@ -172,7 +172,7 @@ def fingerprint(backbone) -> str | None:
 
 def check_base(backbone, base, folder):
     """Raise ValueError if `base` is the fingerprint of other weights."""
-    if base is None or _several_processes():
+    if base is None or hosts.several():
         return
     here, mode = _samples(backbone)
     if not _is_of(base, here, mode):
@@ -220,7 +220,7 @@ def as_peft(backbone, name) -> peft.Adapter:
     """Adapter `name` of a backbone, as PEFT's files hold it."""
     ours = backbone.adapters[name]
     pairs = {
-        path: [ops.convert_to_numpy(v) for v in layer.adapters[name].variables]
+        path: [hosts.to_host(v.value) for v in layer.adapters[name].variables]
         for path, layer in sites(backbone)
         if name in layer.adapters
     }
@@ -230,7 +230,7 @@ def as_peft(backbone, name) -> peft.Adapter:
         values = layer.adapters[name].values
         if ours.merged:  # then they are in the table
             values = layer.vectors(np.array(ours.token_rows, "int32"))
-        rows = ours.token_rows, ops.convert_to_numpy(ops.cast(values, "float32"))
+        rows = ours.token_rows, hosts.to_host(ops.cast(values, "float32"))
     scales = {path: scale for path, (_, scale) in ours.specs.items()}
     return peft.Adapter(pairs, scales, ours.dropout, rows, ours.base)
 
@@ -241,14 +241,6 @@ def _samples(backbone):
     chosen = [layer for path, layer in sites(backbone) if middle in path]
     numbers = np.concatenate([layer.samples(_SAMPLES) for layer in chosen])
     return numbers.astype("<f4"), chosen[0].quantization_mode or "float"
-
-
-def _several_processes():
-    if keras.distribution.distribution() is None or keras.backend.backend() != "jax":
-        return False
-    import jax
-
-    return jax.process_count() > 1
 
 
 def sites(backbone):

@@ -27,7 +27,7 @@ Left out: adapters of the norms, DoRA, training of biases (Gemma has none).
 import numpy as np
 from keras import ops
 
-from codegemma_keras import adapters
+from codegemma_keras import adapters, hosts
 from codegemma_keras.adapters import TARGETS, Adapter, keep_activations_float
 from codegemma_keras.formats import peft
 
@@ -258,7 +258,7 @@ def rows_with_twins(lm, ids, similarity=0.999) -> dict[int, int]:
 
 
 def _unit(rows):
-    rows = ops.convert_to_numpy(ops.cast(rows, "float32"))
+    rows = hosts.to_host(ops.cast(rows, "float32"))
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
 
 
@@ -288,7 +288,9 @@ def save(lm, folder, name=None, base_model=None):
     backbone = _backbone(lm)
     name = _name_or_active(backbone, name)
     adapter = adapters.as_peft(backbone, name)
-    peft.write(folder, adapter, base_model or backbone.transformers_name)
+    if hosts.is_first():
+        peft.write(folder, adapter, base_model or backbone.transformers_name)
+    hosts.wait("adapter saved")
 
 
 def load(lm, folder, name="default", check_base=True):

@@ -18,11 +18,8 @@ A mesh names up to two axes and how many devices each has:
 `data` and `fsdp` both divide the batch, so a mesh has one of them at most. The work is
 done by `keras.distribution`, on JAX; the optimizer's state follows its variable.
 
-Several hosts: call `keras.distribution.initialize()` first, once in each process; it
-is `jax.distributed.initialize` and takes its arguments from the machine (TPU pods,
-SLURM) or from `KERAS_DISTRIBUTION_JOB_ADDRESSES`, `..._NUM_PROCESSES` and
-`..._PROCESS_ID`. The mesh then counts the devices of all processes, and each process
-gives `fit()` its own part of the rows.
+Several hosts: see `hosts`. The mesh then counts the devices of all processes, and each
+process gives `fit()` its own part of the rows.
 
 Left out: pipelines and splitting a row over devices (sequence parallelism), which pay
 for more chips than CodeGemma needs.

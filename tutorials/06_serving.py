@@ -11,7 +11,7 @@
 # pages in your browser.
 
 # %% tags=["parameters"] extras="serve"
-preset = "code_gemma_tiny_py"
+preset = "smollm2_135m_code"
 max_new_tokens = 24
 requests_per_client = 12
 clients = (1, 2, 4, 8)  # at once
@@ -24,7 +24,14 @@ import time
 
 import numpy as np
 
+from codegemma_keras import CodeGemmaCausalLM
+
 started = time.perf_counter()
+try:
+    CodeGemmaCausalLM.from_preset(preset)
+except (OSError, ValueError, MemoryError) as error:
+    print(f"{error}\n\nSo this goes on with the small model in the package.")
+    preset = "code_gemma_tiny_py"
 
 # %% [markdown]
 # ## Completions in a notebook

@@ -39,6 +39,7 @@ from codegemma_keras import (
     CodeGemmaTokenizer,
     data,
     files,
+    hosts,
     sharding,
 )
 from codegemma_keras.batches import PackedBatch
@@ -386,6 +387,8 @@ def train(config: PretrainConfig) -> CodeGemmaCausalLM:
     Raises:
         FloatingPointError, OSError, ValueError: see `training.loop.run`.
     """
+    if config.several_hosts:
+        hosts.begin()
     config = resolved(config)
     what = f"pretrain of {config.preset}" if config.preset else "pretrain from nothing"
     say(f"{what}: {model.described(config, hardware.device_name())}")

@@ -18,7 +18,7 @@ import hashlib
 import json
 import sys
 
-from codegemma_keras import CodeGemmaCausalLM, chat, sharding
+from codegemma_keras import CodeGemmaCausalLM, chat, hosts, sharding
 from codegemma_keras.batches import pack
 from codegemma_keras.recipes import conversations
 from codegemma_keras.training import config as settings
@@ -197,6 +197,8 @@ def train(config: SFTConfig) -> CodeGemmaCausalLM:
     Raises:
         FloatingPointError, Interrupted, OSError, ValueError: see `training.loop.run`.
     """
+    if config.several_hosts:
+        hosts.begin()
     preprocessor = CodeGemmaCausalLM.preprocessor_cls.from_preset(config.preset)
     config = resolved(config, preprocessor.sequence_length)
     say(f"sft of {config.preset}: {model.described(config, hardware.device_name())}")

@@ -12,8 +12,11 @@ waits for it). Whole values are stored, so a run may go on with another mesh; su
 gradients, which are zero between two updates, are not, so it may go on with another
 `accumulation`.
 
-Left out: several hosts, each writing its own part: one process must see every value.
-Why not `keras.callbacks.OrbaxCheckpoint`: see docs/design.md.
+With several processes, the first one gathers the values and writes; the others read what
+it wrote, so the folder must be on a file system that all of them share.
+
+Left out: each host writing its own part. Why not `keras.callbacks.OrbaxCheckpoint`: see
+docs/design.md.
 """
 
 import concurrent.futures
@@ -22,11 +25,10 @@ import pathlib
 import re
 import shutil
 
-import keras
 import numpy as np
 import safetensors.numpy
 
-from codegemma_keras import files
+from codegemma_keras import files, hosts
 
 VARIABLES = "variables.safetensors"
 POSITION = "position.json"
@@ -58,6 +60,8 @@ class Checkpoints:
         self._writer = writer or concurrent.futures.ThreadPoolExecutor(1)
         self._writing = None
         self.folder.mkdir(parents=True, exist_ok=True)
+        if not hosts.is_first():
+            return
         for left in self.folder.glob("step-*"):
             ours = _NAME.match(left.name) and files.is_temporary(left) and left.is_dir()
             if ours and {p.name for p in left.iterdir()} <= _FILES:
@@ -78,8 +82,10 @@ class Checkpoints:
 
     def clear(self):
         """Remove all checkpoints, when a run begins anew."""
-        for step in self.steps():
-            shutil.rmtree(self.folder / f"step-{step:08d}")
+        if hosts.is_first():
+            for step in self.steps():
+                shutil.rmtree(self.folder / f"step-{step:08d}")
+        hosts.wait("checkpoints cleared")
 
     def save(self, lm, step, position):
         """Start saving model, optimizer and `position` (JSON).
@@ -89,11 +95,14 @@ class Checkpoints:
                 `wait`).
         """
         self.wait()
-        if (self.folder / f"step-{step:08d}").exists():
+        there = (self.folder / f"step-{step:08d}").exists()
+        if hosts.largest(there):
             return
         values = {name: _copy(v) for name, v in self._variables(lm).items()}
         for name in filter(_counts, values):
             values[name] = np.asarray(values[name] // _parts(lm))
+        if not hosts.is_first():
+            return
         # As text now: the loop goes on changing it.
         position = json.dumps({**position, "step": step})
         self._writing = self._writer.submit(self._write, step, values, position)
@@ -149,9 +158,16 @@ class Checkpoints:
             ValueError: it is of another model, adapter or optimizer.
         """
         self.wait()
-        if not self.steps():
+        hosts.wait("checkpoint written")
+        step = max(self.steps(), default=-1)
+        if hosts.largest(step) != step:
+            raise ValueError(
+                f"{self.folder} has no checkpoint of step {hosts.largest(step)} on this "
+                "host. Put `out` on a file system that all hosts share."
+            )
+        if step < 0:
             return None
-        folder = self.folder / f"step-{self.steps()[-1]:08d}"
+        folder = self.folder / f"step-{step:08d}"
         stored = safetensors.numpy.load_file(folder / VARIABLES)
         variables = self._variables(lm)
         for name in sorted(stored.keys() ^ variables.keys()):
@@ -231,7 +247,7 @@ def _states(lm):
 
 def _copy(variable):
     """The value on the host. A copy: the next step may overwrite its memory."""
-    return np.array(keras.ops.convert_to_numpy(variable.value), order="C")
+    return np.array(hosts.to_host(variable.value), order="C")
 
 
 def _check_finite(step, values, last):

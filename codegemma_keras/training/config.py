@@ -16,7 +16,7 @@ import math
 import pathlib
 from typing import Literal
 
-from codegemma_keras import files
+from codegemma_keras import files, hosts
 
 ADAPTER_CONFIG = "adapter_config.json"
 # The most tokens that a CodeGemma network can attend to.
@@ -167,6 +167,9 @@ class TrainingConfig(RunConfig):
     mesh: str | None = None
     """How several devices share the work, such as data=8 or fsdp=2,model=4 (JAX only; see
     docs/plan.md). None means one device."""
+    several_hosts: bool = False
+    """Whether the same command runs on several hosts, whose devices make up the mesh. Their
+    `out` must be one folder on a shared file system (JAX only; see docs/plan.md)."""
     batch_tokens: int = 8192
     """The number of tokens in an update, including padding."""
     z_loss: float = 0.0
@@ -193,6 +196,11 @@ class TrainingConfig(RunConfig):
         if self.peak_tflops is not None:
             above(self, "peak_tflops", 0)
         at_least(self, "z_loss", 0)
+        if self.several_hosts and not self.mesh:
+            raise ValueError(
+                "several_hosts=True needs a mesh over the devices of all hosts, such as "
+                "mesh='fsdp=16'."
+            )
         self._check_divisors()
 
     def _check_divisors(self):
@@ -291,6 +299,7 @@ MAY_CHANGE = {
     "accumulation",
     "remat",
     "mesh",
+    "several_hosts",
     "save_every",
     "keep",
     "peak_tflops",
@@ -325,7 +334,9 @@ def keep_settings(config, **more):
                 f"{out} holds a run with other settings ({listed}). Go on with those, or "
                 "choose another `out`; nothing was changed."
             )
-    files.put(file, (json.dumps(new, indent=2) + "\n").encode())
+    if hosts.is_first():
+        files.put(file, (json.dumps(new, indent=2) + "\n").encode())
+    hosts.wait("settings written")
 
 
 def digest(file) -> str:

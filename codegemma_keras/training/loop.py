@@ -19,11 +19,11 @@ import typing
 
 import numpy as np
 
-from codegemma_keras import sharding
+from codegemma_keras import hosts, sharding
 from codegemma_keras.training import hardware, memory
 from codegemma_keras.training.checkpoints import Checkpoints
 from codegemma_keras.training.interrupt import Interrupted, Wish
-from codegemma_keras.training.order import in_order, parts_of, rows_of_part
+from codegemma_keras.training.order import in_order, own_part, parts_of, rows_of_part
 from codegemma_keras.training.progress import Curve, say
 
 
@@ -126,8 +126,11 @@ def _steps(lm, config, steps, batches, held_out, state, wish):
         last = last or _given_up(config, position)
         if _due(step, config.log_every, last):
             curve.log(step, found, _rate(lm))
-        if wish.signal is not None and not last:
-            _interrupted(lm, config, state, steps, wish.signal)
+        # A signal may reach one process alone, and all must stop after the same step.
+        if not last and (not hosts.several() or _due(step, config.log_every, last)):
+            signal = hosts.largest(wish.signal or 0)
+            if signal:
+                _interrupted(lm, config, state, steps, signal)
         if _due(step, config.save_every, last):
             checkpoints.save(lm, step, position)
     if position["step"] < steps:
@@ -153,7 +156,7 @@ def _update(lm, batch, parts) -> float:
     scale = np.float32(count / total if total else 0.0)
     losses = [
         lm.train_on_batch(x, y, sample_weight=weight * scale, return_dict=True)["loss"]
-        for x, y, weight in parts_of(batch, parts)
+        for x, y, weight in map(own_part, parts_of(batch, parts))
     ]
     return math.fsum(float(loss) for loss in losses) / len(losses)
 
@@ -183,6 +186,7 @@ def evaluate(lm, batches) -> float:
             targets = float(np.sum(weight))
             # At a mean weight of 1 either reduction of `NextTokenLoss` is the mean.
             scaled = weight * np.float32(weight.size / targets if targets else 0.0)
+            x, y, scaled = own_part((x, y, scaled))
             logs = lm.test_on_batch(x, y, sample_weight=scaled, return_dict=True)
             total += float(logs["loss"]) * targets
             count += targets

@@ -10,7 +10,8 @@ import pathlib
 
 import keras
 
-from codegemma_keras import CodeGemmaCausalLM, lora, platforms
+from codegemma_keras import CodeGemmaCausalLM, hosts, lora, platforms
+from codegemma_keras.formats import weights
 from codegemma_keras.losses import NextTokenLoss
 from codegemma_keras.training import hardware, schedules
 
@@ -140,11 +141,40 @@ def save_result(lm, config, name) -> pathlib.Path:
     """Write what was trained: `out/adapter` in PEFT's format, or `out/preset`.
 
     Returns:
-        The folder.
+        The folder. Of several processes, the first one writes it.
     """
     out = pathlib.Path(config.out)
     if config.lora_rank:
         lora.save(lm, out / "adapter", name)
         return out / "adapter"
-    lm.save_to_preset(str(out / "preset"))
+    whole = _on_this_host(lm) if hosts.several() else lm
+    if hosts.is_first():
+        whole.save_to_preset(str(out / "preset"))
+    hosts.wait("preset saved")
     return out / "preset"
+
+
+def _on_this_host(lm):
+    """The same model with all values in this host's memory, on the first host; together.
+
+    Other hosts take part in gathering and get None.
+    """
+    import jax
+
+    distribution = keras.distribution.distribution()
+    keras.distribution.set_distribution(None)
+    try:
+        with jax.default_device(jax.local_devices(backend="cpu")[0]):
+            copy = None
+            if hosts.is_first():
+                backbone = weights.build_empty(
+                    lambda: type(lm.backbone).from_config(lm.backbone.get_config())
+                )
+                copy = CodeGemmaCausalLM(backbone, lm.preprocessor)
+            for number, variable in enumerate(lm.backbone.variables):
+                value = hosts.to_host(variable.value)
+                if copy is not None:
+                    weights.set_value(copy.backbone.variables[number], value)
+            return copy
+    finally:
+        keras.distribution.set_distribution(distribution)

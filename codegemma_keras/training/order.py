@@ -10,7 +10,7 @@ import itertools
 
 import numpy as np
 
-from codegemma_keras import sharding
+from codegemma_keras import hosts, sharding
 
 
 def rows_of_part(config) -> int:
@@ -65,6 +65,13 @@ def parts_of(batch, count):
     for start in range(0, size * count, size):
         part = slice(start, start + size)
         yield {name: value[part] for name, value in x.items()}, y[part], weight[part]
+
+
+def own_part(batch):
+    """The rows of a batch that this process computes, of several on other hosts."""
+    x, y, weight = batch
+    own = hosts.own_rows(len(y))
+    return {name: value[own] for name, value in x.items()}, y[own], weight[own]
 
 
 def in_order(rows, size):

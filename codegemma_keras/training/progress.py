@@ -9,7 +9,7 @@ Left out: other trackers; `curve.csv` is what they would be fed with.
 import csv
 import math
 
-from codegemma_keras import files
+from codegemma_keras import files, hosts
 
 COLUMNS = (
     "step",  # updates
@@ -41,6 +41,9 @@ class Curve:
         self._flops, self._peak = flops, peak
         self._losses, self._seconds = [], []
         self._pace = None  # seconds of a step
+        self._events = None
+        if not hosts.is_first():
+            return
         kept = [row for row in read(self.file) if row["step"] <= done]
         lines = [COLUMNS, *([show(row.get(n)) for n in COLUMNS] for row in kept)]
         text = "".join(",".join(line) + "\n" for line in lines)
@@ -79,6 +82,8 @@ class Curve:
         self._write(dict(zip(COLUMNS, values, strict=True)))
 
     def _write(self, row):
+        if not hosts.is_first():
+            return
         with self.file.open("a", newline="") as file:
             file.write(",".join(map(show, row.values())) + "\n")
         if self._events:
@@ -104,14 +109,17 @@ class Curve:
 
     def close(self):
         """Finish the events and draw `curve.png`, if matplotlib is there."""
+        if not hosts.is_first():
+            return
         if self._events:
             self._events.close()
         draw(self.file, self.file.with_suffix(".png"))
 
 
 def say(text):
-    """A line for the person who watches the run."""
-    print(text, flush=True)
+    """A line for the person who watches the run, from the first of several processes."""
+    if hosts.is_first():
+        print(text, flush=True)
 
 
 def duration(seconds) -> str:
