@@ -18,15 +18,15 @@ preset = "smollm2_135m_code"
 dtype = "float32"  # on a GPU or TPU "bfloat16"; CPUs write text slowly in it
 isolation = "bubblewrap"  # the weakest sandbox that is allowed; Colab has "namespaces"
 held_out_kinds = ("backwards", "divisible", "largest", "scale")  # asked, never shown
-train_tasks = 340  # made by rule
+train_tasks = 300  # made by rule
 test_tasks = 90  # of all fifteen kinds
 most_real = 1000  # functions of the package `algorithms`
 epochs = 1
 lora_rank = 16
-learning_rate = 5e-4
+learning_rate = 4e-4
 row_length = 512  # tokens; a row holds several conversations
-rows_per_step = 2
-quantized_steps = 10
+rows_per_step = 1  # two rows want 11 GB of memory
+quantized_steps = 6
 answer_tokens = 72  # an answer that is longer is cut, and usually does not run
 run_seconds = 20.0  # for one answer
 least_gain = 0.15  # of the pass rate, for kinds that the training showed
@@ -205,11 +205,12 @@ def pass_rates(results, tasks):
     return {kind: np.mean(passed) for kind, passed in by_kind.items()}
 
 
-answers_before = ask(lm, test)
-results_before = run_answers(answers_before, test)
-real_before = run_answers(ask(lm, held_out_real), held_out_real)
-print(f"made by rule: {sum(r.passed for r in results_before)} of {len(test)} pass")
-print(f"real: {sum(r.passed for r in real_before)} of {len(held_out_real)} pass")
+asked = test + held_out_real
+answers_before = ask(lm, asked)
+results_before = run_answers(answers_before, asked)
+passed = [result.passed for result in results_before]
+print(f"made by rule: {sum(passed[: len(test)])} of {len(test)} pass")
+print(f"real: {sum(passed[len(test) :])} of {len(held_out_real)} pass")
 
 # %% [markdown]
 # ## LoRA
@@ -296,10 +297,11 @@ plt.show()
 # one after it. The kinds below the dashed line were not in the training set.
 
 # %%
-answers_after = ask(lm, test)
-results_after = run_answers(answers_after, test)
-rates_before = pass_rates(results_before, test)
-rates_after = pass_rates(results_after, test)
+answers_after = ask(lm, asked)
+results_after = run_answers(answers_after, asked)
+of_rules = slice(0, len(test))  # the others are real functions
+rates_before = pass_rates(results_before[of_rules], test)
+rates_after = pass_rates(results_after[of_rules], test)
 shown = sorted(rates_after, key=lambda kind: (kind in held_out_kinds, kind))
 figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
 for place, kind in enumerate(shown):
@@ -323,21 +325,19 @@ def interval(passed):
     return f"{share:.0%} [{centre - half:.0%}, {centre + half:.0%}]"
 
 
-real_after = run_answers(ask(lm, held_out_real), held_out_real)
-groups = {
-    "kinds that the training showed": [t.origin not in held_out_kinds for t in test],
-    "kinds that it did not show": [t.origin in held_out_kinds for t in test],
-}
-rates = {}
-for name, chosen in groups.items():
-    of_group = [
-        [r.passed for r, c in zip(results, chosen, strict=True) if c]
+groups = {"trained kinds": [], "held-out kinds": [], "real functions": []}
+for number, task in enumerate(asked):
+    if number >= len(test):
+        group = "real functions"
+    else:
+        group = "held-out kinds" if task.origin in held_out_kinds else "trained kinds"
+    groups[group].append(number)
+for name, numbers in groups.items():
+    before, after = (
+        interval([results[number].passed for number in numbers])
         for results in (results_before, results_after)
-    ]
-    rates[name] = [np.mean(passed) for passed in of_group]
-    print(f"{name:31} {interval(of_group[0]):18} -> {interval(of_group[1])}")
-of_real = [[r.passed for r in results] for results in (real_before, real_after)]
-print(f"{'real functions':31} {interval(of_real[0]):18} -> {interval(of_real[1])}")
+    )
+    print(f"{name:15} {before:16} -> {after}")
 
 # %% [markdown]
 # The training teaches two things. The model now answers with the function alone, so an
@@ -366,8 +366,9 @@ for number in [*changed[:3], *failed[:2]]:
 # ## Save, load, merge
 #
 # The adapter is saved as a folder in PEFT's format, which Transformers can load as
-# well. When a fresh model loads it, the answers are the same. When it is merged into
-# the matrices, it costs no time any more, and the answers are the same up to rounding.
+# well. A fresh model that loads it gives the same probabilities. When the adapter is
+# merged into the matrices, it costs no time any more, and the probabilities are the same
+# up to rounding.
 
 # %%
 lora.save(lm, "adapter", "answers")
@@ -376,18 +377,16 @@ print(
     f"adapter: {size / 1e6:.1f} MB; {sorted(f.name for f in pathlib.Path('adapter').iterdir())}"
 )
 
+probe = lm.tokenizer.encode(test[0].question)
+trained = lm.log_probabilities([probe])[0]
+del lm  # one model in memory at a time
 fresh = CodeGemmaCausalLM.from_preset(preset, dtype=dtype)
 lora.load(fresh, "adapter")
-again = ask(fresh, test[:6])
-same = [new == old for new, old in zip(again, ask(lm, test[:6]), strict=True)]
-print("loaded, same answers:", sum(same), "of", len(same))
-
-probe = lm.tokenizer.encode(test[0].question)
-apart = fresh.log_probabilities([probe])[0]
+loaded = fresh.log_probabilities([probe])[0]
 lora.merge(fresh)
 merged = fresh.log_probabilities([probe])[0]
-drift = float(np.abs(apart - merged).max())
-print(f"merged, log-probabilities differ by at most {drift:.1e}")
+drift = max(float(np.abs(found - trained).max()) for found in (loaded, merged))
+print(f"loaded and merged, log-probabilities differ by at most {drift:.1e}")
 
 # %% [markdown]
 # ## QLoRA
@@ -398,6 +397,7 @@ print(f"merged, log-probabilities differ by at most {drift:.1e}")
 # GB.
 
 # %%
+del fresh
 small = CodeGemmaCausalLM.from_preset(preset, dtype=dtype)
 
 
@@ -430,9 +430,11 @@ print(
     f"most {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GB of memory"
 )
 assert not {t.name for t in test} & {t.name for t in train}
-before, after = rates["kinds that the training showed"]
+before, after = (
+    np.mean([results[number].passed for number in groups["trained kinds"]])
+    for results in (results_before, results_after)
+)
 assert after >= min(before + least_gain, 0.95)
-assert all(same)
 assert drift < 1e-3
 assert quantized < 0.5 * full
 assert np.mean(quantized_losses[-3:]) < np.mean(quantized_losses[:3])
