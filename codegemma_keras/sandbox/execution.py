@@ -280,6 +280,9 @@ class Child:
             used = sum(map(_processor_seconds, self._process.group()))
             self.starved = used < self.limits.seconds / 2
             return "timeout"
+        if code is not None and code < 0:
+            # A child of ours that a signal ended; one in a sandbox says so as a shell does.
+            code = 128 - code
         if code == TIME_WAS_UP:
             return self._stopped or "timeout"
         return self._stopped or f"exit {code}"

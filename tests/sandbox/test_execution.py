@@ -75,6 +75,21 @@ def test_time_is_limited(level):
     assert (result.passed, result.reason) == (False, "timeout")
 
 
+def test_a_signal_is_told_as_what_it_is(monkeypatch):
+    """The processor's time may be up before the clock's, and says so by a signal.
+
+    Without name spaces the program is a child of ours; in them, as the first process of
+    its own space, it would not get the signal.
+    """
+    monkeypatch.setattr(levels, "isolation", lambda: "limits")
+    program = "import os, signal, sys\nprint('last words', file=sys.stderr)\n"
+    program += "os.kill(os.getpid(), signal.SIG{})"
+    result = run(program.format("XCPU"), PATIENT, least="limits")
+    assert (result.kind, result.reason) == ("timeout", "timeout")
+    result = run(program.format("SEGV"), PATIENT, least="limits")
+    assert (result.kind, result.reason) == ("killed", "last words")
+
+
 def test_sees_no_variable_of_ours(level, monkeypatch):
     monkeypatch.setenv("TOKEN_OF_SOMEBODY", "secret")
     result = run("import os; print(dict(os.environ))", PATIENT, least="limits")
