@@ -22,7 +22,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hosts")
     our_task().save_to_preset(str(folder / "preset"))
     with (folder / "chats.jsonl").open("w") as file:
-        for number in range(40):
+        for number in range(24):
             words = [f"word{number * k % 7}" for k in (1, 2, 3)]
             item = {"prompt": f"{words[0]}?", "answer": " ".join(words)}
             file.write(json.dumps(item) + "\n")
@@ -30,13 +30,13 @@ def folder(tmp_path_factory):
 
 
 def fields(folder, out, rank):
-    """4 rows of 32 tokens a step, of which two processes have two each."""
+    """2 rows of 32 tokens a step, of which two processes have one each."""
     return {
         "data": str(folder / "chats.jsonl"),
         "out": str(folder / out),
         "preset": str(folder / "preset"),
         "sequence_length": 32,
-        "batch_tokens": 128,
+        "batch_tokens": 64,
         "lora_rank": rank,
         "learning_rate": 1e-2,
         "epochs": 1,
@@ -47,12 +47,12 @@ def fields(folder, out, rank):
 
 
 def start(count, runs):
-    """The processes of some runs. Together they have four simulated devices."""
+    """The processes of some runs. Together they have two simulated devices."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    flags = f"--xla_force_host_platform_device_count={4 // count} "
-    together = {"mesh": "fsdp=4", "several_hosts": count > 1}
+    flags = f"--xla_force_host_platform_device_count={2 // count} "
+    together = {"mesh": "fsdp=2", "several_hosts": count > 1}
     runs = json.dumps([run | together for run in runs])
     return [
         subprocess.Popen(
