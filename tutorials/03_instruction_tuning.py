@@ -12,6 +12,9 @@
 # You should know notebook 01. The notebook uses SmolLM2, as notebook 01 does. For a real
 # CodeGemma, set `preset` to `code_gemma_1.1_instruct_7b_en`, `dtype` to `bfloat16` and
 # `learning_rate` to 1e-4. The last cell compares each model with its own start.
+#
+# On a CPU the notebook takes up to 14 GB of memory, which is more than Colab's smallest
+# runtime has. Choose one with a GPU or with more memory there.
 
 # %% tags=["parameters"] backend="tensorflow"
 preset = "smollm2_135m_code"
