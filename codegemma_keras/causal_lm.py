@@ -6,7 +6,6 @@ KerasHub's `CausalLM` in its meaning (`fit`, `generate`, `compile(sampler=...)`,
 is done in `decoding`, and training's in `fitting`; here is what the arguments mean.
 """
 
-import dataclasses
 import functools
 import threading
 
@@ -462,24 +461,20 @@ class CodeGemmaCausalLM(FittedCausalLM):
         """
         several = Conversation.are_several(messages)
         conversations = messages if several else [messages]
-        request = Request(
-            prompt=TokenIds([]),
-            max_new_tokens=max_new_tokens,
-            stop_strings=stop_strings,
-            time_limit_ms=time_limit_ms,
-            cancelled=cancelled,
-            sampling=sampling,
-            seed=seed,
-            speculate=speculate,
-        )
-        answers = requests.complete_all(
-            self,
-            [
-                dataclasses.replace(request, prompt=Conversation(conversation))
-                for conversation in conversations
-            ],
-        )
-        texts = [answer.text for answer in answers]
+        asked = [
+            Request(
+                prompt=Conversation(conversation),
+                max_new_tokens=max_new_tokens,
+                stop_strings=stop_strings,
+                time_limit_ms=time_limit_ms,
+                cancelled=cancelled,
+                sampling=sampling,
+                seed=seed,
+                speculate=speculate,
+            )
+            for conversation in conversations
+        ]
+        texts = [answer.text for answer in requests.complete_all(self, asked)]
         return texts if several else texts[0]
 
     def log_probabilities(self, texts, *, batch_size=8):

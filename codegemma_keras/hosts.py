@@ -3,9 +3,9 @@
 Every process runs the same program on the same data. Each one computes its own rows of a
 batch, all of them hold the same losses, and the first one writes the files.
 
-Everything here is JAX's; with one process, and on TensorFlow, each function does the
-obvious thing. Functions that say "together" must be called by all processes, in the same
-order.
+Only JAX has several processes. With one, a function returns what it was given, and waits
+for nothing. Functions that say "together" must be called by all processes, in the same
+order, or those that called wait for ever.
 """
 
 import keras
@@ -30,14 +30,19 @@ def begin():
 
     if jax.distributed.is_initialized():
         return
-    if jax.config.jax_platforms == "cpu":  # a trial: JAX's own default is to refuse
+    if jax.config.jax_platforms == "cpu":  # or JAX refuses several processes on a CPU
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
     keras.distribution.initialize()
 
 
 def several() -> bool:
     """Whether there is more than one process."""
-    return _count() > 1
+    if keras.backend.backend() != "jax":
+        return False
+    import jax
+
+    # The count alone would start JAX's devices, and `begin` may still come.
+    return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
 def is_first() -> bool:
@@ -67,9 +72,6 @@ def own_rows(count) -> slice:
 
     Args:
         count: int, rows of the batch over all processes.
-
-    Raises:
-        ValueError: the devices of this process do not hold neighbouring rows.
     """
     mesh = keras.distribution.distribution()
     if not several() or mesh is None:
@@ -79,13 +81,9 @@ def own_rows(count) -> slice:
     spec = jax.sharding.PartitionSpec(mesh.batch_dim_name)
     layout = jax.sharding.NamedSharding(mesh.device_mesh.backend_mesh, spec)
     parts = layout.addressable_devices_indices_map((count,)).values()
-    ranges = sorted({part[0].indices(count)[:2] for part in parts})
-    if any(a[1] != b[0] for a, b in zip(ranges, ranges[1:], strict=False)):
-        raise ValueError(
-            f"The devices of one host hold the rows {ranges} of a batch, which are not "
-            "neighbours. Put the axis of the rows (data or fsdp) first in the mesh."
-        )
-    return slice(ranges[0][0], ranges[-1][1])
+    starts, stops, _ = zip(*(part[0].indices(count) for part in parts), strict=True)
+    # Neighbours: `sharding` puts the devices of a process beside each other.
+    return slice(min(starts), max(stops))
 
 
 def largest(number: int) -> int:
@@ -107,14 +105,3 @@ def wait(why: str):
         from jax.experimental import multihost_utils
 
         multihost_utils.sync_global_devices(why)
-
-
-def _count():
-    if keras.backend.backend() != "jax":
-        return 1
-    import jax
-
-    # Asking JAX itself would start its devices, and `begin` may still come.
-    if not jax.distributed.is_initialized():
-        return 1
-    return jax.process_count()

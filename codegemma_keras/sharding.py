@@ -215,8 +215,15 @@ def describe(variables) -> list[dict]:
     return rows
 
 
+def _all_devices():
+    """All devices, those of one process beside each other, so that its rows are, too."""
+    import jax
+
+    return sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+
+
 def _device_mesh(mesh, sizes, devices):
-    devices = keras.distribution.list_devices() if devices is None else list(devices)
+    devices = _all_devices() if devices is None else list(devices)
     if math.prod(sizes.values()) != len(devices):
         raise ValueError(
             f"mesh {mesh!r} wants {math.prod(sizes.values())} devices and there "

@@ -13,8 +13,8 @@ preset gives random weights, and no data the Python packages that are installed 
     codegemma pretrain --out runs/twin --dtype mixed_bfloat16 \\
         --fim-rate 0 --tokenizer runs/tiny/tokenizer.spm
 
-On a CPU with instructions for bfloat16, TensorFlow trains 1.33 times as fast with
-`mixed_bfloat16` (9,500 tokens a second against 7,160); JAX gains nothing there.
+On a CPU with units for bfloat16 matrices (AMX), `mixed_bfloat16` is faster than float32;
+on others it is slower (docs/training.md has the figures).
 
 Killed at any moment, the same command goes on from the last checkpoint with the same
 losses; ^C saves first. In `out`: `config.json`, `curve.csv` and `curve.png`,

@@ -160,10 +160,12 @@ class Checkpoints:
         self.wait()
         hosts.wait("checkpoint written")
         step = max(self.steps(), default=-1)
-        if hosts.largest(step) != step:
+        newest = hosts.largest(step)
+        # All processes ask and all stop, or those that see it would wait for the others.
+        if hosts.largest(step != newest):
             raise ValueError(
-                f"{self.folder} has no checkpoint of step {hosts.largest(step)} on this "
-                "host. Put `out` on a file system that all hosts share."
+                f"Not every host sees the checkpoint of step {newest} in {self.folder}. "
+                "Put `out` on a file system that all hosts share."
             )
         if step < 0:
             return None

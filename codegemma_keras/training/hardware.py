@@ -211,10 +211,10 @@ def half_precision(device=None) -> str | None:
 def mixed_policy(device=None, cpuinfo="/proc/cpuinfo") -> str:
     """The dtype policy in which all weights train fastest; the weights are float32.
 
-    A CPU is fast in bfloat16 only if it has units for such matrices (AMX). TensorFlow
-    trained the embedded preset at 1.2 times the speed of float32 with them, at 0.7 times
-    with AVX-512's bfloat16 instructions, and at 0.4 times without those
-    (docs/training.md).
+    A CPU is fast in bfloat16 only if it has units for such matrices (AMX). With them the
+    embedded preset trained 1.1 times as fast as in float32 with TensorFlow and 1.4 times
+    with JAX. Without them TensorFlow was slower than in float32, by up to 2.7 times
+    (`benchmarks/train_dtypes.py`).
 
     Args:
         device: as of `known`.

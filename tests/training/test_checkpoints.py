@@ -8,7 +8,13 @@ import pytest
 import safetensors.numpy
 from keras import ops
 
-from codegemma_keras import CodeGemmaBackbone, CodeGemmaCausalLM, lora, optimizers
+from codegemma_keras import (
+    CodeGemmaBackbone,
+    CodeGemmaCausalLM,
+    hosts,
+    lora,
+    optimizers,
+)
 from codegemma_keras.training.checkpoints import Checkpoints
 
 V = 53
@@ -148,3 +154,22 @@ def test_folders_of_others_stay(tmp_path):
     assert Checkpoints(tmp_path).steps() == []
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["step-00000003-kept", "step-00000007.tmp-1", "step-data.tmp-1"]
+
+
+@pytest.mark.parametrize(("here", "elsewhere"), [(None, 4), (4, -1)])
+def test_hosts_that_see_different_checkpoints_all_stop(
+    tmp_path, monkeypatch, here, elsewhere
+):
+    """Each must ask as often as the others, or some would wait for ever."""
+    lm = model()
+    with Checkpoints(tmp_path) as checkpoints:
+        if here:
+            checkpoints.save(lm, here, {})
+    newest = max(here or -1, elsewhere)
+    others = iter([elsewhere, elsewhere != newest])  # what the other host asks
+    monkeypatch.setattr(hosts, "largest", lambda number: max(number, next(others)))
+    with pytest.raises(
+        ValueError, match="Not every host sees the checkpoint of step 4"
+    ):
+        checkpoints.restore(lm)
+    assert next(others, None) is None
