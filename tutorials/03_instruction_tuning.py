@@ -14,7 +14,7 @@
 # `learning_rate` to 1e-4. The last cell compares each model with its own start.
 #
 # On a CPU the notebook takes up to 14 GB of memory, which is more than Colab's smallest
-# runtime has. Choose one with a GPU or with more memory there.
+# runtime has. On Colab, choose a runtime with more memory or with a GPU.
 
 # %% tags=["parameters"] backend="tensorflow"
 preset = "smollm2_135m_code"
@@ -349,7 +349,7 @@ for name, numbers in groups.items():
 # The training teaches two things. The model now answers with the function alone, so an
 # answer takes few tokens and is not cut. It also learns what the words of the trained
 # kinds mean. The first lesson can carry over to kinds that were not shown, and the
-# second one can not. Look at the intervals before you believe a difference: a few
+# second one cannot. Look at the intervals before you believe a difference: a few
 # answers more or less are chance.
 #
 # Here are some answers, with the result of the sandbox:
