@@ -12,13 +12,15 @@ import platform
 import keras
 from keras import tree
 
-from codegemma_keras import files
+from codegemma_keras import files, platforms
 
 # The user's cache holds programs of so many bytes; those that were used last stay.
 CACHE_BYTES = 2**30
 
 
-def compile_program(model, function, donate=(), on_compile=None, also=()):
+def compile_program(
+    model, function, donate=(), on_compile=None, also=(), large_products=False
+):
     """Compile `function(*args) -> tensors`, which may call the layers of `model`.
 
     Args:
@@ -28,6 +30,9 @@ def compile_program(model, function, donate=(), on_compile=None, also=()):
             are invalid after the call.
         on_compile: called without arguments whenever a new program is compiled.
         also: further models whose variables `function` reads.
+        large_products: whether products of many tokens take most of the time. On a CPU,
+            TensorFlow then uses its own kernels, which multiply faster than XLA's, and
+            need no compilation.
 
     Returns:
         A callable with the arguments of `function`. Each new set of shapes compiles
@@ -47,9 +52,10 @@ def compile_program(model, function, donate=(), on_compile=None, also=()):
     if backend == "tensorflow":
         import tensorflow as tf
 
+        xla = not (large_products and platforms.platform() == "cpu")
         # One program for each set of shapes, which come in buckets, held by ourselves:
         # a `tf.function` that is called with many shapes warns of retracing.
-        compiled = tf.function(function, jit_compile=True, autograph=False)
+        compiled = tf.function(function, jit_compile=xla, autograph=False)
         programs = {}
 
         def call(*args):

@@ -167,7 +167,9 @@ class Engine:
         rows = [list(row) for row in rows]
         for number, row in enumerate(rows):
             self.check_row(Row(row, 0), number)
-        program = self._program("score", lambda ids: loop.score(self.backbone, ids))
+        program = self._program(
+            "score", lambda ids: loop.score(self.backbone, ids), large_products=True
+        )
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         results = [None] * len(rows)
         for begin in range(0, len(order), batch_size):
@@ -240,10 +242,10 @@ class Engine:
 
     # Programs. Callers have the turn, except while one engine serves as a draft.
 
-    def _program(self, key, function, donate=(), also=()):
+    def _program(self, key, function, donate=(), also=(), large_products=False):
         if key not in self._programs:
             self._programs[key] = compile_program(
-                self.model, function, donate, self._count, also
+                self.model, function, donate, self._count, also, large_products
             )
         return self._programs[key]
 
@@ -298,7 +300,10 @@ class Engine:
     def prefill(self, ids, offset, lengths, hidden, cache, drafter=None):
         """`loop.prefill`, of the draft model's cache as well."""
         program = self._program(
-            "prefill", lambda *args: loop.prefill(self.backbone, *args), donate=(4,)
+            "prefill",
+            lambda *args: loop.prefill(self.backbone, *args),
+            donate=(4,),
+            large_products=True,
         )
         hidden, own = program(ids, offset, lengths, hidden, cache.own)
         draft = cache.draft

@@ -13,6 +13,9 @@ import numpy as np
 from codegemma_keras import fim
 from codegemma_keras.decoding import Sampling
 
+TO_THE_LINE_END = (fim.LEFT_TO_RIGHT, "prefix")  # such a model does not stop by itself
+MODES = ("psm", "spm", *TO_THE_LINE_END)
+
 
 def single_line_tasks(
     documents: Iterable[tuple[str, str]], count: int, seed: int = 0
@@ -61,9 +64,10 @@ def single_line_tasks(
 def run(
     lm,
     tasks: Sequence[dict],
-    mode: str = "psm",
+    mode: str | None = "psm",
     *,
     max_new_tokens: int = 128,
+    prompt_tokens: int | None = None,
     batch_size: int = 16,
 ) -> list[dict]:
     """Complete each task greedily.
@@ -71,14 +75,33 @@ def run(
     Args:
         lm: a `CodeGemmaCausalLM`.
         tasks: as `single_line_tasks` makes them.
-        mode: `"psm"`, `"spm"`, or `"prefix"`: left-to-right from the prefix alone, up to
-            the end of the line, for models that know no fill-in-the-middle.
+        mode: `"psm"` or `"spm"`. Two further ones are for models that know no
+            fill-in-the-middle, and end with the line: `"left_to_right"` shows the
+            suffix before the prefix, and `"prefix"` does not show it at all. None is
+            the preset's own mode (`preprocessor.infill_mode`).
+        max_new_tokens: the most tokens of an answer.
+        prompt_tokens: the most tokens of a prompt, all that fit by default. What is
+            farthest from the cursor is cut.
+        batch_size: prompts that are answered together.
 
     Returns:
         The tasks, each with `completion, exact, parses, stopped, new_tokens, mode`.
+
+    Raises:
+        ValueError: an unknown mode, or more prompt tokens than the context holds.
     """
+    mode = mode or lm.preprocessor.infill_mode
+    if mode not in MODES:
+        raise ValueError(f"mode={mode!r} is unknown; choose one of {', '.join(MODES)}.")
     tokenizer = lm.tokenizer
-    limit = lm.preprocessor.sequence_length - max_new_tokens - 1
+    room = lm.preprocessor.sequence_length - max_new_tokens - 1
+    limit = room if prompt_tokens is None else prompt_tokens
+    if limit > room:
+        raise ValueError(
+            f"prompt_tokens={limit}, but a context of "
+            f"{lm.preprocessor.sequence_length} tokens has room for {room} beside "
+            f"max_new_tokens={max_new_tokens}. Make one of them smaller."
+        )
 
     def prompt(task):
         suffix = "" if mode == "prefix" else task["suffix"]
@@ -126,7 +149,7 @@ def summary(records: Sequence[dict]) -> dict:
 def _record(task, mode, tokenizer, result):
     completion = tokenizer.decode(result.token_ids)
     stopped = result.stop_reason == "stop_token"
-    if mode == "prefix":
+    if mode in TO_THE_LINE_END:
         line, line_end, _ = completion.partition("\n")
         completion = line + line_end
         stopped = stopped or bool(line_end)

@@ -87,7 +87,36 @@ def test_the_right_answer_scores_one_and_an_empty_one_zero(lm, monkeypatch):
 def test_every_mode_runs_on_a_real_model():
     lm = tiny_models.our_task()
     tasks = infilling.single_line_tasks(FILES, 3)
-    for mode in ("psm", "spm", "prefix"):
+    for mode in infilling.MODES:
         records = infilling.run(lm, tasks, mode, max_new_tokens=6, batch_size=2)
         assert [r["task_id"] for r in records] == [t["task_id"] for t in tasks]
         assert infilling.summary(records)["tasks"] == len(tasks)
+
+
+def test_none_is_the_mode_of_the_preset(monkeypatch):
+    lm = tiny_models.our_task()
+    tasks = infilling.single_line_tasks(FILES, 3)
+    lm.preprocessor.infill_mode = "left_to_right"
+    asked = []
+    generate = lm.engine.generate
+
+    def watched(prompts, *args, **kwargs):
+        asked.extend(prompts)
+        return generate(prompts, *args, **kwargs)
+
+    monkeypatch.setattr(lm.engine, "generate", watched)
+    own, named = (
+        infilling.run(lm, tasks, mode, max_new_tokens=6, prompt_tokens=40)
+        for mode in (None, "left_to_right")
+    )
+    assert own == named
+    assert max(len(prompt) for prompt in asked) <= 41  # and bos
+    assert not any("\n" in r["completion"].removesuffix("\n") for r in own)
+
+
+def test_a_wrong_mode_or_too_long_a_prompt_is_refused():
+    lm = tiny_models.our_task()
+    with pytest.raises(ValueError, match="'middle' is unknown; choose one of psm"):
+        infilling.run(lm, [], "middle")
+    with pytest.raises(ValueError, match="has room for"):
+        infilling.run(lm, [], max_new_tokens=8, prompt_tokens=10**6)
