@@ -10,10 +10,13 @@ same for one preset.
 import argparse
 import datetime
 import json
+import os
 import pathlib
+import platform
+
+import keras
 
 from codegemma_keras import evals
-from codegemma_keras.evals import machine
 from codegemma_keras.evals.run import Settings
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "eval_presets.json"
@@ -41,12 +44,15 @@ def main():
         for task in args.tasks:
             folder = args.work / pathlib.Path(preset).name
             [found] = evals.evaluate([task], preset, folder, settings=settings).values()
-            rows.setdefault(preset, {})[task] = {key: found.get(key) for key in KEPT}
+            rows.setdefault(preset, {})[task] = {
+                **{key: found.get(key) for key in KEPT},
+                "date": f"{datetime.date.today()}",
+            }
             print(preset, task, found["scores"], found["speed"], flush=True)
             about = {
                 "command": "python benchmarks/eval_presets.py WORK",
-                "device": machine.device(),
-                "date": f"{datetime.date.today()}",
+                "device": f"{os.cpu_count()} {platform.machine()} CPU cores, "
+                f"{keras.backend.backend()}",
                 "rows": rows,
             }
             RESULTS.write_text(json.dumps(about, indent=1) + "\n")

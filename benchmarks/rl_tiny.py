@@ -47,6 +47,7 @@ UNSEEN = {
 OTHER = {"+": "-", "-": "+", "*": "+", ">": "<", "<": ">"}  # operators of mistakes
 ARMS = ("reinforce", "shuffled", "rejection")
 NEW = 64  # tokens of an answer
+KEPT = ("step", "reward", "kl", "entropy")  # of a curve
 
 
 def main():
@@ -216,14 +217,17 @@ def write(options, scores):
 
 
 def result(options, scores):
+    known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     curves = {
         name: read(options.out / name.replace(" ", "-") / "curve.csv")
         for name in scores
         if name != "before"
     }
+    rows = [row for curve in curves.values() for row in curve]
+    # The folder of a run that was made elsewhere is not here; its curve is kept.
+    curves = {name: curve or known["curves"][name] for name, curve in curves.items()}
     given = {k: v for k, v in vars(options).items() if k not in ("out", "draw", "arms")}
     given["seeds"] = sorted({int(name.split()[1]) for name in curves})
-    rows = [row for curve in curves.values() for row in curve]
     speeds = ("rollout_tokens_per_second", "update_tokens_per_second")
     return {
         "command": "python benchmarks/rl_tiny.py OUT",
@@ -232,15 +236,14 @@ def result(options, scores):
         "device": f"{platform.machine()}, {os.cpu_count()} CPUs, "
         f"{keras.config.backend()} backend",
         "scores": scores,
-        "largest_gap": max(row["largest_gap"] for row in rows),
+        "largest_gap": max(
+            known.get("largest_gap", 0.0), *(row["largest_gap"] for row in rows)
+        ),
         "median_speed": {
             name: float(np.median([r[name] for r in rows])) for name in speeds
         },
         "curves": {
-            name: [
-                {k: row[k] for k in ("step", "reward", "kl", "entropy")}
-                for row in curve
-            ]
+            name: [{k: row[k] for k in KEPT} for row in curve]
             for name, curve in curves.items()
         },
     }
@@ -274,7 +277,12 @@ def draw(found):
     for axes, kind in zip(
         others, ("pass@1", f"pass@{found['options']['samples']}"), strict=True
     ):
-        for number, (name, scored) in enumerate(found["scores"].items()):
+        # Runs of one arm beside each other, in the order of the seeds.
+        runs = sorted(
+            found["scores"].items(),
+            key=lambda run: (list(colours).index(run[0].split()[0]), run[0]),
+        )
+        for number, (name, scored) in enumerate(runs):
             arm, shift = name.split()[0], number - (len(found["scores"]) - 1) / 2
             for row, group in enumerate(groups):
                 low, mean, high = scored[group][kind]

@@ -100,14 +100,39 @@ def estimate(config, target: str, sizes=None) -> Estimate:
     if hardware.is_tpu(target):
         devices = hardware.tpu_devices(target)
         return on_devices(config, devices, hardware.chip_of(target), target, sizes)
-    if config.mesh:
-        raise ValueError(
-            f"mesh {config.mesh!r} on {target}: a GPU is planned for alone. Leave the mesh "
-            "out, or name a TPU topology."
-        )
+    copies = _copies(config, target)
+    if copies > 1:
+        return _of_copies(config, target, copies, sizes)
     lm, batch = step.model_of(config, sizes), step.batch_of(config)
     found = program.trace_step(lm, batch)
     return _estimate(lm, config, hardware.chip_of(target), target, found, how="traced")
+
+
+def _of_copies(config, target, copies, sizes):
+    """GPUs that each compute their own rows with all weights; their links are unknown."""
+    sharding.check_rows(step.rows_of(config), config.mesh)
+    own = dataclasses.replace(
+        config, mesh=None, batch_tokens=config.batch_tokens // copies
+    )
+    found = estimate(own, target, sizes)
+    return dataclasses.replace(
+        found,
+        config=config,
+        devices=copies,
+        rows=step.rows_of(config),
+        flops=copies * found.flops,
+    )
+
+
+def _copies(config, target):
+    """How many GPUs each hold the whole model; what splits it is not traced."""
+    sizes = sharding.parse_mesh(config.mesh) if getattr(config, "mesh", None) else {}
+    if set(sizes) - {"data"}:
+        raise ValueError(
+            f"mesh {config.mesh!r} on {target}: on GPUs only data=N is planned, where each "
+            "GPU holds the whole model. Leave the mesh out, or name a TPU topology."
+        )
+    return sizes.get("data", 1)
 
 
 def on_devices(config, devices, chip, target, sizes=None) -> Estimate:

@@ -125,7 +125,9 @@ if __name__ == "__main__":
             {
                 "json": command(*words, "--json"),
                 "text": command(*words),
-                "mesh": command(*words, "--mesh", "data=2"),
+                "mesh": command(*words, "--mesh", "fsdp=2"),
+                "copies": command(*words, "--mesh", "data=2", "--json"),
+                "odd": command(*words, "--mesh", "data=3"),
                 "largest": largest(),
                 "parts": parts(),
                 "rl": reinforcement(),

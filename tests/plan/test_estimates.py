@@ -42,7 +42,25 @@ def test_command_on_a_gpu(planned):
     assert f"too low by up to {estimates.TRACE_ERROR:.0%}" in out
     code, _, err = planned["mesh"]
     assert code == 2
-    assert "planned for alone" in err
+    assert "on GPUs only data=N is planned" in err
+
+
+def test_two_gpus_with_all_weights_each_compute_half_of_the_rows(planned):
+    code, out, _ = planned["copies"]
+    two, one = json.loads(out), json.loads(planned["json"][1])
+    assert code == 0
+    assert two["devices"] == 2
+    assert two["rows"] == one["rows"] == 2
+    assert two["config"]["mesh"] == "data=2"
+    for kind in ("weights", "optimizer", "gradients"):
+        assert two[kind] == one[kind]
+    assert two["total"] < one["total"]
+    # All the products of half of the rows each; what does not depend on rows is twice.
+    assert one["flops"] <= two["flops"] < 1.01 * one["flops"]
+    assert two["seconds"]["arithmetic"] < 0.51 * one["seconds"]["arithmetic"]
+    code, _, err = planned["odd"]
+    assert code == 2
+    assert "does not divide a batch of 2 rows" in err
 
 
 def test_largest_batch_is_the_last_that_fits(planned):
