@@ -5,6 +5,7 @@ the rest of the file. Nothing is executed: a completed file is only parsed.
 """
 
 import ast
+import re
 import warnings
 from collections.abc import Iterable, Sequence
 
@@ -14,13 +15,18 @@ from codegemma_keras import fim
 from codegemma_keras.decoding import Sampling
 
 TO_THE_LINE_END = (fim.LEFT_TO_RIGHT, "prefix")  # such a model does not stop by itself
+WORDS = re.compile(r"\w+|[^\w\s]")
 MODES = ("psm", "spm", *TO_THE_LINE_END)
 
 
 def single_line_tasks(
-    documents: Iterable[tuple[str, str]], count: int, seed: int = 0
+    documents: Iterable[tuple[str, str]],
+    count: int,
+    seed: int = 0,
+    *,
+    rest: bool = False,
 ) -> list[dict]:
-    """Tasks that each hide one line of code.
+    """Tasks that each hide one line of code, or the rest of one.
 
     Lines that are blank, comments, shorter than 4 characters or inside a file that does
     not parse are left out. Every file gives at most one task in a round, so no large
@@ -30,6 +36,9 @@ def single_line_tasks(
         documents: `(path, text)` pairs of Python.
         count: how many tasks; fewer if the documents have fewer such lines.
         seed: decides which lines.
+        rest: whether the cursor stands in the line, behind a random word or sign of it,
+            as when somebody types. A model that only continues text needs this: asked
+            for a whole line, it may as well leave one blank.
 
     Returns:
         Dictionaries with `task_id, path, prefix, middle, suffix`.
@@ -49,12 +58,13 @@ def single_line_tasks(
             if not queue or len(tasks) == count:
                 continue
             line = int(queue.pop())
+            cursor = _cursor_in(lines[line], rng) if rest else 0
             tasks.append(
                 {
                     "task_id": f"{path}:{line + 1}",
                     "path": path,
-                    "prefix": "".join(lines[:line]),
-                    "middle": lines[line],
+                    "prefix": "".join(lines[:line]) + lines[line][:cursor],
+                    "middle": lines[line][cursor:],
                     "suffix": "".join(lines[line + 1 :]),
                 }
             )
@@ -162,6 +172,12 @@ def _record(task, mode, tokenizer, result):
         "stopped": stopped,
         "new_tokens": len(result.token_ids),
     }
+
+
+def _cursor_in(line, rng):
+    """A place behind one of the words and signs of a line, but the last."""
+    ends = [match.end() for match in WORDS.finditer(line)]
+    return int(rng.choice(ends[:-1])) if len(ends) > 1 else 0
 
 
 def _is_code(line: str) -> bool:

@@ -59,6 +59,22 @@ def test_tasks_reassemble_and_are_code():
     assert infilling.single_line_tasks(FILES, 50) == tasks
 
 
+def test_the_rest_of_a_line_begins_behind_a_word_of_it():
+    whole = {t["task_id"]: t for t in infilling.single_line_tasks(FILES, 50)}
+    tasks = infilling.single_line_tasks(FILES, 50, rest=True)
+    assert {t["task_id"] for t in tasks} <= set(whole)
+    cut = 0
+    for task in tasks:
+        line = whole[task["task_id"]]["middle"]
+        start = line.removesuffix(task["middle"])
+        assert task["prefix"] == whole[task["task_id"]]["prefix"] + start
+        assert task["middle"].strip()
+        assert start == start.rstrip()  # a space belongs to what is to be written
+        cut += bool(start)
+    assert cut > len(tasks) / 2
+    assert infilling.single_line_tasks(FILES, 50, rest=True) == tasks
+
+
 def test_the_right_answer_scores_one_and_an_empty_one_zero(lm, monkeypatch):
     tasks = infilling.single_line_tasks(FILES, 4)
     answers = {}
