@@ -7,6 +7,7 @@ and `codegemma plan` take them as they are:
     profile = profiles.find("2b-t4")
     config = profile.config(sft.SFTConfig, data="chats.jsonl", out="runs/chat")
     profile.command("plan sft")     the same as a command line
+    lm, config = profile.load("chat", chat=True)        for a loop of your own
 
 `benchmarks/profile_plans.py` plans each profile for its machine; the result is in
 `benchmarks/results/profile_plans.json`. No profile of a GPU or a TPU has been run on its
@@ -15,6 +16,10 @@ machine yet.
 
 import dataclasses
 import shlex
+
+from codegemma_keras import CodeGemmaCausalLM, sharding
+from codegemma_keras.training import config as settings
+from codegemma_keras.training import model
 
 OPTIONS = (
     *("preset", "dtype", "quantize", "lora_rank", "sequence_length", "batch_tokens"),
@@ -125,6 +130,36 @@ class Profile:
             parts += [f"--{name.replace('_', '-')}", str(value)]
         return shlex.join(parts)
 
+    def load(
+        self, adapter: str, *, chat: bool = False, **more
+    ) -> tuple[CodeGemmaCausalLM, settings.TrainingConfig]:
+        """The model, with a new adapter that changes nothing yet, for a loop of your own.
+
+        A mesh stays set for the whole process, as `keras.distribution` has it.
+        `training.model.compile_model(lm, config, steps)` prepares `fit`.
+
+        Args:
+            adapter: a name for it.
+            chat, more: as in `config`.
+
+        Returns:
+            The model, and its settings with nothing left to derive.
+
+        Raises:
+            OSError, ValueError: the preset cannot be had, or a setting cannot work.
+            RuntimeError: there are not as many devices as the mesh has.
+
+        Examples:
+            >>> lm, config = find("tiny").load("repository", lora_rank=4)
+            >>> lm.backbone.active_adapter, config.learning_rate
+            ('repository', 0.001)
+        """
+        config = self.config(settings.TrainingConfig, chat=chat, **more)
+        config = model.with_dtype(settings.with_adapter(config, self.lora_rank))
+        if config.mesh:
+            sharding.use(config.mesh, config.preset).__enter__()
+        return model.load(config, adapter), config
+
     def __str__(self):
         base = f"{self.quantize} matrices" if self.quantize else "the whole preset"
         what = (
@@ -157,7 +192,6 @@ PROFILES = {
             machine="two CPU cores",
             preset=_SMOL,
             chat_preset=_SMOL,
-            dtype="float32",
             learning_rate=5e-4,
         ),
         Profile(

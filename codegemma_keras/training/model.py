@@ -110,7 +110,7 @@ def compile_model(lm, config, steps, loss=None):
         config.schedule,
         config.learning_rate,
         steps,
-        config.warmup_steps,
+        config.warmup_steps or max(1, round(0.05 * steps)),
         config.decay,
         parts,
     )

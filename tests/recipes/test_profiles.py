@@ -4,12 +4,15 @@ import json
 import pathlib
 import shlex
 
+import numpy as np
 import pytest
 
 from codegemma_keras import presets
+from codegemma_keras.batches import pack
 from codegemma_keras.recipes import profiles
 from codegemma_keras.recipes.pretrain import PretrainConfig
 from codegemma_keras.recipes.sft import SFTConfig
+from codegemma_keras.training import model
 
 PLANS = pathlib.Path(__file__).parents[2] / "benchmarks/results/profile_plans.json"
 ALL = sorted(profiles.PROFILES)
@@ -39,6 +42,25 @@ def test_the_plan_of_a_profile_is_that_of_its_present_settings_and_fits(name):
     )
     assert plan["fits"]
     assert plan["loading_gib"] <= plan["usable_gib"]
+
+
+def test_a_loaded_profile_trains_by_fit():
+    lm, config = profiles.find("tiny").load(
+        "mine", lora_rank=2, sequence_length=16, batch_tokens=32
+    )
+    assert config.lora_alpha == 4
+    before = [np.array(v) for v in lm.trainable_variables]
+    assert sum(v.size for v in before) < 100_000
+    model.compile_model(lm, config, 2)
+    lm.preprocessor = None
+    row = lm.backbone.vocabulary_size // 2 * np.ones((2, 17), "int32")
+    x, y, weight = pack([list(map(int, ids)) for ids in row], 16)
+    lm.fit(x, y, sample_weight=weight, batch_size=2, epochs=2, verbose=0)
+    changed = [
+        not np.array_equal(old, new)
+        for old, new in zip(before, lm.trainable_variables, strict=True)
+    ]
+    assert any(changed)
 
 
 def test_a_command_has_the_options_of_the_profile():

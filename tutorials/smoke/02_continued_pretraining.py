@@ -1,6 +1,6 @@
+profile = "tiny"
 most_files = 6
-batches = 2
-epochs = 1
+steps = 2
 test_tasks = 4
 test_files = 2
 least_gain = -1.0
