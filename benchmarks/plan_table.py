@@ -23,7 +23,7 @@ import pathlib
 import time
 
 from codegemma_keras import presets
-from codegemma_keras.plan import estimates, program, step
+from codegemma_keras.plan import estimates, program, step, supervised
 from codegemma_keras.recipes.sft import SFTConfig
 from codegemma_keras.training import hardware
 from codegemma_keras.training.hardware import GIB
@@ -80,7 +80,7 @@ def add_columns(rows):
                 activations = lora[row["model"], row["length"]]
                 size = sharded(row, kinds, activations)
                 margin, loading = activations["temporaries"], loading / 8
-            size += estimates.TRACE_ERROR * margin
+            size += supervised.TRACE_ERROR * margin
             usable = hardware.chip_of(column).usable / GIB
             fits = "yes" if size <= usable else "no"
             if fits == "yes" and loading > usable:
@@ -135,7 +135,7 @@ def write(rows):
     """The result so far; a run that is cut off keeps it."""
     out = {
         "what": "GiB of one chip with one row on it, with margin; traced, not run",
-        "trace_error": estimates.TRACE_ERROR,
+        "trace_error": supervised.TRACE_ERROR,
         "date": time.strftime("%Y-%m-%d"),
         "remat": "block",
         "usable_gib": {n: hardware.chip_of(n).usable / GIB for n in COLUMNS},

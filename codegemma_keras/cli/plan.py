@@ -12,7 +12,7 @@ from typing import Annotated, Generic, TypeVar
 import tyro
 
 from codegemma_keras.plan import estimate, largest_batch
-from codegemma_keras.plan.estimates import trace_error
+from codegemma_keras.plan.step import kind_of
 from codegemma_keras.recipes.pretrain import PretrainConfig
 from codegemma_keras.recipes.rl import RLConfig
 from codegemma_keras.recipes.sft import SFTConfig
@@ -129,7 +129,7 @@ def as_text(found, largest=None) -> str:
         lines += [
             "",
             "By the traced step, not a compiled one. Compared with compiled steps it was "
-            f"too low by up to {trace_error(config):.0%} of gradients, logits and "
+            f"too low by up to {kind_of(config).TRACE_ERROR:.0%} of gradients, logits and "
             "activations: the margin (docs/plan.md).",
         ]
     return "\n".join(lines)

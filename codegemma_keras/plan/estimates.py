@@ -17,14 +17,8 @@ import dataclasses
 import math
 
 from codegemma_keras import ops, sharding
-from codegemma_keras.plan import program, reinforcement, step
-from codegemma_keras.recipes.rl import RLConfig
+from codegemma_keras.plan import program, step
 from codegemma_keras.training import hardware
-
-# Of the temporaries of a traced step. The compiled step needs at most so much more, in
-# all cases of benchmarks/results/plan_accuracy.json (a test compares).
-TRACE_ERROR = 0.40
-RL_TRACE_ERROR = 0.50
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +141,7 @@ def on_devices(config, devices, chip, target, sizes=None) -> Estimate:
     """
     lm, batch = step.model_of(config, sizes), step.batch_of(config)
     if not config.mesh:
-        if len(devices) > 1 and isinstance(config, RLConfig):
+        if len(devices) > 1 and not step.kind_of(config).SEVERAL_DEVICES:
             raise ValueError(
                 f"{target} has {len(devices)} devices, and rl runs on one. Name one chip, "
                 "for example v5e-1."
@@ -175,19 +169,17 @@ def _estimate(
     count = math.prod(layout.device_mesh.shape) if layout else 1
     kinds = by_kind(lm, config, layout, device)
     loading = loading_bytes(lm, config, count, kinds["weights"])
-    first = rollout = 0
-    if isinstance(config, RLConfig):
-        if reinforcement.has_first_model(config):
-            first = kinds["weights"]
-            kinds["weights"] += first
-            loading += first  # one is loaded beside the other
-        rollout = reinforcement.rollout_bytes(lm, config)
+    kind, first = step.kind_of(config), 0
+    if kind.has_first_model(config):
+        first = kinds["weights"]
+        kinds["weights"] += first
+        loading += first  # one is loaded beside the other
     temporaries, margin = found.temporaries, 0
     if how == "traced":
         # The trace lets a cast gradient be read as it is made; all of them are there
         # before the first is applied, since the norm of all is needed.
         temporaries = max(temporaries, kinds["gradients"] + kinds["logits"])
-        margin = int(trace_error(config) * temporaries)
+        margin = int(kind.TRACE_ERROR * temporaries)
     rest = temporaries - kinds["gradients"] - kinds["logits"]
     return Estimate(
         config=config,
@@ -199,7 +191,7 @@ def _estimate(
         margin=margin,
         total=found.arguments + first + temporaries,
         loading=loading,
-        rollout=rollout,
+        rollout=kind.rollout_bytes(lm, config),
         usable=chip.usable,
         flops=found.flops,
         collectives=found.collectives,
@@ -250,11 +242,6 @@ def loss_bytes(lm, config) -> int:
     hidden = 4 * tokens * width // parts
     trained = bool(lm.backbone.token_embedding.trainable_variables)
     return logits + hidden + (4 * vocabulary * width // split if trained else 0)
-
-
-def trace_error(config) -> float:
-    """By how much of its temporaries a traced step of this recipe may be too low."""
-    return RL_TRACE_ERROR if isinstance(config, RLConfig) else TRACE_ERROR
 
 
 def roofline(compiled, chip, devices) -> dict[str, float]:

@@ -1,5 +1,7 @@
 """What a step of `recipes.rl` has besides: its loss, its targets, and the answers' cache.
 
+The functions that `supervised` has, too, are those that `step.kind_of` promises.
+
 A part of the update is planned with a row for each answer. Short answers share rows, so
 that a run may need less.
 
@@ -18,6 +20,8 @@ from codegemma_keras.rl.losses import ALGORITHMS, Answers, knobs_of
 # tokens a process grew by 2.2 times the cache. Of each row there are the logits, the noise
 # and their sum in float32.
 COPIES, ARRAYS = 2.5, 3
+TRACE_ERROR = 0.50  # as `supervised.TRACE_ERROR`, of a part of an update
+SEVERAL_DEVICES = False
 
 
 def loss_of(config):
@@ -41,20 +45,21 @@ def rows_of(config) -> int:
     return row_bucket(answers_of_part(config))
 
 
-def targets_of(config) -> dict:
-    """Shapes of what `update.Part` has as targets."""
+def targets_of(config) -> tuple:
+    """Shapes of what `update.Part` has as targets, as the one element of a tuple."""
     count, limit = answers_of_part(config), config.max_new_tokens
     line = jax.ShapeDtypeStruct((count, limit), "float32")
     scalar = jax.ShapeDtypeStruct((), "float32")
     kinds = {"advantages": jax.ShapeDtypeStruct((count,), "float32"), "total": scalar}
     shape = rows_of(config), config.sequence_length
-    return {
+    targets = {
         **{name: kinds.get(name, line) for name in Answers._fields},
         "ids": jax.ShapeDtypeStruct(shape, "int32"),
         "places": jax.ShapeDtypeStruct((count, limit), "int32"),
         "tokens": scalar,
         "fresh": jax.ShapeDtypeStruct((), "bool"),
     }
+    return (targets,)
 
 
 def rollout_bytes(lm, config) -> int:

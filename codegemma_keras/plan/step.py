@@ -14,12 +14,26 @@ import keras
 
 from codegemma_keras import CodeGemmaBackbone, CodeGemmaCausalLM, lora, sharding
 from codegemma_keras.formats import weights
-from codegemma_keras.plan import reinforcement
+from codegemma_keras.plan import reinforcement, supervised
 from codegemma_keras.recipes import pretrain, rl, sft
-from codegemma_keras.training import hardware, model, order
+from codegemma_keras.training import hardware, model
 
 ANY = 1000  # steps of the run: the schedule's numbers change no bytes
-RECIPES = {pretrain.PretrainConfig: pretrain, sft.SFTConfig: sft, rl.RLConfig: rl}
+# Of each configuration, the recipe and what plans its step.
+KINDS = {
+    pretrain.PretrainConfig: (pretrain, supervised),
+    sft.SFTConfig: (sft, supervised),
+    rl.RLConfig: (rl, reinforcement),
+}
+
+
+def kind_of(config):
+    """`supervised` or `reinforcement`: what the step of a configuration has besides."""
+    return _of(config)[1]
+
+
+def _of(config):
+    return next(KINDS[kind] for kind in KINDS if isinstance(config, kind))
 
 
 def resolved(config, target):
@@ -35,7 +49,7 @@ def resolved(config, target):
             f"{keras.backend.backend()}. Set KERAS_BACKEND=jax; a run on TensorFlow is not "
             "planned."
         )
-    recipe = next(RECIPES[kind] for kind in RECIPES if isinstance(config, kind))
+    recipe, _ = _of(config)
     config = recipe.resolved(config, half=lambda: hardware.chip_of(target).half)
     if config.sequence_length is None:  # rl measures the prompts, with the tokenizer
         raise ValueError(
@@ -76,16 +90,13 @@ def model_of(config, sizes=None) -> CodeGemmaCausalLM:
         return backbone
 
     lm = CodeGemmaCausalLM(weights.build_empty(make), preprocessor=None)
-    loss = reinforcement.loss_of(config) if isinstance(config, rl.RLConfig) else None
-    model.compile_model(lm, config, ANY, loss)
+    model.compile_model(lm, config, ANY, kind_of(config).loss_of(config))
     return lm
 
 
 def rows_of(config) -> int:
     """Rows of one part of a step."""
-    if isinstance(config, rl.RLConfig):
-        return reinforcement.rows_of(config)
-    return order.rows_of_part(config)
+    return kind_of(config).rows_of(config)
 
 
 @functools.cache
@@ -147,9 +158,7 @@ def batch_of(config):
     ids = jax.ShapeDtypeStruct(shape, "int32")
     names = ("token_ids", "padding_mask", "positions", "segment_ids")
     x = dict.fromkeys(names, ids)
-    if isinstance(config, rl.RLConfig):
-        return x, reinforcement.targets_of(config)
-    return x, ids, jax.ShapeDtypeStruct(shape, "float32")
+    return x, *kind_of(config).targets_of(config)
 
 
 def groups_of(lm) -> dict:

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from codegemma_keras.plan import estimates
+from codegemma_keras.plan import estimates, reinforcement, supervised
 from codegemma_keras.training import hardware
 
 
@@ -39,7 +39,7 @@ def test_command_on_a_gpu(planned):
     code, out, _ = planned["text"]
     assert code == 0
     assert "usable: fits" in out
-    assert f"too low by up to {estimates.TRACE_ERROR:.0%}" in out
+    assert f"too low by up to {supervised.TRACE_ERROR:.0%}" in out
     code, _, err = planned["mesh"]
     assert code == 2
     assert "on GPUs only data=N is planned" in err
@@ -116,7 +116,7 @@ def test_the_command_plans_rl(planned):
     assert code == 0
     assert "8 rows of 300 tokens at once" in out
     assert "while answers are sampled" in out
-    assert f"too low by up to {estimates.RL_TRACE_ERROR:.0%}" in out
+    assert f"too low by up to {reinforcement.TRACE_ERROR:.0%}" in out
     code, _, err = planned["rl"]["no length"]
     assert code == 2
     assert "Give sequence_length" in err

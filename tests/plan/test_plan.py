@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from codegemma_keras import lora, plan
-from codegemma_keras.plan import estimates
+from codegemma_keras.plan import reinforcement, supervised
 from codegemma_keras.recipes.sft import SFTConfig
 from codegemma_keras.training import hardware, memory
 from tests.tiny_models import our_task
@@ -292,8 +292,8 @@ def test_the_margin_covers_the_measured_error():
         kind = "rl" if row["recipe"] == "rl" else "training"
         ratio = row["compiled_temporaries"] / row["traced_temporaries"]
         worst[kind] = max(worst[kind], ratio)
-    assert worst["training"] <= 1 + estimates.TRACE_ERROR <= worst["training"] + 0.1
-    assert worst["rl"] <= 1 + estimates.RL_TRACE_ERROR <= worst["rl"] + 0.1
+    assert worst["training"] <= 1 + supervised.TRACE_ERROR <= worst["training"] + 0.1
+    assert worst["rl"] <= 1 + reinforcement.TRACE_ERROR <= worst["rl"] + 0.1
 
 
 def test_on_tensorflow_it_says_what_to_set(monkeypatch):

@@ -1,11 +1,9 @@
-preset = "code_gemma_tiny_py"
+profile = "tiny"
 isolation = "limits"  # at least; where there is bubblewrap, it is used all the same
 train_tasks = 60
 test_tasks = 15
 most_real = 12
 epochs = 1
-row_length = 256
-rows_per_step = 2
 quantized_steps = 3
 answer_tokens = 24
 run_seconds = 60.0
