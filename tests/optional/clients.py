@@ -63,13 +63,14 @@ def _up(address):
         return False
 
 
-def ask(address, path, **body):
+def ask(address, route, /, **body):
     request = urllib.request.Request(
-        address + path,
+        address + route,
         json.dumps(body).encode(),
         {"Content-Type": "application/json"},
     )
-    return json.load(urllib.request.urlopen(request))
+    with urllib.request.urlopen(request) as answer:
+        return json.load(answer)
 
 
 @pytest.fixture(scope="session")
@@ -80,8 +81,22 @@ def expected(address):
     return text
 
 
-def test_openai_completions(address, expected):
-    client = openai.OpenAI(base_url=f"{address}/v1", api_key="none")
+@pytest.fixture
+def client_of_openai(address):
+    with openai.OpenAI(
+        base_url=f"{address}/v1", api_key="none", max_retries=0
+    ) as client:
+        yield client
+
+
+@pytest.fixture
+def client_of_ollama(address):
+    with ollama.Client(host=address) as client:
+        yield client
+
+
+def test_openai_completions(client_of_openai, expected):
+    client = client_of_openai
     assert [model.id for model in client.models.list()] == [MODEL]
     options = {"model": MODEL, "prompt": PREFIX, "suffix": SUFFIX, "max_tokens": 16}
     whole = client.completions.create(**options, logprobs=1)
@@ -96,8 +111,8 @@ def test_openai_completions(address, expected):
     assert chunks[-1].usage.total_tokens == whole.usage.total_tokens
 
 
-def test_openai_chat_and_errors(address):
-    client = openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0)
+def test_openai_chat_and_errors(client_of_openai):
+    client = client_of_openai
     messages = [{"role": "user", "content": "Write a function."}]
     options = {"model": MODEL, "messages": messages, "max_tokens": 8}
     whole = client.chat.completions.create(**options)
@@ -112,8 +127,8 @@ def test_openai_chat_and_errors(address):
         client.completions.create(model=MODEL, prompt="x", max_tokens=10**9)
 
 
-def test_ollama(address, expected):
-    client = ollama.Client(host=address)
+def test_ollama(client_of_ollama, expected):
+    client = client_of_ollama
     assert client.list().models[0].model == f"{MODEL}:latest"
     assert "insert" in client.show(MODEL).capabilities
     assert client.ps().models[0].size > 0
