@@ -24,6 +24,8 @@ float32 whatever the model is, as Adam's small steps vanish in bfloat16.
 Left out: adapters of the norms, DoRA, training of biases (Gemma has none).
 """
 
+import pathlib
+
 import numpy as np
 from keras import ops
 
@@ -340,6 +342,34 @@ def load(lm, folder, name="default", check_base=True):
         values = backbone.token_embedding.adapters[name].values
         values.assign(theirs.rows[1].astype("float32"))
     select(lm, name)
+
+
+def use(lm, folder):
+    """Load an adapter to write text with it, and not to train it.
+
+    Matrices in float32 take it up (`merge`), so the model is as fast as without it.
+    Beside narrower or integer ones it stays as it is, because they could not hold the sum
+    exactly.
+
+    Args:
+        lm: the model.
+        folder: as of `load`.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load` does.
+
+    Examples:
+        >>> lora.add(lm, "style", rank=4)
+        >>> lora.save(lm, "used-adapter")
+        >>> lora.remove(lm, "style")
+        >>> lora.use(lm, "used-adapter")
+        >>> lm.backbone.adapters["default"].merged
+        True
+    """
+    load(lm, pathlib.Path(folder).expanduser())
+    layers = [layer for _, layer in adapters.sites(_backbone(lm))]
+    if all(v.dtype == "float32" for layer in layers for v in layer.weights):
+        merge(lm)
 
 
 def _check_shapes(backbone, theirs, folder):

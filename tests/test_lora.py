@@ -390,6 +390,21 @@ def test_a_quantized_base_computes_the_same_after_saving(mode, tmp_path):
     lora.load(our_backbone(num_layers=1), tmp_path / "adapter")
 
 
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "int8"])
+def test_an_adapter_is_used_as_it_was_trained_and_merged_where_that_is_exact(
+    adapted, kind, tmp_path
+):
+    lora.save(adapted, tmp_path)
+    loaded, used = (our_backbone(dtype=kind.replace("int8", "float32")) for _ in "12")
+    for backbone, load in ((loaded, lora.load), (used, lora.use)):
+        if kind == "int8":
+            lora.quantize_base(backbone, kind)
+        load(backbone, tmp_path)
+    assert used.adapters["default"].merged == (kind == "float32")
+    limit = 1e-5 if kind == "float32" else 0
+    assert relative_difference(logits(used), logits(loaded)) <= limit
+
+
 def test_an_adapter_of_other_weights_is_refused(adapted, tmp_path):
     lora.save(adapted, tmp_path)
     lora.load(our_backbone(dtype="bfloat16"), tmp_path)  # the same weights, rounded

@@ -34,6 +34,9 @@ class CompleteOptions:
     column: int | None = None
     # The model: a name, kaggle://..., hf://... or a folder.
     preset: str = DEFAULT_PRESET
+    # The folder of an adapter in PEFT's format, such as `codegemma sft` writes. The model
+    # is used with it.
+    adapter: str | None = None
     # Other files that the model should see, with the most related one last.
     context: tuple[str, ...] = ()
     # The most tokens that the completion may have.
@@ -65,10 +68,12 @@ def complete(options: CompleteOptions) -> None:
     start = time.perf_counter()
     choose_backend()
     with quiet_libraries():
-        from codegemma_keras import CodeGemmaCausalLM, Sampling
+        from codegemma_keras import CodeGemmaCausalLM, Sampling, lora
 
         sampling = Sampling(temperature=options.temperature)
         lm = CodeGemmaCausalLM.from_preset(options.preset)
+        if options.adapter is not None:
+            lora.use(lm, options.adapter)
     loaded = time.perf_counter()
     completion = lm.complete(
         prefix,

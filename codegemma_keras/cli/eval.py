@@ -29,6 +29,9 @@ class EvalOptions:
     out: pathlib.Path
     # The model: a name, kaggle://..., hf://... or a folder.
     preset: str = DEFAULT_PRESET
+    # The folder of an adapter in PEFT's format, such as `codegemma sft` writes. The model
+    # is used with it.
+    adapter: str | None = None
     # Whose prompts, stop strings and limits to use; see docs/evaluation.md.
     convention: Literal["paper", "openai", "bigcode", "lm-eval"] = "paper"
     # Ask in the chat format, which instruct models need.
@@ -98,6 +101,7 @@ def evaluate(options: EvalOptions) -> None:
             options.tasks,
             options.preset,
             options.out,
+            adapter=options.adapter,
             convention=options.convention,
             settings=settings,
             data=Data(options.data),

@@ -18,6 +18,9 @@ class LspOptions:
 
     # The model: a name, kaggle://..., hf://... or a folder.
     preset: Annotated[str, tyro.conf.Positional] = "code_gemma_tiny_py"
+    # The folder of an adapter in PEFT's format, such as `codegemma sft` writes. The model
+    # is used with it.
+    adapter: str | None = None
     # The dtype of the weights in memory. "auto" is the one in which they are stored. The
     # default is "auto", but float32 on a CPU, which computes faster in it, if the model then
     # takes at most a quarter of the memory.
@@ -53,6 +56,7 @@ def lsp(options: LspOptions) -> None:
         ) from None
     settings = Settings(
         preset=options.preset,
+        adapter=options.adapter,
         dtype=options.dtype,
         context=options.context,
         warm_up=options.warm_up,

@@ -54,6 +54,7 @@ def evaluate(
     preset,
     out,
     *,
+    adapter=None,
     convention: str = "paper",
     settings: Settings = Settings(),
     data: Data | None = None,
@@ -74,6 +75,8 @@ def evaluate(
         preset: name, handle or folder of a model, a `CodeGemmaCausalLM`, or what has the
             methods of `model.Model`.
         out: folder of the results.
+        adapter: folder of an adapter in PEFT's format; the model of a preset is asked
+            with it.
         convention: one of `task.CONVENTIONS`.
         settings: how samples are drawn.
         data: where benchmarks come from.
@@ -97,7 +100,7 @@ def evaluate(
     made = _make(tasks, convention, data or Data(), chat)
     if any(task.case for task, _ in made):
         accepted(judging.least)  # before hours of generation
-    ask, said = _asker(preset, dtype, answers, settings, chat)
+    ask, said = _asker(preset, adapter, dtype, answers, settings, chat)
     out, found = pathlib.Path(out).expanduser(), {}
     for task, digests in made:
         question = {
@@ -161,16 +164,21 @@ def _look_for(tasks, out, trained_on):
         )
 
 
-def _asker(preset, dtype, answers, settings, chat) -> tuple[Callable, dict]:
+def _asker(preset, adapter, dtype, answers, settings, chat) -> tuple[Callable, dict]:
     """What fills a run with samples, and what the question says of it."""
     if answers is not None:
+        if adapter is not None:
+            raise ValueError(
+                f"adapter={str(adapter)!r} changes a model, and answers={answers!r} asks "
+                "none. Leave one of them out."
+            )
 
         def fill(folder, task, progress):
             problems = task.problems[: settings.limit]
             folder.append("samples", given.read(answers, task, problems))
 
         return fill, {"preset": None, "answers": given.describe(answers)}
-    model = open_model(preset, dtype)
+    model = open_model(preset, dtype, adapter)
     model.check(settings.sampling, chat)
     said = {
         "preset": model.name,
@@ -186,14 +194,22 @@ def _asker(preset, dtype, answers, settings, chat) -> tuple[Callable, dict]:
     return generate, said
 
 
-def open_model(preset, dtype=None):
+def open_model(preset, dtype=None, adapter=None):
     """A `model.Model` of a preset, of a `CodeGemmaCausalLM`, or as it is."""
+    if adapter is not None and not isinstance(preset, (str, pathlib.Path)):
+        raise ValueError(
+            f"adapter={str(adapter)!r} is for a preset that is loaded here. Call "
+            "lora.use(lm, adapter) on a model of your own."
+        )
     if hasattr(preset, "fingerprint"):
         return preset
-    from codegemma_keras import CodeGemmaCausalLM
+    from codegemma_keras import CodeGemmaCausalLM, lora
     from codegemma_keras.evals.model import Model
 
     if isinstance(preset, (str, pathlib.Path)):
         lm = CodeGemmaCausalLM.from_preset(str(preset), dtype=dtype)
-        return Model(lm, str(preset))
+        if adapter is None:
+            return Model(lm, str(preset))
+        lora.use(lm, adapter)
+        return Model(lm, f"{preset} with {adapter}")
     return Model(preset)

@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 
-from codegemma_keras import CodeGemmaCausalLM, platforms
+from codegemma_keras import CodeGemmaCausalLM, lora, platforms
 from codegemma_keras.decoding import Sampling, compilation
 from codegemma_keras.server.scheduler import Scheduler
 from codegemma_keras.server.settings import AUTO, Settings
@@ -35,6 +35,8 @@ def load(settings: Settings) -> CodeGemmaCausalLM:
     lm = CodeGemmaCausalLM.from_preset(settings.preset, dtype=settings.dtype or "auto")
     if settings.dtype is None and _faster_in_float32(lm):
         lm = CodeGemmaCausalLM.from_preset(settings.preset, dtype="float32")
+    if settings.adapter is not None:
+        lora.use(lm, settings.adapter)
     if settings.context is not None:
         lm.preprocessor.sequence_length = settings.context
     return lm

@@ -19,6 +19,9 @@ class Settings:
 
     # The model: a name, kaggle://..., hf://... or a folder.
     preset: Annotated[str, tyro.conf.Positional] = "code_gemma_tiny_py"
+    # The folder of an adapter in PEFT's format, such as `codegemma sft` writes. The model
+    # is used with it.
+    adapter: str | None = None
     # The port. llama.vim and llama.vscode expect 8012, and Ollama's clients expect 11434.
     port: int = 8012
     # The address to listen at. Any address but a loopback address requires --key-file.

@@ -36,19 +36,12 @@ class Curve:
     """
 
     def __init__(self, folder, done, steps, tokens, flops, peak, tensorboard=False):
-        self.file = folder / "curve.csv"
         self._steps, self._tokens = steps, tokens
         self._flops, self._peak = flops, peak
         self._losses, self._seconds = [], []
         self._pace = None  # seconds of a step
-        self._events = None
-        if not hosts.is_first():
-            return
-        kept = [row for row in read(self.file) if row["step"] <= done]
-        lines = [COLUMNS, *([show(row.get(n)) for n in COLUMNS] for row in kept)]
-        text = "".join(",".join(line) + "\n" for line in lines)
-        files.put(self.file, text.encode())
-        self._events = _events(folder, done) if tensorboard else None
+        log = Log if hosts.is_first() else NoLog
+        self._log = log(folder, done, tensorboard)
 
     def add(self, loss, seconds):
         """Take note of a step."""
@@ -82,16 +75,7 @@ class Curve:
         self._write(dict(zip(COLUMNS, values, strict=True)))
 
     def _write(self, row):
-        if not hosts.is_first():
-            return
-        with self.file.open("a", newline="") as file:
-            file.write(",".join(map(show, row.values())) + "\n")
-        if self._events:
-            for name in COLUMNS[2:]:
-                if row[name] is not None:
-                    self._events.add_scalar(name, row[name], row["step"])
-            self._events.flush()
-        say(self._line(row))
+        self._log.write(row, self._line(row))
 
     def _line(self, row):
         parts = [f"step {row['step']}/{self._steps}"]
@@ -108,12 +92,54 @@ class Curve:
         return ", ".join([*parts, f"{duration(left)} left"])
 
     def close(self):
+        """Finish the log."""
+        self._log.close()
+
+
+class Log:
+    """Where lines go: `curve.csv`, the terminal, TensorBoard, and a picture at the end.
+
+    Args:
+        folder, done, tensorboard: as of `Curve`.
+    """
+
+    def __init__(self, folder, done, tensorboard):
+        self._file = folder / "curve.csv"
+        kept = [row for row in read(self._file) if row["step"] <= done]
+        lines = [COLUMNS, *([show(row.get(n)) for n in COLUMNS] for row in kept)]
+        text = "".join(",".join(line) + "\n" for line in lines)
+        files.put(self._file, text.encode())
+        self._events = _events(folder, done) if tensorboard else None
+
+    def write(self, row, line):
+        """Add the values of a row, and show a line to the person who watches."""
+        with self._file.open("a", newline="") as file:
+            file.write(",".join(map(show, row.values())) + "\n")
+        if self._events:
+            for name in COLUMNS[2:]:
+                if row[name] is not None:
+                    self._events.add_scalar(name, row[name], row["step"])
+            self._events.flush()
+        say(line)
+
+    def close(self):
         """Finish the events and draw `curve.png`, if matplotlib is there."""
-        if not hosts.is_first():
-            return
         if self._events:
             self._events.close()
-        draw(self.file, self.file.with_suffix(".png"))
+        draw(self._file, self._file.with_suffix(".png"))
+
+
+class NoLog:
+    """The log of all processes but the first one, which writes for them."""
+
+    def __init__(self, folder, done, tensorboard):
+        pass
+
+    def write(self, row, line):
+        pass
+
+    def close(self):
+        pass
 
 
 def say(text):

@@ -3,6 +3,7 @@
 import json
 
 import keras
+import numpy as np
 import pytest
 
 from codegemma_keras.cli import complete as cli
@@ -94,6 +95,42 @@ def test_json_is_what_the_library_gives(folder, preset, capsys, option, until):
         "prefix_used": len(expected.prefix),
         "suffix_used": len(expected.suffix),
     }
+
+
+@pytest.fixture(scope="session")
+def adapter(preset, tmp_path_factory):
+    """A folder with an adapter of `preset` that changes what the model writes."""
+    from codegemma_keras import CodeGemmaCausalLM, lora
+
+    lm = CodeGemmaCausalLM.from_preset(preset)
+    lora.add(lm, "mine", rank=2)
+    for number, variable in enumerate(lm.trainable_variables):
+        draw = np.random.default_rng(number).normal(0, 1, variable.shape)
+        variable.assign(draw)
+    folder = tmp_path_factory.mktemp("adapter")
+    lora.save(lm, folder, "mine")
+    return folder
+
+
+def test_an_adapter_is_used(folder, preset, adapter, capsys):
+    from codegemma_keras import CodeGemmaCausalLM, lora
+
+    request = ["complete", "stats.py", "--line", 2, "--preset", preset, "--json"]
+    request += ["--max-new-tokens", 8, "--until", "none"]
+    _, plain, _ = run(capsys, *request)
+    code, out, _ = run(capsys, *request, "--adapter", adapter)
+    assert code == 0
+    lm = CodeGemmaCausalLM.from_preset(preset)
+    lora.load(lm, adapter)
+    cursor = FILE.index("\n    return")
+    expected = lm.complete(
+        FILE[:cursor], FILE[cursor:], path="stats.py", max_new_tokens=8, tidy=True
+    )
+    assert json.loads(out)["completion"] == expected.text
+    assert json.loads(plain)["completion"] != expected.text
+    code, _, err = run(capsys, *request, "--adapter", folder)
+    assert code == 2
+    assert "adapter_config.json" in err
 
 
 def test_seed_repeats_a_sample(folder, preset, capsys):

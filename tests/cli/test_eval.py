@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from codegemma_keras import CodeGemmaCausalLM, lora
 from codegemma_keras.cli import main
 from codegemma_keras.sandbox import levels
 from tests import tiny_models
@@ -38,6 +39,30 @@ def test_from_a_preset_to_a_report(preset, tmp_path, capsys):
     assert record["completion"] in record["solution"]
     verdict = json.loads((folder / "verdicts.jsonl").read_text().splitlines()[0])
     assert verdict["passed"] in (True, False)
+
+
+def test_an_adapter_makes_another_model(preset, tmp_path, capsys):
+    lm = CodeGemmaCausalLM.from_preset(preset)
+    lora.add(lm, "mine", rank=2)
+    for variable in lm.trainable_variables:
+        variable.assign(variable + 0.1)
+    lora.save(lm, tmp_path / "adapter", "mine")
+    ask = ["humaneval-infilling-light", "--preset", preset, "--limit", 1]
+    questions = []
+    for name, more in (("plain", []), ("tuned", ["--adapter", tmp_path / "adapter"])):
+        code, out, err = run(capsys, *ask, *more, "--out", tmp_path / name)
+        assert code == 0, err
+        file = tmp_path / name / "humaneval-infilling-light" / "question.json"
+        questions.append(json.loads(file.read_text()))
+    assert f"with {tmp_path / 'adapter'}" in out  # in the report
+    assert questions[0]["weights"] != questions[1]["weights"]
+    code, _, err = run(capsys, *ask, *more, "--out", tmp_path / "plain")
+    assert code == 2
+    assert "weights" in err
+    ask = ["humaneval", "--answers", "empty", "--limit", 1]
+    code, _, err = run(capsys, *ask, *more, "--out", tmp_path / "o")
+    assert code == 2
+    assert "asks none" in err
 
 
 def test_canonical_answers_pass_and_empty_ones_do_not(tmp_path, capsys):

@@ -2,10 +2,11 @@
 
 import threading
 
+import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
-from codegemma_keras import CodeGemmaCausalLM
+from codegemma_keras import CodeGemmaCausalLM, lora
 from codegemma_keras.server import loading
 from codegemma_keras.server.app import create_app
 from codegemma_keras.server.scheduler import Scheduler
@@ -17,6 +18,20 @@ def test_loading_compiles_nothing():
     lm = loading.load(Settings(context=96, compiled_folder=None))
     assert lm.preprocessor.sequence_length == 96
     assert lm.engine.compilations == 0
+
+
+def test_a_server_uses_an_adapter(tmp_path):
+    lm = CodeGemmaCausalLM.from_preset("code_gemma_tiny_py")
+    lora.add(lm, "mine", rank=2)
+    for variable in lm.trainable_variables:
+        variable.assign(variable + 0.1)
+    lora.save(lm, tmp_path, "mine")
+    served = loading.load(Settings(adapter=str(tmp_path), compiled_folder=None))
+    plain = loading.load(Settings(compiled_folder=None))
+    ids = [[2, 40, 50, 60]]
+    found, expected, other = (m.log_probabilities(ids)[0] for m in (served, lm, plain))
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+    assert np.abs(found - other).max() > 0.1
 
 
 @pytest.fixture(scope="module")
