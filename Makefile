@@ -20,7 +20,7 @@ PLAIN := tests/data tests/sandbox tests/tasks tests/recipes/test_conversations.p
 # that are JAX's own. `make test` runs their tests on JAX; `test-tensorflow-above` is there.
 ABOVE := tests/cli tests/evals tests/export tests/formats/test_mutations.py tests/jupyter \
   tests/lsp tests/plan tests/recipes/test_instruct_data.py tests/recipes/test_rl.py tests/server \
-  tests/test_docs.py tests/test_exercises.py \
+  tests/test_autograding.py tests/test_docs.py tests/test_exercises.py \
   tests/test_attention.py tests/test_notebook.py tests/test_notebooks.py tests/test_sharding.py
 
 .DEFAULT_GOAL := help
@@ -90,6 +90,16 @@ test-harnesses: .venv-evals/.installed  ## Not in `test`: lm-evaluation-harness 
 
 rl-goldens: .venv-trl/.installed  ## Not in `test`: goldens of the losses, from TRL in its own environment.
 	.venv-trl/bin/python tools/rl_goldens.py
+
+clean: clean-grading
+.PHONY: test-autograding clean-grading
+clean-grading:
+	rm -rf .venv-grading
+
+CHAPTERS ?= 10 13 22
+test-autograding: $(VENV)/.installed-dev .venv-grading/.installed  ## Not in `test`: nbgrader scores four students in CHAPTERS; its own environment.
+	NBGRADER=$(abspath .venv-grading/bin/nbgrader) CHAPTERS="$(CHAPTERS)" KERAS_BACKEND=jax \
+	  $(BIN)/python -m pytest -s tests/optional/autograding.py -p no:cacheprovider --noconftest
 
 clean: clean-clients
 .PHONY: test-clients test-jupyterlab clean-clients
@@ -174,6 +184,11 @@ $(VENV)/.installed-docs: pyproject.toml | $(BIN)/python
 	mkdir -p .venv-clients/node
 	npm install --prefix .venv-clients/node --no-audit --no-fund --ignore-scripts \
 	  @continuedev/openai-adapters@1.37 playwright-core@1
+	@touch $@
+
+.venv-grading/.installed: Makefile
+	$(PYTHON) -m venv .venv-grading
+	.venv-grading/bin/python -m pip install --quiet 'nbgrader>=0.9.6,<0.10'
 	@touch $@
 
 .venv-oldest/.installed: pyproject.toml tools/oldest.txt | $(BIN)/python

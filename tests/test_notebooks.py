@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import pathlib
+import re
 import sys
 import tempfile
 
@@ -233,3 +234,16 @@ def test_every_tutorial_keeps_the_conventions():
         notebooks.make(file)
         notebooks.smoke_cells(file)
         notebooks.solutions(file)
+
+
+# 02 and 03 are being rewritten, and get their links with that.
+READ = [f for f in notebooks.sources() if f.name[:2] not in ("02", "03")]
+
+
+@pytest.mark.parametrize("file", READ, ids=lambda file: file.stem)
+def test_ends_with_papers(file):
+    last = notebooks.read(file)[-1]
+    assert last.cell_type == "markdown"
+    assert last.source.startswith("## Further reading\n\n* ")
+    links = re.findall(r"\]\(https://(?:arxiv\.org/abs|doi\.org)/\S+\)", last.source)
+    assert 1 <= len(links) <= 3

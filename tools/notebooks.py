@@ -5,6 +5,7 @@
                                         those that were never executed in full
     python tools/notebooks.py smoke     executes each with few steps; writes nothing
     python tools/notebooks.py run       executes each in full and keeps the outputs
+    python tools/notebooks.py assign OUT    writes a course folder for nbgrader
 
 Names after the command choose notebooks (`run 01 04`); default: all. KERAS_BACKEND
 chooses the backend; default: what the notebook itself asks for, JAX if nothing else.
@@ -38,13 +39,14 @@ import nbformat
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 
+import autograding
+import notebook_costs
 import notebook_execution
 import platforms
 from notebook_execution import ROOT, NotebookError, output_problems, tags_of
 
 TUTORIALS = ROOT / "tutorials"
 NOTEBOOKS = ROOT / "notebooks"
-RESULTS = ROOT / "benchmarks" / "results"
 # Where the package is had, and what the badges open. Set in one place, pyproject.toml.
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))[
     "project"
@@ -147,7 +149,7 @@ def make(file, costs=None):
     """
     cells = read(file)
     title, _, rest = cells[0].source.partition("\n")
-    head = f"{title}\n\n{badges(file.stem)}\n\n{cost_line(file.stem, costs)}".rstrip()
+    head = f"{title}\n\n{badges(file.stem)}\n\n{notebook_costs.line(file.stem, costs)}".rstrip()
     made = [
         nbformat.v4.new_markdown_cell(f"{head}\n{rest}".rstrip()),
         nbformat.v4.new_code_cell(
@@ -211,30 +213,6 @@ def badges(name):
         f"[![Open in Colab]({image})]({colab})\n"
         f"[![Open in Kaggle]({image_kaggle})]({kaggle})"
     )
-
-
-def cost_line(name, costs=None):
-    """What the last full run took, in words; empty if there was none."""
-    cost = (read_costs("run") if costs is None else costs).get(name)
-    if cost is None:
-        return ""
-    device = "JAX" if cost["backend"] == "jax" else "TensorFlow"
-    minutes = max(1, round(cost["minutes"]))
-    return (
-        f"*This notebook runs offline in about {minutes} minute{'s'[: minutes > 1]} on "
-        f"{cost['cores']} CPU cores ({device}) and needs {cost['peak_gb']:.1f} GB of "
-        "memory.*"
-    )
-
-
-def results_file(mode):
-    return RESULTS / f"notebooks_{mode}.json"
-
-
-def read_costs(mode):
-    """`{name: cost}` of what was executed last; other backends are `name (backend)`."""
-    file = results_file(mode)
-    return json.loads(file.read_text())["notebooks"] if file.exists() else {}
 
 
 def keep_outputs(new, old):
@@ -339,6 +317,16 @@ def smoke_cells(file):
     return text
 
 
+def make_quick(file):
+    """The notebook of a source, with few steps."""
+    notebook = make(file)
+    if text := smoke_cells(file):
+        tags = [tags_of(cell) for cell in notebook.cells]
+        place = tags.index(("parameters",)) + 1
+        notebook.cells.insert(place, nbformat.v4.new_code_cell(text, id="few-steps"))
+    return notebook
+
+
 def assigned(text):
     """The names that a program assigns at its top level."""
     names = set()
@@ -383,12 +371,7 @@ def execute(file, smoke=False, verbose=False):
     Raises:
         NotebookError: a cell failed, or an output is not fit to be shown.
     """
-    notebook = make(file)
-    if smoke and (text := smoke_cells(file)):
-        place = next(
-            i for i, c in enumerate(notebook.cells) if "parameters" in tags_of(c)
-        )
-        notebook.cells.insert(place + 1, nbformat.v4.new_code_cell(text))
+    notebook = make_quick(file) if smoke else make(file)
     environment = {**os.environ, "PYTHONHASHSEED": "0"}
     backend = environment.setdefault("KERAS_BACKEND", backend_of(read(file)))
     solved = solutions(file)
@@ -404,26 +387,36 @@ def record(mode, file, cost):
     """Note what an execution took, beside device and date."""
     own = cost["backend"] == backend_of(read(file))
     name = file.stem if own else f"{file.stem} ({cost['backend']})"
-    costs = read_costs(mode)
+    costs = notebook_costs.read(mode)
     costs[name] = {**cost, "cores": os.cpu_count(), "date": f"{datetime.date.today()}"}
     about = {
         "command": f"python tools/notebooks.py {mode}",
         "device": f"{os.cpu_count()} {platform.machine()} CPU cores",
         "notebooks": dict(sorted(costs.items())),
     }
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    write(results_file(mode), json.dumps(about, indent=2) + "\n")
+    target = notebook_costs.file(mode)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write(target, json.dumps(about, indent=2) + "\n")
 
 
 def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("command", choices=("build", "check", "smoke", "run"))
+    parser.add_argument("command", choices=("build", "check", "smoke", "run", "assign"))
     parser.add_argument("names", nargs="*", help="beginnings of names; default: all")
     parser.add_argument("--verbose", action="store_true", help="show what cells print")
+    parser.add_argument("--quick", action="store_true", help="assign: with few steps")
     args = parser.parse_intermixed_args(argv)
+    if args.command == "assign" and not args.names:
+        parser.error("assign needs a new folder: assign OUT [NN ...]")
+    out = args.names.pop(0) if args.command == "assign" else None
     try:
         files = sources(chosen=args.names)
-        if args.command == "build":
+        if args.command == "assign":
+            maker = make_quick if args.quick else make
+            chapters = {file.stem: (maker(file), solutions(file)) for file in files}
+            for name, number in autograding.write_course(out, chapters).items():
+                print(f"{name}: {number} exercise{'s'[: number > 1]}")
+        elif args.command == "build":
             build(files)
         elif args.command == "check":
             if found := check(files):

@@ -358,3 +358,11 @@ assert streamed_equals
 assert reuse["line"] >= least_reuse
 assert reuse["spm"] >= least_reuse
 assert min(reuse["line"], reuse["spm"]) > reuse["psm"]
+
+# %% [markdown]
+# ## Further reading
+#
+# * The [CodeGemma report](https://arxiv.org/abs/2406.11409) describes the models, their control
+#   tokens and how they were trained.
+# * [Efficient training of language models to fill in the
+#   middle](https://arxiv.org/abs/2207.14255) introduced prefix, suffix and middle in this form.

@@ -271,3 +271,13 @@ print(
 assert all(row["exact_match"] == 1 for row in table.values())
 assert max(before[name]["exact_match"] for name in families) <= most_before
 assert len(learnt) >= least_families
+
+# %% [markdown]
+# ## Further reading
+#
+# * [Training verifiers to solve math word problems](https://arxiv.org/abs/2110.14168)
+#   introduced GSM8K, whose worked answers end in `####`.
+# * [Chain-of-thought prompting](https://arxiv.org/abs/2201.11903) shows that written steps help
+#   large models.
+# * [Analysing mathematical reasoning abilities of neural
+#   models](https://arxiv.org/abs/1904.01557) makes problems by programs, as this notebook does.

@@ -386,9 +386,6 @@ assert found == 0.5, "Hint: two of these four groups have equal rewards."
 # its score may rise or fall a little by chance, and with another seed it will differ.
 # `docs/rl.md` has the other losses (GRPO, DAPO, GSPO, DPO), rewards that run programs, and
 # the settings for real models; `codegemma rl --help` lists every option.
-#
-# Papers: Williams 1992 (REINFORCE); Ahmadian et al. 2024, *Back to Basics* (RLOO); Shao
-# et al. 2024, *DeepSeekMath* (GRPO); Yu et al. 2025, *DAPO*.
 
 # %%
 import os
@@ -404,3 +401,14 @@ assert strict.tolist() == [1, 0, 0, 0]
 assert pass_1["after"][1] - pass_1["before"][1] >= least_gain
 assert pass_1["after"][0] - pass_1["before"][2] >= least_gap
 assert pass_1["after"][0] - pass_1["control"][2] >= least_gap
+
+# %% [markdown]
+# ## Further reading
+#
+# * [Back to basics](https://arxiv.org/abs/2402.14740) shows that REINFORCE with a leave-one-out
+#   baseline (RLOO) does at least as well as PPO on language models. REINFORCE itself is from
+#   Williams, 1992.
+# * [DeepSeekMath](https://arxiv.org/abs/2402.03300) introduced GRPO, with rewards that a
+#   program can check.
+# * [DAPO](https://arxiv.org/abs/2503.14476) mends weaknesses of GRPO in long runs, and gives
+#   all its settings.

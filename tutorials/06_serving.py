@@ -327,3 +327,12 @@ assert saved >= least_saving
 assert gain >= least_batch_gain
 assert statuses.pop("an editor") == 200
 assert min(statuses.values()) >= 400
+
+# %% [markdown]
+# ## Further reading
+#
+# * [Efficient memory management for large language model serving with
+#   PagedAttention](https://arxiv.org/abs/2309.06180) is the paper of vLLM. It explains why the
+#   cache decides how many users a server can hold.
+# * [SGLang](https://arxiv.org/abs/2312.07104) shares the cache of common prefixes between
+#   requests.

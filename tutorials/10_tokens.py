@@ -382,3 +382,11 @@ assert "".join(stream) == answer
 assert all("\ufffd" not in piece for piece in stream)
 assert inside > 0.25
 assert rates["Python"] > rates["Chinese"]
+
+# %% [markdown]
+# ## Further reading
+#
+# * [Neural machine translation of rare words with subword
+#   units](https://arxiv.org/abs/1508.07909) brought byte-pair encoding to language models.
+# * [SentencePiece](https://arxiv.org/abs/1808.06226) describes the program and the file format
+#   of Gemma's tokenizer.

@@ -385,3 +385,11 @@ assert same_choice
 assert counted == backbone.count_params()
 assert np.ptp(list(scores.values())) < 1e-9
 assert np.allclose(weights.sum(-1), 1)
+
+# %% [markdown]
+# ## Further reading
+#
+# * [Attention is all you need](https://arxiv.org/abs/1706.03762) introduced the transformer.
+# * [RoFormer](https://arxiv.org/abs/2104.09864) introduced rotary positions.
+# * The [Gemma report](https://arxiv.org/abs/2403.08295) lists the sizes of this network, and
+#   what differs from the first transformer.

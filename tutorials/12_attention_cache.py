@@ -325,3 +325,13 @@ assert gain > least_gain
 assert reuse["spm"] > reuse["psm"] + 0.25
 assert cost["2B (K = 1)"] == 18_432
 assert cost["7B (K = 16)"] == 458_752
+
+# %% [markdown]
+# ## Further reading
+#
+# * [Fast transformer decoding: one write-head is all you
+#   need](https://arxiv.org/abs/1911.02150) introduced attention with a single key/value head,
+#   for the sake of the cache.
+# * [GQA](https://arxiv.org/abs/2305.13245) stands between one key/value head and many.
+# * [PagedAttention](https://arxiv.org/abs/2309.06180) manages the caches of many users in
+#   pages.

@@ -359,3 +359,14 @@ assert short["line"] > 3 * short["character"]
 assert inside / total > 0.4
 assert kept["first"] == 1.0
 assert kept["last"] < 0.5
+
+# %% [markdown]
+# ## Further reading
+#
+# * [Efficient training of language models to fill in the
+#   middle](https://arxiv.org/abs/2207.14255) compares PSM and SPM, and cuts at lines, tokens
+#   and characters.
+# * [InCoder](https://arxiv.org/abs/2204.05999) fills in code that was masked, and tests it by
+#   running.
+# * The [CodeGemma report](https://arxiv.org/abs/2406.11409) says how often, and in which order,
+#   the real models were trained to fill in.

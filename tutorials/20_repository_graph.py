@@ -410,3 +410,11 @@ assert all(rank[edge.imported] < rank[edge.importer] for edge in found.kept)
 assert not any("json" in edge.imported for edge in package_order.kept)
 assert before["graph"] > before["names"]
 assert in_sight["graph"] >= least_gain * in_sight["names"]
+
+# %% [markdown]
+# ## Further reading
+#
+# * [DeepSeek-Coder](https://arxiv.org/abs/2401.14196) orders the files of a repository by their
+#   imports, so that a file comes after those that it needs.
+# * The [CodeGemma report](https://arxiv.org/abs/2406.11409) does the same, and puts tests
+#   beside what they test.

@@ -303,3 +303,13 @@ assert by_heart[-1] < 0.3 * by_heart[0]
 assert steps * batch <= len(train_rows)
 assert final < counting["single tokens"] - least_gain
 assert samples[0] != samples[steps]
+
+# %% [markdown]
+# ## Further reading
+#
+# * [Scaling laws for neural language models](https://arxiv.org/abs/2001.08361) relates the loss
+#   to parameters, data and operations.
+# * [Training compute-optimal large language models](https://arxiv.org/abs/2203.15556) corrects
+#   it: 20 tokens for each parameter.
+# * [Decoupled weight decay regularization](https://arxiv.org/abs/1711.05101) introduced the
+#   optimizer AdamW.

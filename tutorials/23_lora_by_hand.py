@@ -394,3 +394,11 @@ assert package_error < tolerance
 for name, share in shares.items():
     if name.startswith("added"):
         assert share[7] > 2 * shares["random numbers"][7]
+
+# %% [markdown]
+# ## Further reading
+#
+# * [LoRA](https://arxiv.org/abs/2106.09685) is the method of this chapter.
+# * [Intrinsic dimensionality explains the effectiveness of language model
+#   fine-tuning](https://arxiv.org/abs/2012.13255) says why so few numbers can be enough.
+# * [QLoRA](https://arxiv.org/abs/2305.14314) trains the same adapters on weights of four bits.

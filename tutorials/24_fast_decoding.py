@@ -380,3 +380,13 @@ assert times["cache, each op called"] > least_gain * times["loop on the device"]
 assert times["cache, compiled step"] < times["everything again"]
 assert forwards <= most_forwards
 assert computed <= asked
+
+# %% [markdown]
+# ## Further reading
+#
+# * [Fast inference from transformers via speculative
+#   decoding](https://arxiv.org/abs/2211.17192) and [Accelerating large language model decoding
+#   with speculative sampling](https://arxiv.org/abs/2302.01318) let a small model guess and the
+#   large one check.
+# * [Inference with reference](https://arxiv.org/abs/2304.04487) takes the guesses from the text
+#   that is there already, as this chapter does.

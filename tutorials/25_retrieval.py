@@ -305,8 +305,7 @@ assert rarity(1000, 1000) < 0.001, "Hint: a name that is everywhere tells nothin
 #
 # You measured the value of context by the probability of the right line. Snippets that
 # share names with the place of the cursor helped more than random ones from the same
-# project. Papers: Zhang et al. 2023, *RepoCoder*; Robertson and Zaragoza 2009, *BM25 and
-# beyond*; Ding et al. 2023, *CrossCodeEval*.
+# project.
 
 # %%
 import os
@@ -318,3 +317,13 @@ print(
 )
 assert len(holes) == lines_to_guess
 assert mean >= least_gain
+
+# %% [markdown]
+# ## Further reading
+#
+# * [RepoCoder](https://arxiv.org/abs/2303.12570) searches the repository, completes, and
+#   searches again with the completion.
+# * [CrossCodeEval](https://arxiv.org/abs/2310.11248) has lines that cannot be guessed without
+#   other files.
+# * [The probabilistic relevance framework: BM25 and beyond](https://doi.org/10.1561/1500000019)
+#   derives the weights of rare names.

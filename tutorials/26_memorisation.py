@@ -303,9 +303,7 @@ assert all_allowed([], {"MIT"}) is False, (
 #
 # A permissive licence, a search for secrets and deduplication each take away a part of the
 # risk. You measured the last one: secrets that the model had read many times were exposed,
-# and without the copies much less so. Papers: Carlini et al. 2019, *The secret sharer*; Lee
-# et al. 2022, *Deduplicating training data makes language models better*; Kandpal et al.
-# 2022, *Deduplicating training data mitigates privacy risks*.
+# and without the copies much less so.
 
 # %%
 import os
@@ -319,3 +317,13 @@ assert "jane.doe" not in cleaned
 assert "x7!kPq2#vLm9" not in cleaned
 assert np.mean(before[most]) >= least_exposure
 assert np.mean(before[most]) - np.mean(after[most]) >= least_drop
+
+# %% [markdown]
+# ## Further reading
+#
+# * [The secret sharer](https://arxiv.org/abs/1802.08232) introduced canaries and exposure.
+# * [Deduplicating training data makes language models better](https://arxiv.org/abs/2107.06499)
+#   shows that copies are repeated word for word, and how to find them.
+# * [Deduplicating training data mitigates privacy risks in language
+#   models](https://arxiv.org/abs/2202.06539) measures how memory grows with the number of
+#   copies.
