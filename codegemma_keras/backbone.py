@@ -215,6 +215,7 @@ class CodeGemmaBackbone(Backbone):
         )
         x = self.embed(token_ids, after_layer)
         new_cache, cached_block = [], traced_once(self.transformer_layers)
+        plain_block = self._plain_block(cached_block, training)
         for i, block in enumerate(self.transformer_layers):
             if cache is not None:
                 asked = only if i == self.num_layers - 1 else None
@@ -229,11 +230,25 @@ class CodeGemmaBackbone(Backbone):
 
                 x = remat(step, block)(x)
             else:
-                x = block(x, rotary, mask, training=training)
+                x = plain_block(block, x, rotary, mask, training=training)
             if after_layer is not None:
                 x = after_layer(x, i)
         x = self.layer_norm(x)
         return x if cache is None else (x, new_cache)
+
+    def _plain_block(self, traced_once, training):
+        """`call(block, ...)` without a cache; on TensorFlow traced once, where that can be.
+
+        On JAX tracing is quick, and `plan.liveness` reads the trace of a whole step.
+        """
+        draws = training and any(
+            getattr(inner, "seed_generator", None) is not None
+            for block in self.transformer_layers
+            for inner in block._flatten_layers()
+        )
+        if keras.config.backend() == "tensorflow" and not draws:
+            return traced_once
+        return lambda block, *args, **options: block(*args, **options)
 
     @property
     def remat(self):

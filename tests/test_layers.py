@@ -1,4 +1,6 @@
-"""Gradients of the embedding in low precision, on both backends."""
+"""Gradients of the embedding in low precision; blocks that share one trace."""
+
+import functools
 
 import keras
 import ml_dtypes
@@ -6,8 +8,9 @@ import numpy as np
 import pytest
 from keras import ops
 
-from codegemma_keras import platforms
+from codegemma_keras import blocks, lora, platforms
 from codegemma_keras.layers import TOKENS_APART, Linear, ReversibleEmbedding
+from tests.tiny_models import INPUTS, our_backbone, relative_difference
 
 V, D, TOKENS = 11, 6, 4096
 
@@ -74,3 +77,109 @@ def test_products_of_few_tokens_are_those_of_many(batch, platform):
             np.testing.assert_allclose(few, whole[:, :length], atol=1e-5)
     kernel = ops.convert_to_numpy(layer.kernel)  # [N, D, H]
     np.testing.assert_allclose(whole, np.einsum("btd,ndh->btnh", x, kernel), atol=1e-5)
+
+
+# Blocks that share one trace
+
+
+def traced(function):
+    """A function of tensors, as a program of the backend."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.jit(function)
+    import tensorflow as tf
+
+    return tf.function(function, autograph=False)
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """The names of the blocks whose code runs."""
+    names, call = [], blocks.GemmaDecoderBlock.call
+
+    @functools.wraps(call)  # Keras reads the signature
+    def watched(self, *args, **kwargs):
+        names.append(self.name)
+        return call(self, *args, **kwargs)
+
+    monkeypatch.setattr(blocks.GemmaDecoderBlock, "call", watched)
+    return names
+
+
+def test_alike_blocks_are_traced_once_and_compute_the_same(calls):
+    backbone = our_backbone(num_layers=3)
+    ids, padding = INPUTS["token_ids"], INPUTS["padding_mask"]
+    cache = backbone.empty_cache(len(ids), 8)
+
+    def with_cache(ids, cache):
+        return backbone.forward(ids, cache=cache, cache_index=0)[0]
+
+    def without(ids, padding):
+        return backbone.forward(ids, padding)
+
+    programs = [(with_cache, (ids, cache), 1)]
+    on_jax = keras.backend.backend() == "jax"
+    programs.append((without, (ids, padding), 3 if on_jax else 1))
+    for function, args, count in programs:
+        args = keras.tree.map_structure(ops.convert_to_tensor, args)
+        expected = ops.convert_to_numpy(function(*args))
+        calls.clear()
+        found = ops.convert_to_numpy(traced(function)(*args))
+        assert len(calls) == count
+        assert relative_difference(found, expected) < 1e-5
+
+
+def test_gradients_reach_the_variables_of_each_block(calls):
+    backbone = our_backbone(num_layers=3)
+    lora.add(backbone, "mine", rank=2)
+    for number, variable in enumerate(backbone.trainable_variables):
+        draw = np.random.default_rng(number).normal(0, 0.1, variable.shape)
+        variable.assign(draw)
+    ids = ops.convert_to_tensor(INPUTS["token_ids"])
+    variables = backbone.trainable_variables
+
+    def loss(values):
+        mapping = list(zip(variables, values, strict=True))
+        with keras.StatelessScope(state_mapping=mapping):
+            hidden = backbone.forward(ids, training=True)
+        return ops.mean(ops.square(ops.cast(hidden, "float32")))
+
+    values = [ops.convert_to_tensor(v.value) for v in variables]
+    if keras.backend.backend() == "jax":
+        import jax
+
+        apart, found = jax.grad(loss)(values), jax.jit(jax.grad(loss))(values)
+    else:
+        import tensorflow as tf
+
+        def gradients(*values):
+            with tf.GradientTape() as tape:
+                tape.watch(values)
+                value = loss(values)
+            return tape.gradient(value, values)
+
+        apart = gradients(*values)
+        calls.clear()
+        found = tf.function(gradients, autograph=False)(*values)
+        assert len(calls) == 1
+    for one, other in zip(apart, found, strict=True):
+        one, other = map(ops.convert_to_numpy, (one, other))
+        assert np.abs(one).max() > 0
+        assert relative_difference(other, one) < 1e-4
+
+
+def test_dropout_in_training_is_drawn_in_each_block(calls):
+    backbone = our_backbone(num_layers=3, dropout=0.5)
+    ids = ops.convert_to_tensor(INPUTS["token_ids"])
+
+    def hidden(training):
+        return backbone.forward(ids, training=training)
+
+    if keras.backend.backend() == "tensorflow":
+        program = traced(lambda: hidden(True))
+        first, second = (ops.convert_to_numpy(program()) for _ in "12")
+        assert len(calls) == 3
+        assert relative_difference(first, second) > 0.01
+    still = [ops.convert_to_numpy(hidden(False)) for _ in "12"]
+    np.testing.assert_array_equal(*still)
