@@ -45,6 +45,8 @@ class Profile:
         remat: what is computed again in the backward pass.
         mesh: how several devices share the work.
         learning_rate: the highest.
+        chat_learning_rate: the same for answers, of which there are fewer and shorter
+            ones; None: `learning_rate`.
         on: the name of the chip for `codegemma plan --on`; None for a CPU.
 
     Examples:
@@ -65,6 +67,7 @@ class Profile:
     remat: str = "none"
     mesh: str | None = None
     learning_rate: float = 2e-4
+    chat_learning_rate: float | None = None
     on: str | None = None
 
     def options(self, *, chat: bool = False) -> dict:
@@ -80,6 +83,7 @@ class Profile:
         found = {name: getattr(self, name) for name in OPTIONS}
         if chat:
             found["preset"] = self.chat_preset
+            found["learning_rate"] = self.chat_learning_rate or self.learning_rate
         return {name: value for name, value in found.items() if value is not None}
 
     def config(self, make, *, chat: bool = False, **more):
@@ -192,7 +196,8 @@ PROFILES = {
             machine="two CPU cores",
             preset=_SMOL,
             chat_preset=_SMOL,
-            learning_rate=5e-4,
+            learning_rate=1.5e-3,
+            chat_learning_rate=5e-4,
         ),
         Profile(
             name="2b-t4",

@@ -34,6 +34,12 @@ def test_a_chat_profile_has_a_model_to_teach(name):
     assert profiles.find(name).options(chat=True)["preset"] in presets.PRESETS
 
 
+def test_answers_may_want_another_learning_rate():
+    smol = profiles.find("smol")
+    assert smol.options(chat=True)["learning_rate"] == smol.chat_learning_rate
+    assert smol.options()["learning_rate"] == smol.learning_rate
+
+
 @pytest.mark.parametrize("name", [n for n in ALL if profiles.find(n).on])
 def test_the_plan_of_a_profile_is_that_of_its_present_settings_and_fits(name):
     plan = json.loads(PLANS.read_text("utf-8"))[name]
