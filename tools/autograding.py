@@ -100,9 +100,7 @@ def assignment(notebook, solutions, name):
             cells += _exercise(cell, number, solution, f"{name}, exercise {number}")
         else:
             cells.append(_graded_as(cell, f"cell-{cell.id}", locked=True))
-    cells[
-        0
-    ].source = f"{re.sub(chr(10) * 3 + '+', chr(10) * 2, cells[0].source)}\n\n{NOTE}"
+    cells[0].source = re.sub(r"\n{3,}", "\n\n", cells[0].source) + f"\n\n{NOTE}"
     return nbformat.v4.new_notebook(
         cells=cells, metadata=copy.deepcopy(notebook.metadata)
     )
