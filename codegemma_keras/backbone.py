@@ -22,8 +22,9 @@ from codegemma_keras import export, presets
 from codegemma_keras.attention import mask_of
 from codegemma_keras.blocks import GemmaDecoderBlock, RMSNormalization
 from codegemma_keras.formats.keras_hub import save_backbone
-from codegemma_keras.layers import ReversibleEmbedding, remat, traced_once
+from codegemma_keras.layers import ReversibleEmbedding
 from codegemma_keras.ops import place, rotary_angles, slots_of, variable_axes
+from codegemma_keras.tracing import draws, remat, traced_apart, traced_once
 
 
 @keras.saving.register_keras_serializable(package="codegemma_keras")
@@ -215,7 +216,12 @@ class CodeGemmaBackbone(Backbone):
         )
         x = self.embed(token_ids, after_layer)
         new_cache, cached_block = [], traced_once(self.transformer_layers)
-        plain_block = self._plain_block(cached_block, training)
+        plain_block = cached_block
+        # On JAX tracing is quick, and `plan.liveness` reads the trace of a whole step.
+        if keras.config.backend() == "jax" or (
+            training and draws(self.transformer_layers)
+        ):
+            plain_block = traced_apart
         for i, block in enumerate(self.transformer_layers):
             if cache is not None:
                 asked = only if i == self.num_layers - 1 else None
@@ -235,20 +241,6 @@ class CodeGemmaBackbone(Backbone):
                 x = after_layer(x, i)
         x = self.layer_norm(x)
         return x if cache is None else (x, new_cache)
-
-    def _plain_block(self, traced_once, training):
-        """`call(block, ...)` without a cache; on TensorFlow traced once, where that can be.
-
-        On JAX tracing is quick, and `plan.liveness` reads the trace of a whole step.
-        """
-        draws = training and any(
-            getattr(inner, "seed_generator", None) is not None
-            for block in self.transformer_layers
-            for inner in block._flatten_layers()
-        )
-        if keras.config.backend() == "tensorflow" and not draws:
-            return traced_once
-        return lambda block, *args, **options: block(*args, **options)
 
     @property
     def remat(self):

@@ -1,12 +1,9 @@
-"""The layers that hold the weights, and how layers are run.
+"""The layers that hold the weights.
 
 A matrix of the network may be stored as floats or as integers, and an adapter (lora.py)
 may add to what it computes. `Linear` and `ReversibleEmbedding` hide that, so that
 backbone.py calls them and thinks of nothing else. They are Keras's own layers with two
 things added: adapters, and an order of memory that XLA need not change.
-
-`remat` and `traced_once` say how a block is run: computed again in the backward pass,
-and traced once for all blocks that are alike.
 
 Shape letters: B batch, T tokens, D width, V vocabulary, N heads, H head size, R rows.
 """
@@ -391,96 +388,3 @@ class ReversibleEmbedding(_Adaptable, keras.layers.ReversibleEmbedding):
 
     def quantize(self, mode=None, type_check=True, config=None):
         super().quantize(mode, type_check=False, config=config)
-
-
-def remat(function, layer):
-    """`function(x)`, computed again in the backward pass instead of kept.
-
-    Dropout in it drops the same values both times: seeds are drawn here, outside. Drawn
-    inside, they would be others when TensorFlow computes again (wrong gradients), and
-    on JAX the generator's new state could not leave the computation.
-
-    Args:
-        function: of one tensor; calls `layer` once.
-        layer: a Keras layer; the seeds are those of its dropout layers.
-    """
-    found = (
-        getattr(inner, "seed_generator", None) for inner in layer._flatten_layers()
-    )
-    generators = [generator for generator in found if generator is not None]
-    seeds = [generator.next() for generator in generators]
-
-    def again(x):
-        for generator, seed in zip(generators, seeds, strict=True):
-            generator.next = lambda ordered=True, seed=seed: seed
-        try:
-            return function(x)
-        finally:
-            for generator in generators:
-                del generator.next  # the class's own again
-
-    return keras.remat(again)
-
-
-def traced_once(layers):
-    """`call(layer, *args)` of any of `layers`, traced once for all that are alike.
-
-    Tracing a Keras layer takes milliseconds on JAX and ten times as many on TensorFlow,
-    and a network has dozens of the same kind: before this, most of the time to a first
-    token from kept programs was tracing, and so was most of TensorFlow's to a first
-    training step. Within a trace, layers whose variables have the same shapes and dtypes,
-    and whose adapters have the same settings, share one function of these; the compiler
-    inlines it, and the program is the same. Outside of a trace each layer is called as it
-    is. A layer must not draw random numbers: the state of its generators would be lost.
-    """
-    first = layers[0]
-
-    def direct(layer, *args, **options):
-        return layer(*args, **options)
-
-    def with_values(values, args, options):
-        mapping = list(zip(first.variables, values, strict=True))
-        with keras.StatelessScope(state_mapping=mapping):
-            return first(*args, **options)
-
-    if len({_kind(layer) for layer in layers}) > 1:
-        return direct
-    share = {"jax": _share_on_jax, "tensorflow": _share_on_tensorflow}
-    found = share.get(keras.config.backend())
-    return direct if found is None else found(with_values, direct)
-
-
-def _share_on_jax(with_values, direct):
-    import jax
-
-    shared = jax.jit(with_values)
-
-    def call(layer, x, *args):
-        if not isinstance(x, jax.core.Tracer):  # eager: nothing is traced to be kept
-            return direct(layer, x, *args)
-        return shared([v.value for v in layer.variables], (x, *args), {})
-
-    return call
-
-
-def _share_on_tensorflow(with_values, direct):
-    import tensorflow as tf
-
-    shared = tf.function(with_values, autograph=False)
-
-    def call(layer, *args, **options):
-        if tf.executing_eagerly():
-            return direct(layer, *args, **options)
-        # Values and not variables, so that gradients reach each layer's own.
-        values = [tf.convert_to_tensor(v.value) for v in layer.variables]
-        return shared(values, args, options)
-
-    return call
-
-
-def _kind(layer):
-    """What two layers must have in common to share one trace."""
-    return (
-        tuple((tuple(v.shape), v.dtype) for v in layer.variables),
-        tuple(getattr(each, "adapter_state", None) for each in layer._flatten_layers()),
-    )

@@ -368,7 +368,7 @@ def use(lm, folder):
     """
     load(lm, pathlib.Path(folder).expanduser())
     layers = [layer for _, layer in adapters.sites(_backbone(lm))]
-    if all(v.dtype == "float32" for layer in layers for v in layer.weights):
+    if all(x.compute_dtype == "float32" and not x.quantization_mode for x in layers):
         merge(lm)
 
 

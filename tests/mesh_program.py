@@ -16,6 +16,8 @@ import keras
 import numpy as np
 
 from codegemma_keras import CodeGemmaBackbone, CodeGemmaCausalLM, lora, losses, sharding
+from codegemma_keras.recipes import profiles
+from codegemma_keras.training import model
 
 SIZES = {
     "vocabulary_size": 320,
@@ -80,6 +82,17 @@ def load(mesh):
         return float(loss["loss"]), text, sharding.describe(lm.variables)
 
 
+def profile(mesh):
+    """The losses of a profile that is loaded and trained by `fit`, as notebooks do it."""
+    found = profiles.find("tiny")
+    row = {"sequence_length": 21, "batch_tokens": 8 * 21}
+    lm, config = found.load("a", lora_rank=4, mesh=mesh, **row)
+    model.compile_model(lm, config, 3)
+    lm.preprocessor = None
+    x, y, weight = batch(lm.backbone.vocabulary_size)
+    return lm.fit(x, y, sample_weight=weight, batch_size=8, epochs=3, verbose=0).history
+
+
 def main(cases):
     out = {"trained": [], "loaded": []}
     alone = {}
@@ -99,6 +112,8 @@ def main(cases):
     for mesh in (None, "fsdp=2,model=4"):
         loss, text, layout = load(mesh) if mesh else (*load(None)[:2], [])
         out["loaded"].append({"loss": loss, "text": text, "layout": layout})
+    # A mesh of a profile stays for the rest of the process, so this comes last.
+    out["profile"] = {mesh: profile(mesh)["loss"] for mesh in (None, "fsdp=8")}
     json.dump(out, sys.stdout)
 
 

@@ -47,6 +47,12 @@ def test_losses_equal_one_device(results):
         assert found["alone"][-1] < found["alone"][0] - 0.01  # it did learn
 
 
+def test_a_profile_with_a_mesh_trains_by_fit(results):
+    found = results["profile"]
+    assert found["fsdp=8"] == pytest.approx(found["null"], abs=1e-4)
+    assert found["null"][-1] < found["null"][0]
+
+
 def test_large_variables_and_their_slots_are_split(results):
     for found in results["trained"]:
         heads, mesh = found["case"][:2]

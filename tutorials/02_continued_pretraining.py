@@ -10,7 +10,7 @@
 #
 # You should know notebook 01, or at least what prefix, suffix and middle are. The
 # repository is the source of this package, which is on every machine that runs the
-# notebook. To use a folder of your own, set `root` in the third cell.
+# notebook. To use a folder of your own, set `root` where the profile is chosen.
 
 # %% tags=["parameters"] backend="tensorflow"
 profile = "smol"  # "tiny", "2b-t4", "2b-t4x2", "2b-a100", "7b-l4", "7b-tpu": see below

@@ -112,9 +112,7 @@ def _secret(name, host):
             from kaggle_secrets import UserSecretsClient
 
             return UserSecretsClient().get_secret(name)
-    except (
-        Exception
-    ):  # No such secret, or this notebook may not read it: both are "no".
+    except Exception:  # There is no such secret, or this notebook may not read it.
         return None
     return None
 

@@ -6,6 +6,7 @@ import pytest
 
 from codegemma_keras import CodeGemmaCausalLM, lora
 from codegemma_keras.cli import main
+from codegemma_keras.evals import evaluate
 from codegemma_keras.sandbox import levels
 from tests import tiny_models
 
@@ -63,6 +64,8 @@ def test_an_adapter_makes_another_model(preset, tmp_path, capsys):
     code, _, err = run(capsys, *ask, *more, "--out", tmp_path / "o")
     assert code == 2
     assert "asks none" in err
+    with pytest.raises(ValueError, match=r"Call lora\.use"):
+        evaluate(["humaneval"], lm, tmp_path / "o", adapter=tmp_path / "adapter")
 
 
 def test_canonical_answers_pass_and_empty_ones_do_not(tmp_path, capsys):
