@@ -2,6 +2,7 @@
 
 import random
 import signal
+import sys
 import threading
 
 import pytest
@@ -82,7 +83,14 @@ class Interrupts:
             self.struck = True
             raise KeyboardInterrupt
 
+        def ignored(unraisable):
+            # Python drops what is raised in a callback, such as JAX's of the collector,
+            # and pytest would make an error of it.
+            if unraisable.exc_type is not KeyboardInterrupt:
+                self.hook(unraisable)
+
         self.before = signal.signal(signal.SIGALRM, strike)
+        self.hook, sys.unraisablehook = sys.unraisablehook, ignored
         return self
 
     def soon(self):
@@ -95,6 +103,7 @@ class Interrupts:
     def __exit__(self, *exception):
         self.off()
         signal.signal(signal.SIGALRM, self.before)
+        sys.unraisablehook = self.hook
 
 
 def interrupt(interrupts, call):
