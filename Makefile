@@ -88,6 +88,10 @@ test-beam: .venv-beam/.installed  ## Not in `test`: the pipeline on Apache Beam,
 test-harnesses: .venv-evals/.installed  ## Not in `test`: lm-evaluation-harness and Inspect on our models; its own environment.
 	KERAS_BACKEND=jax .venv-evals/bin/python -m pytest tests/optional/harnesses.py -p no:cacheprovider --noconftest
 
+.PHONY: eval-peers
+eval-peers: .venv-peers/.installed  ## Not in `test`: benchmarks asked beside lm-evaluation-harness and Transformers; about an hour.
+	KERAS_BACKEND=jax .venv-peers/bin/python benchmarks/eval_peers.py .peers
+
 rl-goldens: .venv-trl/.installed  ## Not in `test`: goldens of the losses, from TRL in its own environment.
 	.venv-trl/bin/python tools/rl_goldens.py
 
@@ -146,7 +150,7 @@ format: $(VENV)/.installed-dev  ## Format the code and mend what can be mended.
 	$(BIN)/ruff format .
 
 clean:  ## Remove environments and caches.
-	rm -rf $(VENV) .venv-beam .serving .venv-oldest .venv-languages .venv-evals .make dist site .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .venv-beam .serving .venv-oldest .venv-languages .venv-evals .venv-peers .make dist site .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -207,6 +211,11 @@ $(VENV)/.installed-docs: pyproject.toml | $(BIN)/python
 .venv-evals/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv-evals
 	.venv-evals/bin/python -m pip install --quiet --editable '.[data,evals]' 'pytest>=9,<10'
+	@touch $@
+
+.venv-peers/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --editable '.[evals,bench]'
 	@touch $@
 
 # Go and Kotlin are packages; the others come with the system. What is missing is named.

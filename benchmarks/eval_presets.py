@@ -1,7 +1,9 @@
-"""Scores of presets on the benchmarks whose data are here.
+r"""Scores of presets on the benchmarks whose data are here.
 
     python benchmarks/eval_presets.py WORK
     python benchmarks/eval_presets.py WORK --presets code_gemma_tiny_py --tasks gsm8k
+    python benchmarks/eval_presets.py WORK --presets smollm2_135m_code --convention editor \
+        --tasks humaneval-infilling-single
 
 WORK keeps samples and reports; run it again to go on after a stop. `codegemma eval` is the
 same for one preset.
@@ -18,6 +20,7 @@ import keras
 
 from codegemma_keras import evals
 from codegemma_keras.evals.run import Settings
+from codegemma_keras.evals.task import CONVENTIONS
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "eval_presets.json"
 PRESETS = ("code_gemma_tiny_py", "code_gemma_tiny_instruct_py")
@@ -35,6 +38,7 @@ def main():
     parser.add_argument("work", type=pathlib.Path)
     parser.add_argument("--presets", nargs="+", default=PRESETS)
     parser.add_argument("--tasks", nargs="+", default=TASKS)
+    parser.add_argument("--convention", choices=CONVENTIONS, default="paper")
     parser.add_argument("--limit", type=int)
     parser.add_argument("--batch-size", type=int, default=32)
     args = parser.parse_args()
@@ -42,13 +46,17 @@ def main():
     rows = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else {}
     for preset in args.presets:
         for task in args.tasks:
-            folder = args.work / pathlib.Path(preset).name
-            [found] = evals.evaluate([task], preset, folder, settings=settings).values()
-            rows.setdefault(preset, {})[task] = {
+            folder, name = args.work / pathlib.Path(preset).name, task
+            if args.convention != "paper":
+                folder, name = folder / args.convention, f"{task}, {args.convention}"
+            [found] = evals.evaluate(
+                [task], preset, folder, convention=args.convention, settings=settings
+            ).values()
+            rows.setdefault(preset, {})[name] = {
                 **{key: found.get(key) for key in KEPT},
                 "date": f"{datetime.date.today()}",
             }
-            print(preset, task, found["scores"], found["speed"], flush=True)
+            print(preset, name, found["scores"], found["speed"], flush=True)
             about = {
                 "command": "python benchmarks/eval_presets.py WORK",
                 "device": f"{os.cpu_count()} {platform.machine()} CPU cores, "

@@ -50,8 +50,9 @@ NEW = 64  # tokens of an answer
 KEPT = ("step", "reward", "kl", "entropy")  # of a curve
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def arguments(description):
+    """A parser with what makes a run what it is."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("out", type=pathlib.Path)
     parser.add_argument("--problems", type=int, default=1200, help="worked, to tune on")
     parser.add_argument("--functions", type=int, default=240, help="the same")
@@ -63,6 +64,11 @@ def main():
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--arms", nargs="+", default=ARMS, choices=ARMS)
     parser.add_argument("--rate", type=float, default=2e-3)
+    return parser
+
+
+def main():
+    parser = arguments(__doc__.splitlines()[0])
     parser.add_argument("--draw", action="store_true", help="only the picture")
     options = parser.parse_args()
     if options.draw:

@@ -33,7 +33,7 @@ class EvalOptions:
     # is used with it.
     adapter: str | None = None
     # Whose prompts, stop strings and limits to use; see docs/evaluation.md.
-    convention: Literal["paper", "openai", "bigcode", "lm-eval"] = "paper"
+    convention: Literal["paper", "openai", "bigcode", "lm-eval", "editor"] = "paper"
     # Ask in the chat format, which instruct models need.
     chat: bool = False
     # Use only this many problems of each task, from the first.

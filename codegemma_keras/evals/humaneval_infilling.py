@@ -6,10 +6,12 @@ is written here; the random spans are data. Source: openai/human-eval-infilling.
 """
 
 import dataclasses
+import functools
+from collections.abc import Callable
 
 from codegemma_keras.data.clean import decontaminate
 from codegemma_keras.evals import data, humaneval
-from codegemma_keras.evals.task import Hole, Problem, Task, choose_convention
+from codegemma_keras.evals.task import Hole, Problem, Prompt, Task, choose_convention
 
 KEYS = ("task_id", "prompt", "suffix", "canonical_solution", "test", "entry_point")
 PAGE = "https://github.com/openai/human-eval-infilling"
@@ -22,11 +24,21 @@ LINES = {"single": "SingleLineInfilling", "multi": "MultiLineInfilling"}
 
 @dataclasses.dataclass(frozen=True)
 class Convention:
-    """How one harness asks for a middle."""
+    """How one harness asks for a middle.
 
-    sentinels: bool = True
+    Attributes:
+        prompt: `(text before, text after)` to what the model is asked.
+        max_new_tokens: most new tokens.
+        single_stops: stop strings of the single-line set.
+        whole_lines: whether a hole of lines is asked for as an empty line, whose line end
+            is there already.
+        notes: what the convention leaves open, and what was chosen.
+    """
+
+    prompt: Callable[[str, str], Prompt] = Hole
     max_new_tokens: int = 128
-    single_stops: tuple[str, ...] = ()  # of the single-line set
+    single_stops: tuple[str, ...] = ()
+    whole_lines: bool = False
     notes: tuple[str, ...] = ()
 
 
@@ -41,12 +53,21 @@ CONVENTIONS = {
         ),
     ),
     "lm-eval": Convention(
-        sentinels=False,
+        prompt=lambda before, after: f"{after}\n\n{before}",
         max_new_tokens=1024,
         single_stops=("\n",),
         notes=(
             "lm-evaluation-harness asks with the suffix, an empty line and the prefix, "
             "and no sentinels: it measures no fill-in-the-middle.",
+        ),
+    ),
+    "editor": Convention(
+        prompt=functools.partial(Hole, as_typed=True),
+        whole_lines=True,
+        notes=(
+            "Asked as by an editor, with complete(prefix, suffix, tidy=True): in the "
+            "preset's own way, the text ended and fitted in by rules. For missing lines "
+            "the cursor stands in an empty line.",
         ),
     ),
 }
@@ -66,15 +87,23 @@ def make(name: str, convention: str, rows: data.Data) -> Task:
     else:
         found = line_holes(rows.rows(humaneval.SOURCE), kind)
 
+    line_end = "\n" * (how.whole_lines and kind in LINES)
+
+    def suffix(problem):
+        return line_end + problem.row["suffix"]
+
+    def canonical(problem):
+        text = problem.row["canonical_solution"]
+        return text.removesuffix(line_end)
+
     def prompt(problem):
-        before, after = problem.row["prompt"], problem.row["suffix"]
-        return Hole(before, after) if how.sentinels else f"{after}\n\n{before}"
+        return how.prompt(problem.row["prompt"], suffix(problem))
 
     def program(problem, answer):
-        return problem.row["prompt"] + answer + problem.row["suffix"]
+        return problem.row["prompt"] + answer + suffix(problem)
 
     def case(problem, text):
-        right = program(problem, problem.row["canonical_solution"])
+        right = program(problem, canonical(problem))
         return humaneval.function_case(problem.row, text, right)
 
     return Task(
@@ -86,7 +115,7 @@ def make(name: str, convention: str, rows: data.Data) -> Task:
         stop_strings=how.single_stops if kind == "single" else (),
         program=program,
         case=case,
-        canonical=lambda problem: problem.row["canonical_solution"],
+        canonical=canonical,
         probe=lambda problem: decontaminate.task_of(problem.row, problem.id),
         notes=how.notes,
     )

@@ -17,7 +17,7 @@ from codegemma_keras import fim, presets
 from codegemma_keras.decoding import Sampling
 from codegemma_keras.decoding import request as requests
 from codegemma_keras.decoding.completion import write
-from codegemma_keras.decoding.request import Conversation, Request, TokenIds
+from codegemma_keras.decoding.request import Conversation, Cursor, Request, TokenIds
 from codegemma_keras.evals.asked import Asked, Text
 from codegemma_keras.evals.task import Hole, Message
 
@@ -112,13 +112,16 @@ class Model:
         context = min(self.context, max_tokens or self.context)
         free = min(max_new_tokens, context // 2)
         encode, bos = self.tokenizer.encode, self.tokenizer.start_token_id
-        truncated = False
+        truncated, cursor = False, None
         if isinstance(prompt, Hole):
+            mode = self._mode(prompt)
             prefix, suffix, _ = fim.shrink(
                 prompt.prefix, prompt.suffix, (), context - free - 1, encode
             )
             truncated = (prefix, suffix) != (prompt.prefix, prompt.suffix)
-            ids = encode(fim.render(prefix, suffix))
+            ids = encode(fim.render(prefix, suffix, mode=mode))
+            if prompt.as_typed:
+                cursor = Cursor(prompt.prefix, prompt.suffix)
         elif not isinstance(prompt, str):
             if isinstance(prompt, Message):
                 prompt = Conversation(prompt.text)
@@ -133,7 +136,19 @@ class Model:
                 )
             ids, truncated = ids[len(ids) - (context - free - 1) :], True
         limit = min(max_new_tokens, context - len(ids) - 1)
-        return Asked((bos, *ids), limit, truncated)
+        return Asked((bos, *ids), limit, truncated, cursor)
+
+    def _mode(self, hole: Hole) -> str:
+        """In which order the prompt of a hole shows its two texts."""
+        mode = self.lm.preprocessor.infill_mode
+        if mode == fim.LEFT_TO_RIGHT and not hole.as_typed:
+            raise ValueError(
+                f"{self.name} was never taught CodeGemma's sentinels "
+                f"(infill_mode={mode!r}), so a score with them would say nothing. Ask as "
+                "an editor does, with --convention editor, or without sentinels, with "
+                "--convention lm-eval."
+            )
+        return mode
 
     def complete(
         self,
@@ -157,9 +172,10 @@ class Model:
             requests.answer_to(
                 self.lm,
                 Request(
-                    prompt=TokenIds(one.ids),
+                    prompt=one.cursor or TokenIds(one.ids),
                     max_new_tokens=one.max_new_tokens,
                     stop_strings=stop_strings,
+                    tidy=one.cursor is not None,
                 ),
                 sampling,
                 seed,

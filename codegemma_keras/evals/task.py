@@ -16,7 +16,7 @@ from typing import Any
 
 from codegemma_keras.data.clean import decontaminate
 
-CONVENTIONS = ("paper", "openai", "bigcode", "lm-eval")
+CONVENTIONS = ("paper", "openai", "bigcode", "lm-eval", "editor")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,10 +34,19 @@ class Problem:
 
 @dataclasses.dataclass(frozen=True)
 class Hole:
-    """A place between two texts, to be filled by fill-in-the-middle."""
+    """A place between two texts, to be filled.
+
+    Attributes:
+        prefix, suffix: str, the texts.
+        as_typed: whether it is filled as for somebody who types, by
+            `complete(prefix, suffix, tidy=True)`: in the preset's own way, and ended and
+            fitted in by rules. Otherwise CodeGemma's sentinels ask, and nothing is
+            changed.
+    """
 
     prefix: str
     suffix: str
+    as_typed: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,6 +26,26 @@ def test_sizes_and_whole_programs(name, size):
         assert case.names == (problem.row["entry_point"],)
 
 
+def test_an_editor_asks_in_an_empty_line():
+    single = "humaneval-infilling-single"
+    task, paper = (catalog.make(single, c, Data()) for c in ("editor", "paper"))
+    for ours, theirs in zip(task.problems[::97], paper.problems[::97], strict=True):
+        asked, plain = task.prompt(ours), paper.prompt(theirs)
+        assert asked == Hole(plain.prefix, "\n" + plain.suffix, as_typed=True)
+        text = task.canonical(ours)
+        assert "\n" not in text
+        whole = task.program(ours, text)
+        assert whole.rstrip("\n") == paper.program(theirs, f"{text}\n").rstrip("\n")
+        compile(whole, ours.id, "exec")
+    # In the sets of spans the cursor stands where the span was.
+    spans = catalog.make("humaneval-infilling-light", "editor", Data())
+    row = spans.problems[0].row
+    assert spans.prompt(spans.problems[0]).suffix == row["suffix"]
+    assert spans.canonical(spans.problems[0]) == row["canonical_solution"]
+    with pytest.raises(ValueError, match="cannot follow the convention 'editor'"):
+        catalog.make("humaneval", "editor", Data())
+
+
 def test_lines_are_cut_as_in_the_official_file():
     # As in the files of openai/human-eval-infilling.
     single = catalog.make("humaneval-infilling-single", "paper", Data()).problems

@@ -31,6 +31,26 @@ def test_a_batch_gives_what_each_prompt_gives_alone(model):
     assert text == together[0].text
 
 
+@pytest.mark.parametrize("mode", ["psm", "spm", "left_to_right"])
+def test_a_hole_is_filled_as_for_somebody_who_types(model, mode, monkeypatch):
+    monkeypatch.setattr(model.lm.preprocessor, "infill_mode", mode)
+    hole = Hole("def f(x):\n    y = ", "\n    return y\n", as_typed=True)
+    [text] = model.complete([model.ask(hole, 12)])
+    done = model.lm.complete(hole.prefix, hole.suffix, max_new_tokens=12, tidy=True)
+    assert (text.text, text.stop_reason) == (done.text, done.stop_reason)
+
+
+def test_sentinels_ask_in_the_order_that_the_preset_knows(model, monkeypatch):
+    hole = Hole("x = ", "\ny = 1\n")
+    names = model.tokenizer.decode
+    for mode, first in (("psm", "x = "), ("spm", "\ny = 1")):
+        monkeypatch.setattr(model.lm.preprocessor, "infill_mode", mode)
+        assert names(list(model.ask(hole, 8).ids)).startswith(first)
+    monkeypatch.setattr(model.lm.preprocessor, "infill_mode", "left_to_right")
+    with pytest.raises(ValueError, match=r"never taught.*--convention editor"):
+        model.ask(hole, 8)
+
+
 def test_text_of_a_benchmark_never_becomes_a_control_token(model):
     ids = model.ask("<|fim_prefix|>x<eos>", 8).ids
     assert not {1, 67, 68, 69, 70} & set(ids)

