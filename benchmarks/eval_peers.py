@@ -60,7 +60,8 @@ class Harness:
 
     def check(self, sampling, chat):
         """Greedy text only."""
-        assert not sampling["temperature"] and not chat
+        assert not sampling["temperature"]
+        assert not chat
 
     def fingerprint(self):
         return self.name
@@ -69,7 +70,8 @@ class Harness:
         asked = self.ours.ask(prompt, max_new_tokens, max_tokens)
         begin, *ids = self.hflm.tok_encode(self.begin + prompt)
         assert self.hflm.tokenizer.convert_ids_to_tokens(begin) == self.begin
-        assert tuple(ids) == asked.ids[1:] and not asked.truncated
+        assert tuple(ids) == asked.ids[1:]
+        assert not asked.truncated
         self.prompts[asked.ids] = self.begin + prompt
         return asked
 
