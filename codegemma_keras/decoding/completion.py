@@ -77,15 +77,23 @@ class GrowingText:
         tidying: how the text is fitted in between prefix and suffix; None: not at all.
         begun: what the caller's text holds already and the prompt left to the model; it
             is not repeated.
+        indentation: what the prompt holds and the caller's text lacks; the text begins
+            with it.
     """
 
     def __init__(
-        self, tokenizer, stops: Stops, tidying: Tidying | None = None, begun: str = ""
+        self,
+        tokenizer,
+        stops: Stops,
+        tidying: Tidying | None = None,
+        begun: str = "",
+        indentation: str = "",
     ):
         self._decoder = IncrementalDecoder(tokenizer)
         self._stops = stops
         self._tidying = tidying
         self._begun = begun
+        self._indentation = indentation
         self._raw = ""
         self._sent = 0
         self._finished = False
@@ -94,7 +102,8 @@ class GrowingText:
     @property
     def text(self) -> str:
         """All of it, as if no more tokens came."""
-        return self._tidying.whole(self._raw) if self._tidying else self._raw
+        whole = self._tidying.whole(self._raw) if self._tidying else self._raw
+        return self._indented(whole)
 
     def push(self, token_ids: Sequence[int]) -> str:
         """What may go out after these further tokens."""
@@ -105,7 +114,7 @@ class GrowingText:
         if self._tidying is None:
             return self._piece(self._raw[:safe])
         safe = min(safe, self._stops.whole(self._raw))
-        return self._piece(self._tidying.certain(self._raw[:safe]))
+        return self._piece(self._indented(self._tidying.certain(self._raw[:safe])))
 
     def finish(self, early: bool = False) -> str:
         """What is left when no more tokens come.
@@ -132,6 +141,9 @@ class GrowingText:
         if end is not None:
             kept, self.stop_reason = end
             self._raw = self._raw[:kept]
+
+    def _indented(self, text):
+        return self._indentation + text if text else text
 
     def _piece(self, certain):
         piece = certain[self._sent :]

@@ -5,6 +5,8 @@ text, are those of good editor plug-ins:
 
 * what the cursor's line holds is not repeated; text on a blank line begins where the
   cursor's indentation ends;
+* text on an empty line is indented as an editor would indent it, if the model was never
+  taught to fill in (`missing_indentation`);
 * the first line of the suffix is not written once more;
 * text ends before a bracket that closes nothing;
 * brackets and quotes that the suffix closes are not closed twice;
@@ -26,6 +28,7 @@ from codegemma_keras.decoding.stops import indentation, opens_block, overlap
 LEAST_REPEATED = 3
 # How much of the text before the cursor is searched for open brackets, in characters.
 SEARCHED = 20_000
+_ENDS_BLOCK = re.compile(r"\s*(return|raise|break|continue|pass)\b")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,6 +120,46 @@ def _indented(prefix, line, text):
     if opens or not above or column < depth:
         return text.removeprefix(line)
     return text.lstrip(" \t")
+
+
+def missing_indentation(prefix: str, suffix: str) -> str:
+    r"""The white space with which an editor would begin the cursor's line.
+
+    A model that continues text knows of the line only what comes before it. At the
+    beginning of an empty line it likes to begin a comment or a function, even where the
+    lines around are indented. So the line is indented as the one above; more, if that
+    one opens a block; less, if it ends one, as `return` does.
+
+    prefix "def f():\n"             suffix ""                       "    "
+    prefix "    y = 0\n"            suffix "\n    return y\n"       "    "
+    prefix "        return 0\n"     suffix "\n        return 1\n"   "    "
+    prefix "    y = 0\n\n\n"        suffix "\ndef g():\n"           ""
+
+    Returns:
+        "" where the line holds anything already, or where text follows on it.
+    """
+    head = prefix.rstrip()
+    rest, *lines = suffix.split("\n")
+    if not head or prefix[-1] != "\n" or rest.strip():
+        return ""
+    above = head[head.rfind("\n") + 1 :]
+    space = above[: len(above) - len(above.lstrip())]
+    below = next((line for line in lines if line.strip()), "")
+    depth, depth_below = indentation(above), indentation(below)
+    step = "\t" if "\t" in space + below[:1] else _step(depth, depth_below)
+    if opens_block(above):
+        return space + step
+    if is_open(head[-SEARCHED:]):
+        return space
+    if _ENDS_BLOCK.match(above):
+        return space.removesuffix(step)
+    apart = prefix[len(head) :].count("\n") > 2
+    return "" if apart and depth_below < depth else space
+
+
+def _step(*depths):
+    """What one level of a file is indented by, from some of its lines."""
+    return " " * (2 if any(depth % 4 == 2 for depth in depths) else 4)
 
 
 def _is_word(character):

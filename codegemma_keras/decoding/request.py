@@ -23,7 +23,7 @@ from codegemma_keras.decoding.completion import (
     write,
 )
 from codegemma_keras.decoding.generation import Row
-from codegemma_keras.decoding.postprocessing import Tidying
+from codegemma_keras.decoding.postprocessing import Tidying, missing_indentation
 from codegemma_keras.decoding.sampling import Sampling, seeds
 from codegemma_keras.decoding.stops import Stops, repeated_line, what_is_missing
 
@@ -403,10 +403,15 @@ def answer_to(
         cached: what the prompt may begin with.
     """
     prompt, prefix, suffix, repeated, tidying = request.prompt, "", "", "", None
-    until, begun = request.until, ""
+    until, begun, indentation = request.until, "", ""
     if isinstance(prompt, Cursor):
-        ids, prefix, suffix = _at_cursor(lm, request, session)
         mode = session.layout if session is not None else _mode(lm, prompt)
+        if mode == fim.LEFT_TO_RIGHT and request.tidy:
+            indentation = missing_indentation(prompt.prefix, prompt.suffix)
+            indented = prompt.prefix + indentation
+            prompt = dataclasses.replace(prompt, prefix=indented)
+            request = dataclasses.replace(request, prompt=prompt)
+        ids, prefix, suffix = _at_cursor(lm, request, session)
         if mode == fim.LEFT_TO_RIGHT:
             if until in (None, "block"):
                 until = what_is_missing(prompt.prefix, prompt.suffix)
@@ -425,7 +430,8 @@ def answer_to(
     if stop_ids == "auto":
         stop_ids = lm.tokenizer.stop_token_ids
     row = Row(ids, limit, stop_ids, sampling, seed, cached)
-    text = GrowingText(lm.tokenizer, stops, tidying, begun)
+    text = GrowingText(lm.tokenizer, stops, tidying, begun, indentation)
+    prefix = prefix.removesuffix(indentation)  # the caller's own
     return Answer(row, text, cancellation, bool(stops), prefix, suffix)
 
 

@@ -242,8 +242,11 @@ def what_is_missing(prefix: str, suffix: str) -> str:
         if following and indentation(following) > indentation(line):
             return "line"  # its block is there
         return "block" if opens_block(line) else "statement"
-    if following and indentation(following) >= len(line.expandtabs(8)):
-        return "statement"
+    column = len(line.expandtabs(8))
+    if following and indentation(following) >= column:
+        # Deeper lines are the block of the line that is missing.
+        deeper = column and indentation(following) > column
+        return "line" if deeper else "statement"
     above = prefix[: len(prefix) - len(line)].rstrip()
     # Behind a docstring, too, nothing of the block is there yet.
     begins = opens_block(_last_line(above)) or above.endswith(('"""', "'''"))

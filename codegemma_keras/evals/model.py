@@ -21,6 +21,9 @@ from codegemma_keras.decoding.request import Conversation, Cursor, Request, Toke
 from codegemma_keras.evals.asked import Asked, Text
 from codegemma_keras.evals.task import Hole, Message
 
+# A conversation that leaves less room for an answer is refused.
+LEAST_ANSWER = 64
+
 
 class Model:
     """A `CodeGemmaCausalLM` for evaluations.
@@ -128,12 +131,14 @@ class Model:
             ids = requests.prompt_ids(self.lm, prompt)[1:]
         else:
             ids = encode(prompt)
-        if len(ids) > context - free - 1:
-            if isinstance(prompt, Conversation):
+        if isinstance(prompt, Conversation):
+            free = min(free, LEAST_ANSWER)  # cut turns would make no sense
+            if len(ids) > context - free - 1:
                 raise ValueError(
-                    f"A conversation of {len(ids) + 1} tokens does not fit into "
-                    f"{context - free} tokens, and cut turns would make no sense."
+                    f"A conversation of {len(ids) + 1} tokens leaves no room for an "
+                    f"answer of {free} tokens in a context of {context}."
                 )
+        elif len(ids) > context - free - 1:
             ids, truncated = ids[len(ids) - (context - free - 1) :], True
         limit = min(max_new_tokens, context - len(ids) - 1)
         return Asked((bos, *ids), limit, truncated, cursor)

@@ -139,3 +139,32 @@ def test_text_that_repeats_nothing_stays():
     code = "    total += value\n        if total > 9:\n            break"
     tidy = Tidying("def f():\n    for v in x:\n    ", "\n    return total\n")
     assert tidy.whole(code) == code
+
+
+@pytest.mark.parametrize(
+    ("prefix", "suffix", "want"),
+    [
+        ("def f():\n", "", "    "),
+        ("def f():\n", "\n        y = 1\n", "    "),  # a line that opens a block lacks
+        ("    y = 0\n", "\n    return y\n", "    "),
+        ("    y = 0\n\n", "\n    return y\n", "    "),
+        ("    y = 0\n", "\n\n\ndef g():\n", "    "),
+        ("        return 0\n", "\n        return 1\n", "    "),
+        ("    return y\n", "\n\n\ndef g():\n", ""),
+        ("    y = 0\n\n\n", "\ndef g():\n", ""),  # between two functions
+        ("def f():\n\ty = 0\n", "\n\treturn y\n", "\t"),
+        ("\tif y:\n", "\n\treturn y\n", "\t\t"),
+        ("if a:\n  if b:\n", "\n  c()\n", "    "),
+        ("  if b:\n", "\n    c()\n  d()\n", "    "),
+        ("x = f(\n    1,\n", "\n)\n", "    "),
+        ("for (;;) {\r\n", "\r\n}\r\n", "    "),
+        # The line holds something already, or its rest does.
+        ("def f():\n    ", "\n", ""),
+        ("def f():", "\n", ""),
+        ("    y = 0\n", "    return y\n", ""),
+        ("", "\n    y\n", ""),
+        ("\n\n", "", ""),
+    ],
+)
+def test_an_empty_line_is_indented_as_by_an_editor(prefix, suffix, want):
+    assert rules.missing_indentation(prefix, suffix) == want

@@ -68,6 +68,28 @@ def test_the_preprocessor_says_how_a_model_is_asked(lm):
         CodeGemmaCausalLMPreprocessor(lm.tokenizer, infill_mode="sideways")
 
 
+def test_an_empty_line_is_asked_for_with_its_indentation(lm, monkeypatch):
+    """Of a model that was never taught to fill in, and the text begins with it."""
+    monkeypatch.setattr(lm.preprocessor, "infill_mode", "left_to_right")
+    above, suffix = "def f():\n    x = 1\n", "\n    return x\n"
+    options = {"max_new_tokens": 12, "tidy": True, "sampling": SAMPLED}
+    texts = []
+    for seed in range(4):
+        found = lm.complete(above, suffix, seed=seed, **options)
+        asked = lm.complete(f"{above}    ", suffix, seed=seed, **options)
+        texts.append(asked.text)
+        assert found.text == (asked.text and f"    {asked.text}")
+        assert found.token_ids == asked.token_ids
+        assert found.prefix == above
+        pieces = lm.stream(above, suffix, seed=seed, **options)
+        assert "".join(pieces) == found.text
+        session = lm.session().complete(above, suffix, seed=seed, **options)
+        assert session.text == found.text
+    plain = lm.complete(above, suffix, **{**options, "tidy": False}, seed=0)
+    assert plain.token_ids != lm.complete(above, suffix, seed=0, **options).token_ids
+    assert any(texts)
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [

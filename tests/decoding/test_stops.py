@@ -99,6 +99,7 @@ def test_a_statement_may_go_on():
         ("def f(x):", "\n    return x\n", "line"),
         ("total = ", "\n", "statement"),
         ("def f():\n    ", "\n    return x\n", "statement"),
+        ("def f():\n    ", "\n        y = 1\n", "line"),  # the line of that block
         ("import os\n", "import sys\n", "line"),
         ("import os\n", "\nimport sys\n", "statement"),
         ("def f():\n    return 1\n\n\n", "", "statement"),

@@ -69,7 +69,7 @@ def test_what_does_not_fit_loses_its_beginning(model):
     cursor = model.ask(Hole("a = 0\n" * 200, "b = 1\n" * 200), 8)
     assert cursor.truncated
     assert len(cursor.ids) + cursor.max_new_tokens <= context
-    with pytest.raises(ValueError, match=r"conversation of .* tokens does not fit"):
+    with pytest.raises(ValueError, match=r"conversation of .* leaves no room"):
         model.ask(Message("x = 1\n" * 300), 8)
 
 
