@@ -14,7 +14,7 @@
 # such as a Colab notebook, you may set `least` to the weaker sandbox that it offers.
 
 # %% tags=["parameters"]
-preset = "code_gemma_tiny_py"
+preset = "smollm2_135m_code"
 least = "bubblewrap"  # the weakest isolation to accept
 samples = 6  # answers per task
 temperature = 0.6
@@ -201,7 +201,11 @@ print("no lines:   ", sum(r.passed for r in empty), "of", len(TASKS))
 # %%
 from codegemma_keras import CodeGemmaCausalLM, Sampling
 
-lm = CodeGemmaCausalLM.from_preset(preset)
+try:
+    lm = CodeGemmaCausalLM.from_preset(preset)
+except (OSError, ValueError, MemoryError) as error:
+    print(f"{error}\n\nSo this goes on with the small model in the package.")
+    lm = CodeGemmaCausalLM.from_preset("code_gemma_tiny_py")
 sampling = Sampling(temperature=temperature, top_p=0.95)
 drawn = []
 for number, ((prefix, _, _), suffix) in enumerate(zip(TASKS, SUFFIXES, strict=True)):

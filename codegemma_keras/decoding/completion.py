@@ -113,7 +113,10 @@ class GrowingText:
         safe = self._stops.safe(self._raw) if self._stops else len(self._raw)
         if self._tidying is None:
             return self._piece(self._raw[:safe])
-        safe = min(safe, self._stops.whole(self._raw))
+        # The first line stays, even if no whole statement comes of it: see `finish`.
+        first = self._raw.find("\n")
+        first = len(self._raw) if first < 0 else first
+        safe = min(safe, max(first, self._stops.whole(self._raw)))
         return self._piece(self._indented(self._tidying.certain(self._raw[:safe])))
 
     def finish(self, early: bool = False) -> str:

@@ -64,3 +64,13 @@ def test_tidied_text_is_streamed_and_never_taken_back(
     end = stops.end(text)
     kept = (early and stops.whole(text)) or len(text) if end is None else end[0]
     assert out == tidying.whole(text[:kept])
+
+
+def test_the_first_line_of_a_statement_is_streamed_before_it_ends():
+    prefix, suffix = "def f():\n    ", "\n    return y\n"
+    for until in ("line", "statement", "block"):
+        stops = Stops((), until, prefix, repeated_line(suffix))
+        growing = GrowingText(Letters(), stops, Tidying(prefix, suffix))
+        assert growing.push(b"y = x +") == "y = x +"
+        rest = growing.push(b" 1\n    z") + growing.finish()
+        assert rest == (" 1" if until != "block" else " 1\n    z")

@@ -1,0 +1,1 @@
+preset = "code_gemma_tiny_py"
