@@ -351,7 +351,6 @@ class Scheduler:
             if piece:
                 _tell(job, Text(each.index, piece))
         for each in [each for each in self._open if not each.answer.row.running]:
-            self._open.remove(each)
             row = each.answer.row
             if row.cached is not None:
                 self.prefixes.put(self._generation.keep(row))
@@ -360,6 +359,7 @@ class Scheduler:
             if None not in each.job.completions:
                 each.job.ended = time.monotonic()
             _tell(each.job, Done(each.index, completion))
+            self._open.remove(each)  # last: who is open is told of a fault
 
 
 def _tell(job, event):

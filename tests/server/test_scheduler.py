@@ -171,14 +171,18 @@ def test_time_is_limited_while_waiting_too(lm):
     scheduler.close()
 
 
+@pytest.mark.parametrize("when", ["while it decodes", "when an answer ends"])
 def test_a_fault_of_the_device_is_told_and_the_next_request_is_served(
-    scheduler, lm, monkeypatch
+    scheduler, lm, monkeypatch, when
 ):
     def fails(*args):
         raise RuntimeError("device lost")
 
     with monkeypatch.context() as patch:
-        patch.setattr(lm.engine, "decode", fails)
+        if when == "while it decodes":
+            patch.setattr(lm.engine, "decode", fails)
+        else:
+            patch.setattr(scheduler.prefixes, "put", fails)
         client = Client(long_request(tokens=5))
         scheduler.submit(scheduler.prepare(client.job))
         event = client.events.get(timeout=60)
