@@ -12,9 +12,9 @@ holding all of them:
 * `in_blocks`, on every other GPU: the einsum for a few hundred queries at a time, whose
   scores are computed again in the backward pass.
 
-The device is the one that the program is traced for. A CPU, TensorFlow, short rows and
-decoding with a cache use the einsum. With a cache there are at most 512 queries at a
-time, and the einsum reads the cache once.
+The device is the one that the program is traced for. A CPU, TensorFlow and short rows use
+the einsum. So does decoding (`ops.attend_to_cache`): with a cache there are at most 512
+queries at a time, and the einsum reads the cache once.
 
 Left out: sequence parallelism, and kernels on TensorFlow, whose XLA fuses the softmax but
 keeps the scores.

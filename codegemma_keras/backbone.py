@@ -187,7 +187,7 @@ class CodeGemmaBackbone(Backbone):
                 key slot holds a token.
             positions: int `[B, T]`; default: the slot of each token.
             segment_ids: int `[B, T]`, without a cache only.
-            cache: None, or a list of L pairs `(keys, values)`, each `[B, S, K, H]`,
+            cache: None, or a list of L pairs `(keys, values)`, each `[B, K, S, H]`,
                 left-aligned: row b holds its tokens in slots 0..length[b]-1.
             cache_index: int scalar or `[B]`, the slot that the first of the T tokens
                 goes to. Slots above a query's own are never attended to, so what they
@@ -206,7 +206,7 @@ class CodeGemmaBackbone(Backbone):
         if cache is not None:
             cache_index = ops.convert_to_tensor(cache_index, dtype="int32")
             slots = slots + ops.reshape(cache_index, (-1, 1))  # [B or 1, T]
-            key_slots = slots_of(cache[0][0][:, :, 0, 0])  # [1, S]
+            key_slots = slots_of(cache[0][0][:, 0, :, 0])  # [1, S]
         cached = cache is not None
         mask = mask_of(slots, key_slots, padding_mask, segment_ids, cached)
         rotary = rotary_angles(
@@ -274,8 +274,8 @@ class CodeGemmaBackbone(Backbone):
         return self.token_embedding(hidden_states, reverse=True)
 
     def empty_cache(self, batch_size, length):
-        """A zeroed cache of `length` slots: L pairs of `[B, S, K, H]`."""
-        shape = (batch_size, length, self.num_key_value_heads, self.head_dim)
+        """A zeroed cache of `length` slots: L pairs of `[B, K, S, H]`."""
+        shape = (batch_size, self.num_key_value_heads, length, self.head_dim)
         dtype = self.compute_dtype
         return [
             (ops.zeros(shape, dtype), ops.zeros(shape, dtype))

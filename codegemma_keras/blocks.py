@@ -17,7 +17,14 @@ from keras import ops
 
 from codegemma_keras.attention import Mask, attend
 from codegemma_keras.layers import Linear
-from codegemma_keras.ops import apply_rotary, pick, place, saturate, write_cache
+from codegemma_keras.ops import (
+    apply_rotary,
+    attend_to_cache,
+    pick,
+    place,
+    saturate,
+    write_cache,
+)
 
 
 @keras.saving.register_keras_serializable(package="codegemma_keras")
@@ -89,7 +96,7 @@ class CachedGemmaAttention(keras.layers.Layer):
             rotary: `(cos, sin)`, each float32 `[B or 1, T, 1, H / 2]`.
             mask: `attention.Mask`, where a query may look; without `only` also a bool
                 `[B or 1, T, S]`.
-            cache: None, or `(keys, values)`, each `[B, S, K, H]`.
+            cache: None, or `(keys, values)`, each `[B, K, S, H]`.
             cache_index: slot of the first of the T tokens, scalar or `[B]`.
             only: None, or int `[B]`: the one of the T tokens that attends; of the
                 others only keys and values are wanted.
@@ -106,10 +113,12 @@ class CachedGemmaAttention(keras.layers.Layer):
         query = apply_rotary(self.query_dense(x), *rotary)  # [B, T, N, H]
         query = place(query, "rows", None, "model", None)
         if cache is not None:
-            key = write_cache(cache[0], key, cache_index)  # [B, S, K, H]
+            key = write_cache(cache[0], key, cache_index)  # [B, K, S, H]
             value = write_cache(cache[1], value, cache_index)
             cache = (key, value)
-        attended = attend(query, key, value, mask, self.remat)  # [B, T, N, H]
+            attended = attend_to_cache(query, key, value, mask.allowed)
+        else:
+            attended = attend(query, key, value, mask, self.remat)  # [B, T, N, H]
         output = self.output_dense(attended)
         return output if cache is None else (output, cache)
 

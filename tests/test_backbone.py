@@ -277,13 +277,16 @@ def test_float16_saturates_and_stays_finite():
     np.testing.assert_array_equal(numpy_of(saturate(ops.convert_to_tensor(same))), same)
 
 
-def test_write_cache_leaves_the_rest_alone():
-    cache = np.arange(2 * 5 * 1 * 3, dtype="float32").reshape(2, 5, 1, 3)
-    update = -np.ones((2, 2, 1, 3), "float32")
-    out = numpy_of(write_cache(ops.convert_to_tensor(cache), update, np.array([0, 3])))
+@pytest.mark.parametrize("heads", [1, 3])
+@pytest.mark.parametrize("index", [[0, 3], 2])
+def test_write_cache_leaves_the_rest_alone(heads, index):
+    cache = np.arange(2 * heads * 5 * 3, dtype="float32").reshape(2, heads, 5, 3)
+    update = -np.arange(2 * 2 * heads * 3, dtype="float32").reshape(2, 2, heads, 3)
+    out = write_cache(ops.convert_to_tensor(cache), update, np.array(index))
     expected = cache.copy()
-    expected[0, 0:2] = expected[1, 3:5] = -1
-    np.testing.assert_array_equal(out, expected)
+    for row, start in enumerate(np.broadcast_to(index, 2)):
+        expected[row, :, start : start + 2] = update[row].transpose(1, 0, 2)
+    np.testing.assert_array_equal(numpy_of(out), expected)
 
 
 def test_config_round_trip():

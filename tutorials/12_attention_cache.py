@@ -65,10 +65,10 @@ print(repr(tokenizer.decode(naive[len(start) :])))
 #
 # ## With a cache
 #
-# So we keep them: for each layer, there are two arrays of `[B, S, K, H]` with room for
-# S tokens. Reading the prompt fills the first slots (*prefill*). Then each step runs
-# the network on **one** token, writes its key and value into the next slot, and looks
-# at all slots up to there.
+# So we keep them: for each layer, there are two arrays of `[B, K, S, H]`. They have room
+# for the H numbers of S tokens, for each row and each key head. Reading the prompt fills
+# the first slots (*prefill*). Then each step runs the network on **one** token, writes
+# its key and value into the next slot, and looks at all slots up to there.
 
 
 # %%
@@ -121,7 +121,7 @@ keys = ops.convert_to_numpy(
     backbone.forward(
         ops.convert_to_tensor([start]), cache=backbone.empty_cache(1, 48), cache_index=0
     )[1][0][0]
-)[0, :, 0]  # [S, H] of layer 0
+)[0, 0]  # [S, H] of layer 0
 figure, axes = plt.subplots(1, 2, figsize=(7.2, 2.8), layout="constrained")
 axes[0].imshow(keys.T, aspect="auto", cmap="RdBu", vmin=-3, vmax=3)
 axes[0].axvline(len(start) - 0.5, color="#333")
@@ -281,17 +281,17 @@ assert rows_that_fit(8_000_000_000, 8192, 18, 1, 256, 2) == 52, "Hint: a whole n
 
 # %% tags=["exercise"]
 def write_rows(cache, new, lengths):
-    """`[B, S, K, H]` with `new` `[B, K, H]` in slot lengths[b] of row b; a new array."""
+    """`[B, K, S, H]` with `new` `[B, K, H]` in slot lengths[b] of row b; a new array."""
     return None  # your lines
 
 
-cache_before = np.zeros((3, 4, 2, 5))
+cache_before = np.zeros((3, 2, 4, 5))
 new = np.ones((3, 2, 5))
 written = write_rows(cache_before, new, np.array([2, 0, 3]))
 assert written is not None, "Hint: numpy takes one index array for rows, one for slots."
 assert cache_before.sum() == 0, "Hint: copy first; the old cache may still be needed."
-filled = [np.flatnonzero(row.sum((1, 2))).tolist() for row in written]
-assert filled == [[2], [0], [3]], "Hint: written[np.arange(B), lengths] = new."
+filled = [np.flatnonzero(row.sum((0, 2))).tolist() for row in written]
+assert filled == [[2], [0], [3]], "Hint: written[np.arange(B), :, lengths] = new."
 
 # %% [markdown]
 # **3.** A session holds the ids that its cache was made from. A new prompt comes. Which of

@@ -94,7 +94,7 @@ class Cache(NamedTuple):
     """Keys and values of the rows of a batch; donated to the programs that change it.
 
     Attributes:
-        own: the model's: L pairs `(keys, values)`, each `[B, S, K, H]`.
+        own: the model's: L pairs `(keys, values)`, each `[B, K, S, H]`.
         draft: a draft model's, of its own L, K and H; empty without one.
     """
 
@@ -107,7 +107,7 @@ class Cache(NamedTuple):
 
     @property
     def slots(self) -> int:
-        return self.own[0][0].shape[1]
+        return self.own[0][0].shape[2]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,6 +227,6 @@ def grow(arrays, slots):
     """Keys and values with room for `slots` tokens a row."""
 
     def pad(x):
-        return ops.pad(x, [[0, 0], [0, slots - x.shape[1]], [0, 0], [0, 0]])
+        return ops.pad(x, [[0, 0], [0, 0], [0, slots - x.shape[2]], [0, 0]])
 
     return tree.map_structure(pad, arrays)

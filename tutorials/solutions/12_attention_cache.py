@@ -17,19 +17,19 @@ assert rows_that_fit(8_000_000_000, 8192, 18, 1, 256, 2) == 52, "Hint: a whole n
 
 # %% tags=["exercise"]
 def write_rows(cache, new, lengths):
-    """`[B, S, K, H]` with `new` `[B, K, H]` in slot lengths[b] of row b; a new array."""
+    """`[B, K, S, H]` with `new` `[B, K, H]` in slot lengths[b] of row b; a new array."""
     written = cache.copy()
-    written[np.arange(len(cache)), lengths] = new
+    written[np.arange(len(cache)), :, lengths] = new
     return written
 
 
-cache_before = np.zeros((3, 4, 2, 5))
+cache_before = np.zeros((3, 2, 4, 5))
 new = np.ones((3, 2, 5))
 written = write_rows(cache_before, new, np.array([2, 0, 3]))
 assert written is not None, "Hint: numpy takes one index array for rows, one for slots."
 assert cache_before.sum() == 0, "Hint: copy first; the old cache may still be needed."
-filled = [np.flatnonzero(row.sum((1, 2))).tolist() for row in written]
-assert filled == [[2], [0], [3]], "Hint: written[np.arange(B), lengths] = new."
+filled = [np.flatnonzero(row.sum((0, 2))).tolist() for row in written]
+assert filled == [[2], [0], [3]], "Hint: written[np.arange(B), :, lengths] = new."
 
 
 # %% tags=["exercise"]
