@@ -126,10 +126,10 @@ def heads_first(x):
 def attend_to_cache(query, key, value, mask):
     """`attend`, whose keys and values lie as in a cache.
 
-    The keys of one head lie one after the other, so a step of decoding reads them once
-    and moves nothing. In the order `[B, S, K, H]`, XLA on a CPU copies the whole cache in
-    every step: on two cores, 16 rows of 512 tokens of SmolLM2's shape took 4 times as
-    long (benchmarks/cached_attention.py).
+    The keys of one head lie one after the other, and all queries that read them are rows
+    of one matrix. So a step of decoding reads the cache once and moves nothing. Said in
+    another way, XLA on a CPU copies the whole cache in every step
+    (benchmarks/cached_attention.py).
 
     Args:
         query: `[B, T, N, H]`.
@@ -142,13 +142,19 @@ def attend_to_cache(query, key, value, mask):
     batch, length = ops.shape(query)[:2]
     heads, size = query.shape[2:]
     groups = heads // key.shape[1]
+    by_key_head = (batch, key.shape[1], length, groups, -1)
     query = query * ops.cast(size**-0.5, query.dtype)
     query = ops.reshape(query, (batch, length, key.shape[1], groups, size))
+    query = ops.transpose(query, (0, 2, 1, 3, 4))
+    query = ops.reshape(query, (batch, key.shape[1], length * groups, size))
     key, value = ops.cast(key, query.dtype), ops.cast(value, query.dtype)
-    scores = ops.cast(ops.einsum("btkgh,bksh->bktgs", query, key), "float32")
+    scores = ops.einsum("bkmh,bksh->bkms", query, key)
+    scores = ops.cast(ops.reshape(scores, by_key_head), "float32")  # [B, K, T, G, S]
     scores = ops.where(mask[:, None, :, None, :], scores, -1e30)
     weights = ops.cast(ops.softmax(scores, axis=-1), query.dtype)
-    attended = ops.einsum("bktgs,bksh->btkgh", weights, value)
+    weights = ops.reshape(weights, (batch, key.shape[1], length * groups, -1))
+    attended = ops.einsum("bkms,bksh->bkmh", weights, value)
+    attended = ops.transpose(ops.reshape(attended, by_key_head), (0, 2, 1, 3, 4))
     return ops.reshape(attended, (batch, length, heads, size))
 
 

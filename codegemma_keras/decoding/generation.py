@@ -17,17 +17,14 @@ import time
 
 import numpy as np
 
-from codegemma_keras.decoding.cache import (
-    CachedPrefix,
-    bucket,
-    prefill_plan,
-    row_bucket,
-)
-from codegemma_keras.decoding.loop import Rows
+from codegemma_keras.decoding.cache import CachedPrefix, bucket, row_bucket
+from codegemma_keras.decoding.loop import VISIT, Rows
+from codegemma_keras.decoding.prefill import Prefill
 from codegemma_keras.decoding.sampling import Sampling, Settings, Work
 
-# Most tokens decoded in one visit of the device; the size of its output.
-VISIT = 32
+# A smaller program is compiled if it can save so many tokens of rows that ended. It takes
+# some seconds, as long as about 50 steps of 16 rows of SmolLM2 on two CPU cores.
+WORTH_A_PROGRAM = 2048
 # Stop ids travel in an array of this size, padded with -1, which no token equals.
 MAX_STOP_IDS = 16
 
@@ -127,16 +124,19 @@ class Generation:
     Args:
         engine: an `Engine`.
         drafter: who guesses tokens for all rows; see `speculation`. None: nobody.
+        may_compile: whether rows that ended may be dropped for a program that is not
+            compiled yet, if that can save much. Not where somebody waits for the others.
 
     Attributes:
         prefilled: how many prompt tokens were computed.
         forwards: how often the decode loop ran the network.
     """
 
-    def __init__(self, engine, drafter=None):
+    def __init__(self, engine, drafter=None, may_compile=True):
         self._engine = engine
         self._drafter = drafter
-        self._joining = collections.deque()  # of `_Prefill`
+        self._may_compile = may_compile
+        self._joining = collections.deque()  # of `Prefill`
         self._places = []  # the Row in each row of the cache; None: free
         self._cache = None
         self._decode_next = False
@@ -169,7 +169,7 @@ class Generation:
             return
         others = self._live() + [r for group in self._joining for r in group.rows]
         self._check_room(others + new)
-        self._joining.append(_Prefill(self._engine, self._drafter, new))
+        self._joining.append(Prefill(self._engine, self._drafter, new))
 
     def _check_room(self, rows):
         longest = max(len(row.prompt) + row.limit - 1 for row in rows)
@@ -330,110 +330,20 @@ class Generation:
         return history
 
     def _compact(self):
-        """Drop ended rows when the smaller program exists: never compile to save time."""
+        """Drop ended rows if the smaller program exists, or would save much."""
         live, cache = self._live(), self._cache
         size = row_bucket(len(live))
         if size >= cache.rows or self._drafter is not None:
             return
         work = Work.of([row.sampling for row in live])
         if not self._engine.is_compiled(work, size, cache.slots):
-            return
+            saved = (cache.rows - size) * max(row.left for row in live)
+            if not self._may_compile or saved < WORTH_A_PROGRAM:
+                return
         index = [p for p, row in enumerate(self._places) if row and row.running]
         index += index[:1] * (size - len(live))
         self._cache = self._engine.take_rows(cache, np.array(index, "int32"))
         self._places = live + [None] * (size - len(live))
-
-
-class _Prefill:
-    """Rows on their way into a batch: each different prompt once, longest first."""
-
-    def __init__(self, engine, drafter, rows):
-        self._engine = engine
-        self._drafter = drafter
-        self.rows = rows
-        self._prompts = sorted({tuple(r.prompt) for r in rows}, key=len, reverse=True)
-        self._plan = None  # chunks to come; None: not laid out yet
-        self._cache = self._hidden = None
-
-    @property
-    def running(self) -> bool:
-        return any(row.running for row in self.rows)
-
-    @property
-    def done(self) -> bool:
-        return self._plan == []
-
-    def advance(self) -> int:
-        """The next chunk; how many prompt tokens it computed."""
-        if self._plan is None:
-            self._lay_out()
-        offset, width, rows = self._plan[0]
-        chunk = np.ascontiguousarray(self._ids[:rows, offset : offset + width])
-        cache, self._cache = self._cache, None
-        self._hidden, self._cache = self._engine.prefill(
-            chunk, np.int32(offset), self._lengths, self._hidden, cache, self._drafter
-        )
-        self._plan = self._plan[1:]
-        computed = np.clip(self._lengths - offset, 0, width)[:rows]
-        by_prompt = dict(zip(self._prompts, computed.tolist(), strict=False))
-        for row in self.rows:
-            row.computed_tokens += by_prompt.get(tuple(row.prompt), 0)
-        return int(computed.sum())
-
-    def _lay_out(self):
-        engine, drafter = self._engine, self._drafter
-        rows = row_bucket(len(self._prompts))
-        lengths = [len(prompt) for prompt in self._prompts]
-        start, cache = self._cached()
-        reach = max(len(row.prompt) + min(VISIT, row.limit - 1) for row in self.rows)
-        slots = bucket(reach + (2 * drafter.width if drafter else 0))
-        slots = max(slots, cache.slots if cache else 0)
-        self._plan = prefill_plan(lengths, start, engine.tokens_per_read, slots)
-        offset, width, _ = self._plan[-1]
-        self._ids = np.zeros((rows, offset + width), "int32")
-        for ids, prompt in zip(self._ids, self._prompts, strict=False):
-            ids[: len(prompt)] = prompt
-        self._lengths = np.array(lengths + [0] * (rows - len(lengths)), "int32")
-        if cache is None:
-            self._hidden, self._cache = engine.empty(rows, slots, drafter)
-        else:
-            self._hidden = engine.hidden(rows)
-            self._cache = engine.grow(cache, slots, drafter)
-
-    def _cached(self):
-        """How many tokens of the one prompt are held already, and the cache with them."""
-        first = self.rows[0]
-        if first.cached is None:
-            return 0, None
-        version = self._engine.weights_version()
-        for row in self.rows:
-            row.weights = version
-        if len(self._prompts) > 1:
-            return 0, None
-        return first.cached.usable(first.prompt, self._drafter, version)
-
-    def finish(self):
-        """`(rows, hidden, cache)`: each row that still runs in a row of its own."""
-        place = {prompt: number for number, prompt in enumerate(self._prompts)}
-        rows = [row for row in self.rows if row.running]
-        rows.sort(key=lambda row: place[tuple(row.prompt)])
-        source = [place[tuple(row.prompt)] for row in rows]
-        unused = row_bucket(len(rows)) - len(rows)
-        hidden, cache = self._hidden, self._cache
-        if source != list(range(len(self._prompts))):
-            index = np.array(source + [0] * unused, "int32")
-            hidden, cache = self._engine.take_rows((hidden, cache), index)
-        return rows + [None] * unused, hidden, cache
-
-    def keep(self, row) -> CachedPrefix:
-        """What a row that ended within the prefill leaves."""
-        if self._plan is None:
-            return row.cached or CachedPrefix()
-        if self._cache is None or self._cache.rows != 1 or not self._plan:
-            return CachedPrefix()
-        cache, self._cache = self._cache, None
-        tokens = tuple(row.prompt[: self._plan[0][0]])
-        return CachedPrefix(tokens, cache, self._drafter, row.weights)
 
 
 def _array(rows, value, dtype="int32"):

@@ -17,6 +17,9 @@ from keras import ops
 from codegemma_keras.decoding.sampling import Settings, Work, choose, log_probability
 from codegemma_keras.ops import loop_chunks, nth_chunk, split_chunks
 
+# Most tokens decoded in one visit of the device; the size of its output.
+VISIT = 32
+
 
 class Rows(NamedTuple):
     """Where each row of a batch stands; arrays `[B]`.

@@ -22,7 +22,7 @@ from codegemma_keras.evals.asked import Asked, Text
 from codegemma_keras.evals.task import Hole, Message
 
 # A conversation that leaves less room for an answer is refused.
-LEAST_ANSWER = 64
+LEAST_ANSWER = 32
 
 
 class Model:

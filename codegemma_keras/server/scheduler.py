@@ -149,7 +149,7 @@ class Scheduler:
         self._max_waiting = max_waiting
         self._max_seconds = max_seconds
         self._layout = Session(lm, layout)
-        self._generation = lm.engine.generation()
+        self._generation = lm.engine.generation(may_compile=False)
         self._changed = threading.Condition()
         self._waiting = collections.deque()  # of lists of `_Open` of one prompt
         self._open = []
@@ -294,7 +294,7 @@ class Scheduler:
                 # A fault of the device or of this package: those under way are told,
                 # and the next ones find a fresh batch.
                 LOG.exception("A batch failed")
-                self._generation = self.lm.engine.generation()
+                self._generation = self.lm.engine.generation(may_compile=False)
                 failed, self._open = self._open, []
                 for job in {each.job for each in failed}:
                     _tell(job, Failed(error))

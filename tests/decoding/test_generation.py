@@ -7,6 +7,7 @@ import pytest
 
 from codegemma_keras import CodeGemmaCausalLM
 from codegemma_keras.decoding import Engine, Row, Sampling
+from codegemma_keras.decoding import generation as generations
 from tests.tiny_models import our_backbone
 
 V = 53
@@ -129,6 +130,38 @@ def test_equal_prompts_are_prefilled_once(engine):
     assert [row.computed_tokens for row in rows] == [len(PROMPTS[4])] * 3
 
 
+@pytest.mark.parametrize("speculate", [False, True])
+@pytest.mark.parametrize("ends", [(5, 12, 40), (0, 3), (9, 9, 9, 1, 70)])
+def test_a_beginning_that_all_share_is_computed_once(engine, ends, speculate):
+    """Such as worked examples; the tokens are those that each prompt has alone."""
+    rng = np.random.default_rng(len(ends))
+    shared = rng.integers(5, V, 300).tolist()
+    prompts = [shared + rng.integers(5, V, n).tolist() for n in ends]
+    generation, rows = engine.start(prompts, 6, sampling=SAMPLED, speculate=speculate)
+    while generation.running:
+        generation.advance(4)
+    for row in rows:
+        [alone] = engine.generate([row.prompt], 6, (), SAMPLED, [row.seed])
+        assert row.result().token_ids == alone.token_ids
+    rest = sum(len(prompt) for prompt in prompts) - len(prompts) * len(shared)
+    # Where a prompt is all shared, its last token is computed again.
+    assert generation.prefilled <= len(shared) + rest + len(prompts)
+    longest = max(rows, key=lambda row: len(row.prompt))
+    assert longest.computed_tokens == len(longest.prompt)
+
+
+def test_a_shared_beginning_survives_a_row_that_leaves(engine):
+    shared = list(range(5, 53)) * 4
+    generation, rows = engine.start([[*shared, n] for n in range(5, 9)], 3)
+    generation.advance()
+    rows[1].stop("cancelled")
+    while generation.running:
+        generation.advance()
+    for row in rows[0], *rows[2:]:
+        [alone] = engine.generate([row.prompt], 3)
+        assert row.tokens == alone.token_ids
+
+
 def test_rows_that_ended_are_dropped_once_warm():
     model = CodeGemmaCausalLM(our_backbone(num_layers=1))
     limits = [22, 2]
@@ -143,6 +176,25 @@ def test_rows_that_ended_are_dropped_once_warm():
     assert widths[0] == 2
     assert widths[-1] == 1
     assert [row.result().token_ids for row in rows] == [r.token_ids for r in cold]
+
+
+@pytest.mark.parametrize("may_compile", [True, False])
+def test_a_row_that_goes_on_for_long_gets_a_program_of_its_own(
+    engine, may_compile, monkeypatch
+):
+    """Unless somebody waits, as for a server."""
+    monkeypatch.setattr(generations, "WORTH_A_PROGRAM", 100)
+    monkeypatch.setattr(engine, "is_compiled", lambda *args: False)
+    generation = engine.generation(may_compile=may_compile)
+    rows = [Row(PROMPTS[1], 1 if n else 90, seed=n) for n in range(4)]
+    generation.join(rows)
+    widths = []
+    while generation.running:
+        generation.advance()
+        widths.append(len(generation._places))
+    assert widths[-1] == (1 if may_compile else 4)
+    [alone] = engine.generate([PROMPTS[1]], 90)
+    assert rows[0].tokens == alone.token_ids
 
 
 @pytest.mark.parametrize("sampling", [Sampling(), SAMPLED], ids=["greedy", "sampled"])
