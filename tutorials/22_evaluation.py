@@ -8,10 +8,12 @@
 # estimate pass@k, why the obvious formula for it is wrong, and how far you can trust
 # the result.
 #
-# You need to know Python. Programs run in the package's sandbox, which needs
-# *bubblewrap* (on Debian and Ubuntu: `apt install bubblewrap`). If it is missing, the
-# first cell that runs a program says so, and nothing is run. On a disposable machine,
-# such as a Colab notebook, you may set `least` to the weaker sandbox that it offers.
+# You need to know Python. The model is SmolLM2 (135 million parameters, a download of
+# 93 MB), or without a network the small one in the package. Programs run in the package's
+# sandbox, which needs *bubblewrap* (on Debian and Ubuntu: `apt install bubblewrap`). If it
+# is missing, the first cell that runs a program says so, and nothing is run. On a
+# disposable machine, such as a Colab notebook, you may set `least` to the weaker sandbox
+# that it offers.
 
 # %% tags=["parameters"]
 preset = "smollm2_135m_code"
@@ -236,8 +238,11 @@ for k, value in table.items():
     print(f"pass@{k}: {value:.0%}")
 
 # %% [markdown]
-# A model of a few million numbers solves few of them or none. To measure a real model,
-# put its name into the parameters. The evaluation stays the same.
+# SmolLM2 has 135 million parameters. It is right with half of its answers, and each further
+# answer helps less than the one before. Some tasks it never solves, however many answers
+# you draw. `shout` shows why texts must be run: `upper() + "!"` looks plausible, and is not
+# what was asked. To measure another model, put its name into the parameters. The
+# evaluation stays the same.
 #
 # ## How far to trust it
 #
