@@ -38,6 +38,7 @@ ASKED = (
     ("humaneval-infilling-single", "lm-eval", None),
     ("gsm8k", "lm-eval", 100),
     ("humaneval", "paper", None),
+    ("humaneval", "bigcode", None),
 )
 
 
@@ -157,24 +158,24 @@ def main():
             [found] = evals.evaluate(
                 [task],
                 model,
-                args.work / who,
+                args.work / who / convention,
                 convention=convention,
                 settings=settings,
             ).values()
             row = {
-                "convention": convention,
                 "scores": found["scores"],
                 "problems": found["problems"],
                 "seconds": found["speed"]["seconds"],
                 "starts": found["speed"]["starts"],
                 "stop_rate": found["stop_rate"],
             }
-            first = args.work / "ours" / task
+            first = args.work / "ours" / convention / task
             if who != "ours" and (first / "samples.jsonl").exists():
-                mine, theirs = texts(first), texts(args.work / who / task)
+                mine = texts(first)
+                theirs = texts(args.work / who / convention / task)
                 row["answers_of_ours"] = sum(mine[i] == theirs[i] for i in theirs)
             print(who, task, row, flush=True)
-            put(who, task, row, args.batch_size)
+            put(who, f"{task}, {convention}", row, args.batch_size)
 
 
 def put(who, task, row, batch_size):

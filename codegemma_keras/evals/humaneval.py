@@ -8,7 +8,7 @@ import dataclasses
 
 from codegemma_keras.data.clean import decontaminate
 from codegemma_keras.evals import data
-from codegemma_keras.evals.task import Case, Problem, Task, choose_convention
+from codegemma_keras.evals.task import Case, Hole, Problem, Task, choose_convention
 
 SOURCE = data.Source(
     "HumanEval",
@@ -32,6 +32,7 @@ class Convention:
     strip: bool = False  # white space around the prompt
     max_new_tokens: int = 512
     max_tokens: int | None = None  # prompt and answer together
+    as_typed: bool = False  # see `Hole`
     notes: tuple[str, ...] = ()
 
 
@@ -49,6 +50,14 @@ CONVENTIONS = {
     "openai": Convention(notes=(_FREE,)),
     "bigcode": Convention(BIGCODE_STOPS, strip=True, max_tokens=512),
     "lm-eval": Convention(max_new_tokens=1024),
+    "editor": Convention(
+        (),
+        as_typed=True,
+        notes=(
+            "Asked as by an editor at the end of the prompt, with complete(prompt, "
+            "tidy=True): the answer ends with the function's block.",
+        ),
+    ),
 }
 
 
@@ -57,12 +66,16 @@ def make(name: str, convention: str, rows: data.Data) -> Task:
     how = choose_convention(name, convention, CONVENTIONS)
     problems = [Problem(row["task_id"], row) for row in rows.rows(SOURCE)]
 
-    def prompt(problem):
+    def head(problem):
         text = problem.row["prompt"]
         return text.strip() if how.strip else text
 
+    def prompt(problem):
+        text = head(problem)
+        return Hole(text, "", as_typed=True) if how.as_typed else text
+
     def program(problem, answer):
-        return prompt(problem) + answer
+        return head(problem) + answer
 
     def case(problem, program):
         right = problem.row["prompt"] + problem.row["canonical_solution"]

@@ -43,7 +43,11 @@ def test_an_editor_asks_in_an_empty_line():
     assert spans.prompt(spans.problems[0]).suffix == row["suffix"]
     assert spans.canonical(spans.problems[0]) == row["canonical_solution"]
     with pytest.raises(ValueError, match="cannot follow the convention 'editor'"):
-        catalog.make("humaneval", "editor", Data())
+        catalog.make("gsm8k", "editor", Data())
+    whole = catalog.make("humaneval", "editor", Data())
+    problem = whole.problems[0]
+    assert whole.prompt(problem) == Hole(problem.row["prompt"], "", as_typed=True)
+    compile(whole.program(problem, whole.canonical(problem)), problem.id, "exec")
 
 
 def test_lines_are_cut_as_in_the_official_file():
