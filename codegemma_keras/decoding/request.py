@@ -402,6 +402,7 @@ def answer_to(
         session: whose layout the prompt has; None: the request's own mode.
         cached: what the prompt may begin with.
     """
+    tokenizer = lm.tokenizer  # Without a preprocessor this raises, whatever is asked.
     prompt, prefix, suffix, repeated, tidying = request.prompt, "", "", "", None
     until, begun, indentation = request.until, "", ""
     if isinstance(prompt, Cursor):
@@ -428,9 +429,9 @@ def answer_to(
     if limit is None or not isinstance(prompt, TokenIds):
         limit = room(lm, len(ids), None, limit)
     if stop_ids == "auto":
-        stop_ids = lm.tokenizer.stop_token_ids
+        stop_ids = tokenizer.stop_token_ids
     row = Row(ids, limit, stop_ids, sampling, seed, cached)
-    text = GrowingText(lm.tokenizer, stops, tidying, begun, indentation)
+    text = GrowingText(tokenizer, stops, tidying, begun, indentation)
     prefix = prefix.removesuffix(indentation)  # the caller's own
     return Answer(row, text, cancellation, bool(stops), prefix, suffix)
 
