@@ -11,6 +11,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from codegemma_keras import platforms
+
 
 def rotary_turns(head_dim: int, max_wavelength: float) -> tuple[np.ndarray, np.ndarray]:
     """Rotary frequencies in turns per token, each as a sum of two float32.
@@ -175,7 +177,16 @@ def write_cache(cache, update, index):
     index = ops.convert_to_tensor(index, dtype="int32")
     zero = ops.zeros_like(index)  # of one dtype, also where JAX counts in 64 bits
     if len(index.shape) == 0:
-        return ops.slice_update(cache, [zero, zero, index, zero], update)
+        start = [zero, zero, index, zero]
+        if update.shape[2] != 1 or not _on_a_cpu_with_jax():
+            return ops.slice_update(cache, start, update)
+        # XLA for CPUs would write one copy of the cache for those that read it in this
+        # step, and another one for the next step. It leaves a loop alone, even of one
+        # turn: that the index is not negative is known to us only.
+        turns = ops.cast(index >= 0, "int32")
+        return ops.fori_loop(
+            0, turns, lambda _, cache: ops.slice_update(cache, start, update), cache
+        )
     if keras.backend.backend() == "jax":
         import jax
 
@@ -192,6 +203,10 @@ def write_cache(cache, update, index):
         ops.reshape(indices, (-1, 3)),
         ops.reshape(update, (-1, cache.shape[3])),
     )
+
+
+def _on_a_cpu_with_jax():
+    return keras.backend.backend() == "jax" and platforms.platform() == "cpu"
 
 
 def pick(x, index):
