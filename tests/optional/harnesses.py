@@ -240,8 +240,9 @@ def test_options_without_a_meaning_are_refused(lm):
     assert (stops, length, sampling["temperature"]) == (("\n",), 5, 0.7)
 
 
-# Inspect calls a library of its own by an argument that is deprecated there.
+# Inspect calls a library by an argument that is deprecated there, and leaves streams open.
 @pytest.mark.filterwarnings("ignore:The 'initial' parameter:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_inspect_finds_the_provider_and_scores_as_we_do(lm, tmp_path):
     import inspect_ai
     from inspect_ai.dataset import Sample
