@@ -50,6 +50,8 @@ class Harness:
     def __init__(self, ours, network, tokenizer, begin, name, batch_size):
         self.ours, self.begin, self.name = ours, begin, name
         self.context, self.device = ours.context, ours.device
+        # An answer ends at all of them, as it does here.
+        network.generation_config.eos_token_id = list(ours.tokenizer.stop_token_ids)
         self.hflm = huggingface.HFLM(
             pretrained=network.eval(),
             tokenizer=tokenizer,
