@@ -89,7 +89,7 @@ test-harnesses: .venv-evals/.installed  ## Not in `test`: lm-evaluation-harness 
 	KERAS_BACKEND=jax .venv-evals/bin/python -m pytest tests/optional/harnesses.py -p no:cacheprovider --noconftest
 
 .PHONY: eval-peers
-eval-peers: .venv-peers/.installed  ## Not in `test`: benchmarks asked beside lm-evaluation-harness and Transformers; about an hour.
+eval-peers: .venv-peers/.installed  ## Not in `test`: benchmarks asked beside lm-evaluation-harness and Transformers; hours.
 	KERAS_BACKEND=jax .venv-peers/bin/python benchmarks/eval_peers.py .peers
 
 rl-goldens: .venv-trl/.installed  ## Not in `test`: goldens of the losses, from TRL in its own environment.

@@ -1,6 +1,6 @@
 """The same questions, asked by this package and by lm-evaluation-harness on Transformers.
 
-    make eval-peers                  # its own environment; about an hour on two cores
+    make eval-peers                  # its own environment; several hours on two cores
 
 The preset `smollm2_135m_code` answers by `codegemma eval`. The same weights, as
 Transformers' Gemma, answer the same prompts through `HFLM`, the loop over Transformers'

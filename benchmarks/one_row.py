@@ -44,7 +44,7 @@ def main():
     options = parser.parse_args()
     lm = CodeGemmaCausalLM.from_preset(options.preset, dtype="float32")
     rng = np.random.default_rng(0)
-    real, rows = ops._on_a_cpu_with_jax, []
+    real, rows = ops._traced_by_jax_for_a_cpu, []
     engines = {form: Engine(lm) for form in FORMS}  # programs of its own for each
     for length in PROMPTS:
         if length + 256 > lm.preprocessor.sequence_length:
@@ -54,7 +54,9 @@ def main():
         for visit in VISITS:
             times = {form: [] for form in FORMS}
             for form in (*FORMS, *FORMS):
-                ops._on_a_cpu_with_jax = (lambda: False) if form == FORMS[0] else real
+                ops._traced_by_jax_for_a_cpu = (
+                    (lambda x: False) if form == FORMS[0] else real
+                )
                 times[form] += step_ms(engines[form], prompt, visit, options.repeats)
             for form in FORMS:
                 row[f"{form}, {visit} a visit"] = round(
@@ -62,7 +64,7 @@ def main():
                 )
         rows.append(row)
         print(row, flush=True)
-    ops._on_a_cpu_with_jax = real
+    ops._traced_by_jax_for_a_cpu = real
     record(f"one_row_{options.preset}", {"rows": rows})
 
 

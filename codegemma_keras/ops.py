@@ -129,8 +129,8 @@ def attend_to_cache(query, key, value, mask):
     """`attend`, whose keys and values lie as in a cache.
 
     The keys of one head lie one after the other, and all queries that read them are rows
-    of one matrix. So a step of decoding reads the cache once and moves nothing. Said in
-    another way, XLA on a CPU copies the whole cache in every step
+    of one matrix. So a step of decoding reads the cache once and moves nothing. With the
+    axes in another order, XLA on a CPU copies the whole cache in every step
     (benchmarks/cached_attention.py).
 
     Args:
@@ -175,23 +175,18 @@ def write_cache(cache, update, index):
     """
     update = heads_first(ops.cast(update, cache.dtype))  # [B, K, T, H]
     index = ops.convert_to_tensor(index, dtype="int32")
-    zero = ops.zeros_like(index)  # of one dtype, also where JAX counts in 64 bits
     if len(index.shape) == 0:
+        zero = ops.zeros_like(index)  # of one dtype, also where JAX counts in 64 bits
         start = [zero, zero, index, zero]
-        if update.shape[2] != 1 or not _on_a_cpu_with_jax():
+        if not _traced_by_jax_for_a_cpu(index):
             return ops.slice_update(cache, start, update)
         # XLA for CPUs would write one copy of the cache for those that read it in this
-        # step, and another one for the next step. It leaves a loop alone, even of one
-        # turn: that the index is not negative is known to us only.
+        # step, and another one for the next step (benchmarks/one_row.py). It leaves a
+        # loop alone, even of one turn: only we know that the index is not negative.
         turns = ops.cast(index >= 0, "int32")
         return ops.fori_loop(
             0, turns, lambda _, cache: ops.slice_update(cache, start, update), cache
         )
-    if keras.backend.backend() == "jax":
-        import jax
-
-        starts = (zero, index, zero)
-        return jax.vmap(jax.lax.dynamic_update_slice)(cache, update, starts)
     rows, heads, length = ops.shape(update)[:3]
     row, head, slot = ops.meshgrid(
         *(ops.arange(n, dtype="int32") for n in (rows, heads, length)), indexing="ij"
@@ -205,8 +200,13 @@ def write_cache(cache, update, index):
     )
 
 
-def _on_a_cpu_with_jax():
-    return keras.backend.backend() == "jax" and platforms.platform() == "cpu"
+def _traced_by_jax_for_a_cpu(x) -> bool:
+    """Outside of a trace a loop would be compiled at every call, and helps nobody."""
+    if keras.backend.backend() != "jax" or platforms.platform() != "cpu":
+        return False
+    import jax
+
+    return isinstance(x, jax.core.Tracer)
 
 
 def pick(x, index):

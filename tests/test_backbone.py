@@ -295,21 +295,32 @@ def test_write_cache_leaves_the_rest_alone(heads, index):
     np.testing.assert_array_equal(numpy_of(out), expected)
 
 
+def test_one_call_outside_of_a_trace_compiles_no_loop(monkeypatch):
+    monkeypatch.setattr(ops, "fori_loop", None)
+    cache = ops.zeros((1, 1, 4, 2))
+    found = numpy_of(write_cache(cache, ops.ones((1, 1, 1, 2)), 2))
+    assert found[0, 0].tolist() == [[0, 0], [0, 0], [1, 1], [0, 0]]
+
+
 @pytest.mark.parametrize("heads", [1, 3])
 @pytest.mark.parametrize("rows", [1, 2])
-def test_a_loop_of_steps_copies_no_cache(rows, heads):
+@pytest.mark.parametrize("length", [1, 4])  # of a step, and of a draft that is verified
+def test_a_loop_of_steps_copies_no_cache(rows, heads, length):
     """It gives what the steps give one by one; on JAX its program shows no copy."""
     slots, size, count = 48, 16, 5
     rng = np.random.default_rng(0)
-    first = rng.standard_normal((rows, 1, 2 * heads, size)).astype("float32")
+    first = rng.standard_normal((rows, length, 2 * heads, size)).astype("float32")
     empty = np.zeros((rows, heads, slots, size), "float32")
     key_slots = np.arange(slots, dtype="int32")[None]
 
     def step(i, x, keys, values):
-        index = i if rows == 1 else ops.broadcast_to(i, (rows,))
+        index = length * (i if rows == 1 else ops.broadcast_to(i, (rows,)))
         keys = write_cache(keys, x[:, :, :heads], index)
         values = write_cache(values, x[:, :, heads:], index)
-        mask = attention_mask(ops.reshape(index, (-1, 1)), key_slots)
+        slots_of_queries = ops.reshape(index, (-1, 1)) + ops.arange(
+            length, dtype="int32"
+        )
+        mask = attention_mask(slots_of_queries, key_slots)
         return i + 1, attend_to_cache(x, keys, values, mask) + x, keys, values
 
     def run(x, keys, values):

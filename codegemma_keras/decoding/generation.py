@@ -22,8 +22,8 @@ from codegemma_keras.decoding.loop import VISIT, Rows
 from codegemma_keras.decoding.prefill import Prefill
 from codegemma_keras.decoding.sampling import Sampling, Settings, Work
 
-# A smaller program is compiled if it can save so many tokens of rows that ended. It takes
-# some seconds, as long as about 50 steps of 16 rows of SmolLM2 on two CPU cores.
+# A smaller program is compiled if it can save so many tokens of rows that ended: it takes
+# as long as many steps do.
 WORTH_A_PROGRAM = 2048
 # Stop ids travel in an array of this size, padded with -1, which no token equals.
 MAX_STOP_IDS = 16

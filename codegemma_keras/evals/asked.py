@@ -1,10 +1,8 @@
 """What goes to a model and what comes back, as plain values."""
 
 import dataclasses
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from codegemma_keras.decoding.request import Cursor
+from codegemma_keras.evals.task import Hole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,13 +13,13 @@ class Asked:
         ids: token ids, bos included.
         max_new_tokens: what the context leaves of the task's limit.
         truncated: whether the prompt lost something because it did not fit.
-        cursor: what is asked instead of the ids, by the rules of an editor.
+        hole: what is asked instead of the ids, by the rules of an editor.
     """
 
     ids: tuple[int, ...]
     max_new_tokens: int
     truncated: bool
-    cursor: "Cursor | None" = None
+    hole: Hole | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,10 +5,19 @@ function. Source: openai/human-eval.
 """
 
 import dataclasses
+import functools
+from collections.abc import Callable
 
 from codegemma_keras.data.clean import decontaminate
 from codegemma_keras.evals import data
-from codegemma_keras.evals.task import Case, Hole, Problem, Task, choose_convention
+from codegemma_keras.evals.task import (
+    Case,
+    Hole,
+    Problem,
+    Prompt,
+    Task,
+    choose_convention,
+)
 
 SOURCE = data.Source(
     "HumanEval",
@@ -28,11 +37,11 @@ BIGCODE_STOPS = (
 class Convention:
     """How one harness asks HumanEval."""
 
+    prompt: Callable[[str], Prompt] = str  # of the benchmark's text
     stops: tuple[str, ...] = STOPS
     strip: bool = False  # white space around the prompt
     max_new_tokens: int = 512
     max_tokens: int | None = None  # prompt and answer together
-    as_typed: bool = False  # see `Hole`
     notes: tuple[str, ...] = ()
 
 
@@ -48,11 +57,11 @@ CONVENTIONS = {
         )
     ),
     "openai": Convention(notes=(_FREE,)),
-    "bigcode": Convention(BIGCODE_STOPS, strip=True, max_tokens=512),
+    "bigcode": Convention(stops=BIGCODE_STOPS, strip=True, max_tokens=512),
     "lm-eval": Convention(max_new_tokens=1024),
     "editor": Convention(
-        (),
-        as_typed=True,
+        prompt=functools.partial(Hole, suffix="", as_typed=True),
+        stops=(),
         notes=(
             "Asked as by an editor at the end of the prompt, with complete(prompt, "
             "tidy=True): the answer ends with the function's block.",
@@ -70,10 +79,6 @@ def make(name: str, convention: str, rows: data.Data) -> Task:
         text = problem.row["prompt"]
         return text.strip() if how.strip else text
 
-    def prompt(problem):
-        text = head(problem)
-        return Hole(text, "", as_typed=True) if how.as_typed else text
-
     def program(problem, answer):
         return head(problem) + answer
 
@@ -85,7 +90,7 @@ def make(name: str, convention: str, rows: data.Data) -> Task:
         name=name,
         convention=convention,
         problems=problems,
-        prompt=prompt,
+        prompt=lambda problem: how.prompt(head(problem)),
         max_new_tokens=how.max_new_tokens,
         max_tokens=how.max_tokens,
         stop_strings=how.stops,

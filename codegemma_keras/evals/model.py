@@ -115,7 +115,7 @@ class Model:
         context = min(self.context, max_tokens or self.context)
         free = min(max_new_tokens, context // 2)
         encode, bos = self.tokenizer.encode, self.tokenizer.start_token_id
-        truncated, cursor = False, None
+        truncated, hole = False, None
         if isinstance(prompt, Hole):
             mode = self._mode(prompt)
             prefix, suffix, _ = fim.shrink(
@@ -124,7 +124,7 @@ class Model:
             truncated = (prefix, suffix) != (prompt.prefix, prompt.suffix)
             ids = encode(fim.render(prefix, suffix, mode=mode))
             if prompt.as_typed:
-                cursor = Cursor(prompt.prefix, prompt.suffix)
+                hole = prompt
         elif not isinstance(prompt, str):
             if isinstance(prompt, Message):
                 prompt = Conversation(prompt.text)
@@ -141,7 +141,9 @@ class Model:
         elif len(ids) > context - free - 1:
             ids, truncated = ids[len(ids) - (context - free - 1) :], True
         limit = min(max_new_tokens, context - len(ids) - 1)
-        return Asked((bos, *ids), limit, truncated, cursor)
+        if hole is not None:
+            limit = free  # The rules may add indentation to the prompt.
+        return Asked((bos, *ids), limit, truncated, hole)
 
     def _mode(self, hole: Hole) -> str:
         """In which order the prompt of a hole shows its two texts."""
@@ -177,10 +179,14 @@ class Model:
             requests.answer_to(
                 self.lm,
                 Request(
-                    prompt=one.cursor or TokenIds(one.ids),
+                    prompt=(
+                        TokenIds(one.ids)
+                        if one.hole is None
+                        else Cursor(one.hole.prefix, one.hole.suffix)
+                    ),
                     max_new_tokens=one.max_new_tokens,
                     stop_strings=stop_strings,
-                    tidy=one.cursor is not None,
+                    tidy=one.hole is not None,
                 ),
                 sampling,
                 seed,

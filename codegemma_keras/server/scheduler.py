@@ -359,7 +359,8 @@ class Scheduler:
             if None not in each.job.completions:
                 each.job.ended = time.monotonic()
             _tell(each.job, Done(each.index, completion))
-            self._open.remove(each)  # last: who is open is told of a fault
+            # Last, because those that are open are told of a fault.
+            self._open.remove(each)
 
 
 def _tell(job, event):

@@ -8,6 +8,7 @@ import pytest
 from codegemma_keras import CodeGemmaCausalLM
 from codegemma_keras.decoding import Engine, Row, Sampling
 from codegemma_keras.decoding import generation as generations
+from codegemma_keras.decoding.cache import CachedPrefix
 from tests.tiny_models import our_backbone
 
 V = 53
@@ -85,8 +86,6 @@ def test_a_running_row_goes_on_while_a_long_prompt_joins(engine):
 
 def test_a_kept_row_serves_the_next_one_that_begins_alike(engine):
     """What a server keeps of a row that leaves a batch of several."""
-    from codegemma_keras.decoding.cache import CachedPrefix
-
     kept = Row(PROMPTS[3], 6, cached=CachedPrefix())
     other = Row(PROMPTS[2], 30, seed=4, sampling=SAMPLED)
     generation = engine.generation()
@@ -160,6 +159,20 @@ def test_a_shared_beginning_survives_a_row_that_leaves(engine):
     for row in rows[0], *rows[2:]:
         [alone] = engine.generate([row.prompt], 3)
         assert row.tokens == alone.token_ids
+
+
+def test_a_row_that_leaves_does_not_take_the_cache_of_its_equals(engine):
+    """Two rows of one prompt share its prefill, whose cache has one row."""
+    rows = [Row(PROMPTS[5], 3, cached=CachedPrefix()) for _ in range(2)]
+    generation = engine.generation()
+    generation.join(rows)
+    generation.advance()
+    assert not rows[0].tokens
+    assert generation.keep(rows[0]).cache is None
+    while generation.running:
+        generation.advance()
+    [alone] = engine.generate([PROMPTS[5]], 3)
+    assert rows[1].tokens == alone.token_ids
 
 
 def test_rows_that_ended_are_dropped_once_warm():
