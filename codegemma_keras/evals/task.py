@@ -195,7 +195,8 @@ def choose_convention(task: str, asked: str, known: Mapping[str, Any], why=None)
     if asked not in CONVENTIONS:
         raise ValueError(f"convention={asked!r} must be one of {CONVENTIONS}.")
     if asked not in known:
-        reason = (why or {}).get(asked, f"{asked} has no such task")
+        usual = {"editor": "an editor asks only for text at a cursor"}
+        reason = {**usual, **(why or {})}.get(asked, f"{asked} has no such task")
         raise ValueError(
             f"{task} cannot follow the convention {asked!r}: {reason}. It knows "
             f"{', '.join(known)}."

@@ -42,7 +42,7 @@ def test_an_editor_asks_in_an_empty_line():
     row = spans.problems[0].row
     assert spans.prompt(spans.problems[0]).suffix == row["suffix"]
     assert spans.canonical(spans.problems[0]) == row["canonical_solution"]
-    with pytest.raises(ValueError, match="cannot follow the convention 'editor'"):
+    with pytest.raises(ValueError, match="'editor': an editor asks only for"):
         catalog.make("gsm8k", "editor", Data())
     whole = catalog.make("humaneval", "editor", Data())
     problem = whole.problems[0]
