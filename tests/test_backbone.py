@@ -321,7 +321,9 @@ def test_a_loop_of_steps_copies_no_cache(rows, heads, length):
             length, dtype="int32"
         )
         mask = attention_mask(slots_of_queries, key_slots)
-        return i + 1, attend_to_cache(x, keys, values, mask) + x, keys, values
+        # Half of the sum: the states stay near one, and so do their rounding errors.
+        x = (attend_to_cache(x, keys, values, mask) + x) / 2
+        return i + 1, x, keys, values
 
     def run(x, keys, values):
         state = (ops.convert_to_tensor(0, "int32"), x, keys, values)
