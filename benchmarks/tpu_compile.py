@@ -203,7 +203,7 @@ def decode_arguments(backbone, rows, layout, device):
         whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
         heads = ops.axes_by_kind(layout)["model"]
         split = backbone.num_key_value_heads % ops.devices_of(layout.device_mesh, heads)
-        spec = jax.sharding.PartitionSpec(None, None, None if split else heads, None)
+        spec = jax.sharding.PartitionSpec(None, None if split else heads)
         cache_place = jax.sharding.NamedSharding(mesh, spec)
 
     def place(variable):
@@ -224,7 +224,7 @@ def decode_arguments(backbone, rows, layout, device):
         shape((rows, MAX_STOP_IDS), "int32"),
         jax.tree.map(lambda a: shape(a.shape, a.dtype), settings),
     )
-    of_cache = (rows, SLOTS, backbone.num_key_value_heads, backbone.head_dim)
+    of_cache = (rows, backbone.num_key_value_heads, SLOTS, backbone.head_dim)
     pair = [shape(of_cache, "bfloat16", cache_place)] * 2
     cache = [tuple(pair) for _ in range(backbone.num_layers)]
     steps, output = shape((), "int32"), shape((rows, VISIT), "int32")

@@ -156,7 +156,21 @@ class FittedCausalLM(keras_hub.models.CausalLM):
 
     def make_train_function(self, force=False):
         optimizers.check(self.optimizer, self.trainable_variables)
-        return super().make_train_function(force or self._network_changed())
+        force = force or self._network_changed()
+        options = platforms.compiler_options(keras.distribution.distribution())
+        if not options or self.run_eagerly or not self.jit_compile:
+            return super().make_train_function(force)
+        if force or self.train_function is None:
+            import jax
+
+            # Keras's own, but that compiles without options.
+            step = jax.jit(
+                self.train_step,
+                donate_argnums=0,
+                out_shardings=(None, self._get_state_sharding_spec()),
+                compiler_options=options,
+            )
+            self.train_function = self._make_function(step)
 
     def make_test_function(self, force=False):
         return super().make_test_function(force or self._network_changed())

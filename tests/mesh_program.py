@@ -15,7 +15,14 @@ os.environ["KERAS_BACKEND"] = "jax"
 import keras
 import numpy as np
 
-from codegemma_keras import CodeGemmaBackbone, CodeGemmaCausalLM, lora, losses, sharding
+from codegemma_keras import (
+    CodeGemmaBackbone,
+    CodeGemmaCausalLM,
+    lora,
+    losses,
+    platforms,
+    sharding,
+)
 from codegemma_keras.recipes import profiles
 from codegemma_keras.training import model
 
@@ -71,6 +78,17 @@ def train(heads, mesh, adapter=False, remat="none", steps=3):
         return found, sharding.describe(lm.variables + lm.optimizer.variables)
 
 
+def with_options(options):
+    """`train` as on a TPU, whose compiler is given options: losses, or what it says."""
+    ours, platforms.compiler_options = platforms.compiler_options, lambda _: options
+    try:
+        return train(1, "fsdp=8", steps=2)[0]
+    except Exception as error:
+        return str(error)
+    finally:
+        platforms.compiler_options = ours
+
+
 def load(mesh):
     """The embedded preset, loaded on a mesh: a loss and a completion."""
     with sharding.use(mesh, "code_gemma_tiny_py"):
@@ -112,6 +130,8 @@ def main(cases):
     for mesh in (None, "fsdp=2,model=4"):
         loss, text, layout = load(mesh) if mesh else (*load(None)[:2], [])
         out["loaded"].append({"loss": loss, "text": text, "layout": layout})
+    options = {"xla_cpu_enable_fast_math": False}, {"no_such_option": 1}
+    out["with_options"] = [with_options(each) for each in options]
     # A mesh of a profile stays for the rest of the process, so this comes last.
     out["profile"] = {mesh: profile(mesh)["loss"] for mesh in (None, "fsdp=8")}
     json.dump(out, sys.stdout)

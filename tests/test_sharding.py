@@ -6,11 +6,13 @@ import os
 import pathlib
 import subprocess
 import sys
+import types
 
 import keras
+import numpy as np
 import pytest
 
-from codegemma_keras import CodeGemmaBackbone, lora, sharding
+from codegemma_keras import CodeGemmaBackbone, lora, platforms, sharding
 from tests.tiny_models import our_backbone
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -45,6 +47,16 @@ def test_losses_equal_one_device(results):
     for found in results["trained"]:
         assert found["mesh"] == pytest.approx(found["alone"], abs=1e-4), found["case"]
         assert found["alone"][-1] < found["alone"][0] - 0.01  # it did learn
+
+
+def test_options_of_the_compiler_reach_it_and_change_no_loss(results):
+    """Training on TPUs needs one; a CPU has others."""
+    losses, refused = results["with_options"]
+    alone = next(
+        f["alone"] for f in results["trained"] if f["case"][:3] == [1, "fsdp=8", False]
+    )
+    assert losses == pytest.approx(alone[:2], abs=1e-4)
+    assert "no_such_option" in refused
 
 
 def test_a_profile_with_a_mesh_trains_by_fit(results):
@@ -160,3 +172,23 @@ def test_the_layout_map_covers_every_matrix():
                 assert found.axes == key_axes
     with pytest.raises(ValueError, match=r"axes \['batch', 'model'\], not 'tensor'"):
         CodeGemmaBackbone.get_layout_map(mesh, "tensor")
+
+
+@pytest.mark.parametrize(
+    ("axes", "platform", "has"),
+    [
+        (("fsdp",), "tpu", True),
+        (("fsdp", "model"), "tpu", True),
+        (("data", "model"), "tpu", False),
+        (("fsdp",), "cpu", False),
+        (("fsdp",), "gpu", False),
+    ],
+)
+def test_only_weights_split_over_tpus_need_an_option(axes, platform, has):
+    devices = np.array([types.SimpleNamespace(platform=platform)])
+    mesh = types.SimpleNamespace(
+        axis_names=axes, backend_mesh=types.SimpleNamespace(devices=devices)
+    )
+    found = platforms.compiler_options(types.SimpleNamespace(device_mesh=mesh))
+    assert bool(found) == (has and keras.backend.backend() == "jax")
+    assert platforms.compiler_options(None) == {}

@@ -29,6 +29,7 @@ _CALLED = re.compile(
 _TURNS = re.compile(r'known_trip_count[":{ ]+n"?:"?(\d+)')
 _COLLECTIVE = re.compile(rf"= (.*?) ({'|'.join(_KINDS)})(-start)?\(")
 _OUT_OF_MEMORY = re.compile(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm")
+_CHANNEL = re.compile(r"channel_id=(\d+)")
 _COPY = re.compile(r"= (\w+)\[([\d,]+)\](?:\{[^ ]*\})? (copy|transpose)\(")
 # Where the temporaries alone are too much.
 _TEMPORARIES = re.compile(r"required for HLO temporaries \(([\d.]+)([KMGT])\)")
@@ -102,8 +103,8 @@ def compile_step(lm, batch, distribution=None, device=None, platform=None) -> Pr
         place = next(iter(jax.tree.leaves(rows)[0].sharding.device_set))
         platform = place.platform
     scope = distribution.scope() if distribution else contextlib.nullcontext()
-    # As Keras's own make_train_function.
-    out = None
+    # As `FittedCausalLM.make_train_function`.
+    options, out = platforms.compiler_options(distribution), None
     if distribution is not None:
         out = (None, jax.tree.map(lambda shape: shape.sharding, state))
     with scope, platforms.planned_for(platform):
@@ -113,7 +114,7 @@ def compile_step(lm, batch, distribution=None, device=None, platform=None) -> Pr
         flops = matrix_flops(traced.jaxpr.jaxpr)
         arguments = bytes_of((state, rows))
         try:
-            compiled = traced.lower().compile()
+            compiled = traced.lower().compile(options or None)
         except jax.errors.JaxRuntimeError as error:
             return _refused(error, arguments, flops)
     return read(compiled, flops)
@@ -213,17 +214,22 @@ def _product_flops(equation):
 def collectives(text) -> dict[str, tuple[int, int]]:
     """Kind -> (how many, bytes of their results) in one step, from a program's text.
 
-    What stands in a loop counts as often as the loop turns, where XLA knows that.
+    What stands in a loop counts as often as the loop turns, where XLA knows that. What
+    begins in one fusion, goes on in others and ends in a last one stands in all of them,
+    with one channel, and counts once.
     """
     bodies = _computations(text)
     called = {
         name for lines in bodies.values() for line in lines for name, _ in _calls(line)
     }
-    total = collections.Counter()
+    found = {}
     for name in bodies.keys() - called:
-        _count(name, 1, bodies, total)
-    kinds = {kind for kind, _ in total}
-    return {kind: (total[kind, "n"], total[kind, "bytes"]) for kind in sorted(kinds)}
+        _find(name, 1, bodies, found)
+    total = collections.defaultdict(lambda: (0, 0))
+    for (kind, _), (times, size) in found.items():
+        count, received = total[kind]
+        total[kind] = count + times, received + times * size
+    return dict(sorted(total.items()))
 
 
 def loop_copies(text, least) -> dict[str, int]:
@@ -267,19 +273,21 @@ def _calls(line):
             yield name, times
 
 
-def _count(name, times, bodies, total):
+def _find(name, times, bodies, found):
+    """Fill `{(kind, channel): (how often, bytes)}`; what has no channel is one of its own."""
     for line in bodies.get(name, ()):
-        found = _COLLECTIVE.search(line)
-        if found:
-            shapes = _SHAPE.findall(found[1])
-            if found[3] and found[2] != "all-reduce":
+        hit = _COLLECTIVE.search(line)
+        if hit:
+            shapes = _SHAPE.findall(hit[1])
+            if hit[3] and hit[2] != "all-reduce":
                 # A start gives (operands, results, counters u32[]).
                 shapes = [s for s in shapes if s[1] or s[0] not in ("u32", "s32")]
                 shapes = shapes[len(shapes) // 2 :]
-            total[found[2], "n"] += times
-            total[found[2], "bytes"] += times * sum(_bytes(*s) for s in shapes)
+            channel = _CHANNEL.search(line)
+            key = hit[2], channel[1] if channel else object()
+            found[key] = times, sum(_bytes(*s) for s in shapes)
         for inner, turns in _calls(line):
-            _count(inner, times * turns, bodies, total)
+            _find(inner, times * turns, bodies, found)
 
 
 def _bytes(kind, dims):

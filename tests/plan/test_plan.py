@@ -170,6 +170,21 @@ def test_collectives_count_the_turns_of_a_loop():
     }
 
 
+def test_a_collective_that_several_fusions_share_counts_once():
+    """A TPU begins one in a fusion, goes on in others and ends it in a last one."""
+    from codegemma_keras.plan import program
+
+    gather = "  ROOT %g{0} = bf16[4,8] all-gather(%p), channel_id={1}, dimensions={{0}}"
+    parts = [
+        f"%part.{i} (p: bf16[1,8]) -> bf16[4,8] {{\n{gather.format(i, channel)}\n}}\n"
+        for i, channel in enumerate((7, 7, 7, 8))
+    ]
+    calls = [f"  %f{i} = bf16[4,8] fusion(%a), calls=%part.{i}" for i in range(4)]
+    main = "\n".join(["ENTRY %main (a: bf16[1,8]) -> bf16[4,8] {", *calls, "}"])
+    found = program.collectives("\n".join([*parts, main]))
+    assert found == {"all-gather": (2, 2 * 4 * 8 * 2)}
+
+
 def test_copies_inside_of_loops_are_found():
     from codegemma_keras.plan import program
 
