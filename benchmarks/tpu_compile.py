@@ -111,6 +111,19 @@ CASES = [
     *both("7b", "lora", 8192, "v5e-16", "fsdp=16"),
     *both("7b", "lora", 8192, "v6e-1", None),
     *both("7b", "lora", 8192, "v5p:2x2x1", "fsdp=4"),
+    # The cells of docs/plan.md's table that are not above.
+    Training("2b", "lora", 1024, "v5e-1", None, "splash"),
+    *(
+        Training(model, recipe, length, "v5e-8", "fsdp=8", "splash")
+        for model, recipe, length in (
+            ("2b", "full", 4096),
+            ("7b", "full", 1024),
+            ("7b", "full", 4096),
+            ("2b", "lora", 8192),
+            ("2b", "lora", 4096),
+            ("7b", "lora", 1024),
+        )
+    ),
 ]
 
 

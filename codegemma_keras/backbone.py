@@ -263,7 +263,8 @@ class CodeGemmaBackbone(Backbone):
 
     def embed(self, token_ids, after_layer=None):
         """Token ids `[B, T]` -> scaled embeddings `[B, T, D]`."""
-        x = self.token_embedding(token_ids)
+        # Where the table is split, each device looks up its columns, of all rows.
+        x = place(self.token_embedding(token_ids), None, None, "fsdp")
         if after_layer is not None:
             x = after_layer(x, -1)
         # The factor itself is rounded to the compute dtype, as in training of Gemma.

@@ -16,7 +16,7 @@ import numpy as np
 from keras import ops
 
 from codegemma_keras import platforms
-from codegemma_keras.ops import lookup
+from codegemma_keras.ops import cut_gradient, lookup
 
 # With JAX on a CPU, up to so many tokens have a product each; with TensorFlow that gains
 # nothing. Measured with smollm2_135m_code (benchmarks/few_tokens.py).
@@ -164,6 +164,14 @@ class Linear(_Adaptable, keras.layers.EinsumDense):
         self.in_size = math.prod(self.kernel_shape[i] for i in self._in_axes)
         self.out_size = math.prod(self.kernel_shape[i] for i in self._out_axes)
 
+    @property
+    def kernel(self):
+        """The matrix as the layer computes with it."""
+        kernel = super().kernel
+        if self.quantization_mode or not self._kernel.trainable:
+            return kernel
+        return cut_gradient(ops.convert_to_tensor(kernel), self._kernel)
+
     def call(self, x, training=None):
         if self._out_axes == [0, 2] and (x.shape[1] == 1 or _few_on_cpu(x)):
             y = self._heads_first(x)
@@ -309,6 +317,8 @@ class ReversibleEmbedding(_Adaptable, keras.layers.ReversibleEmbedding):
             y = super().call(inputs, reverse=True)
         else:
             table = ops.convert_to_tensor(self.embeddings)
+            if self._embeddings.trainable:
+                table = cut_gradient(table, self._embeddings)
             y = ops.cast(lookup(table, inputs), self.compute_dtype)
         return self._with_rows(y, inputs, reverse)
 
