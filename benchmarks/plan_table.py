@@ -7,14 +7,15 @@ benchmarks/results/plan_table.json: GiB of one chip for a step of one row (of on
 chip), the margin of tracing included. Nothing is run or compiled: bytes come from the
 traced step of the whole model (`plan/liveness.py`, whose error
 benchmarks/plan_accuracy.py states), built from the recipes' own settings with
-`remat="block"`. The attention is that of a GPU without cuDNN's kernel.
+`remat="block"`. The attention is that of a GPU without cuDNN's kernel. Cells of TPUs that
+`benchmarks/tpu_compile.py` has compiled are taken from there, without a margin.
 
 A base that is made integer is loaded as floats first; a chip on which that does not fit
 is marked so, even if the step would.
 
-`v5e-8` is `fsdp=8`, by arithmetic: an eighth of weights, gradients and optimizer state,
-each chip's own row, and the weights of a block and of the embedding collected. `codegemma
-plan ... --on v5e-8 --mesh fsdp=8` compiles it.
+Other cells of `v5e-8` (`fsdp=8`) are arithmetic: an eighth of weights, gradients and
+optimizer state, each chip's own row, and the weights of a block and of the embedding
+collected.
 """
 
 import itertools
@@ -31,7 +32,9 @@ from codegemma_keras.training.hardware import GIB
 MODELS = {"2B": "code_gemma_2b_en", "7B": "code_gemma_7b_en"}
 RECIPES = ("lora", "full", "qlora")
 LENGTHS = (1024, 4096, 8192)
-FILE = pathlib.Path(__file__).parent / "results" / "plan_table.json"
+RESULTS = pathlib.Path(__file__).parent / "results"
+FILE = RESULTS / "plan_table.json"
+COMPILED = RESULTS / "tpu_compile.json"
 COLUMNS = ("t4", "l4", "a100-40", "a100-80", "h100", "v5e-1", "v5e-8")
 
 
@@ -66,6 +69,7 @@ def add_columns(rows):
         for r in rows
         if r["recipe"] == "lora"
     }
+    compiled = json.loads(COMPILED.read_text())["rows"] if COMPILED.exists() else {}
     for row in rows:
         kinds = row["gib_by_kind"]
         held = max(kinds["temporaries"], kinds["gradients"] + kinds["logits"])
@@ -86,6 +90,14 @@ def add_columns(rows):
             if fits == "yes" and loading > usable:
                 fits = "not loaded"
             row[column] = {"gib": size, "fits": fits}
+            name = f"{row['model'].lower()}-{row['recipe']}-{row['length']}-{column}"
+            if found := compiled.get(f"{name}-splash"):
+                fits = "yes" if found["fits"] else "no"
+                row[column] = {
+                    "gib": found["total_gib"],
+                    "fits": fits,
+                    "compiled": True,
+                }
 
 
 def sharded(row, kinds, lora):
@@ -106,12 +118,19 @@ def sharded(row, kinds, lora):
 
 
 def table(rows):
-    """Markdown: GiB of one chip; bold where it fits, `L` where it cannot be loaded."""
+    """Markdown: GiB of one chip; bold where it fits.
+
+    `L`: it cannot be loaded; `c`: compiled, not traced.
+    """
     lines = ["| model | recipe | T | " + " | ".join(COLUMNS) + " |"]
     lines.append("|" + "---|" * (3 + len(COLUMNS)))
     shown = {"yes": "**{:.1f}**", "not loaded": "{:.1f} L", "no": "{:.1f}"}
     for row in rows:
-        cells = [shown[row[c]["fits"]].format(row[c]["gib"]) for c in COLUMNS]
+        cells = [
+            shown[row[c]["fits"]].format(row[c]["gib"])
+            + (" c" if row[c].get("compiled") else "")
+            for c in COLUMNS
+        ]
         head = f"| {row['model']} | {row['recipe']} | {row['length']} | "
         lines.append(head + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -134,7 +153,7 @@ def longest(rows):
 def write(rows):
     """The result so far; a run that is cut off keeps it."""
     out = {
-        "what": "GiB of one chip with one row on it, with margin; traced, not run",
+        "what": "GiB of one chip with one row on it; traced, with margin, or compiled",
         "trace_error": supervised.TRACE_ERROR,
         "date": time.strftime("%Y-%m-%d"),
         "remat": "block",

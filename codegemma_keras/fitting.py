@@ -152,6 +152,16 @@ class FittedCausalLM(keras_hub.models.CausalLM):
         batches = Batches(self, data, batch_size)
         return keras.Model.evaluate(self, batches, **kwargs)
 
+    def train_on_batch(self, *args, **kwargs):
+        """As `keras.Model.train_on_batch`: loss and metrics of this batch alone."""
+        self.reset_metrics()  # Older releases of Keras give means over all batches so far.
+        return super().train_on_batch(*args, **kwargs)
+
+    def test_on_batch(self, *args, **kwargs):
+        """As `keras.Model.test_on_batch`: loss and metrics of this batch alone."""
+        self.reset_metrics()
+        return super().test_on_batch(*args, **kwargs)
+
     # Keras keeps compiled steps, which hold the adapter that was active then.
 
     def make_train_function(self, force=False):

@@ -178,6 +178,7 @@ def update(lm, parts: Sequence[Part], fresh=True) -> dict[str, float]:
         # Keras's own: KerasHub's would preprocess, and wants one tensor of targets.
         given = part.inputs, {**part.targets, "fresh": np.bool_(fresh)}
         x, y = keras.tree.map_structure(ops.convert_to_tensor, given)
+        lm.reset_metrics()  # as `lm.train_on_batch` does it
         logs.append(keras.Model.train_on_batch(lm, x, y, return_dict=True))
     found = {
         name: float(np.mean([float(log[name]) for log in logs]))
