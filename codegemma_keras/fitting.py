@@ -146,6 +146,10 @@ class FittedCausalLM(keras_hub.models.CausalLM):
 
     def evaluate(self, x=None, y=None, batch_size=None, sample_weight=None, **kwargs):
         """As `keras_hub.models.CausalLM.evaluate`."""
+        if isinstance(
+            x, Batches
+        ):  # of `fit`; older releases of KerasHub would unpack it
+            return keras.Model.evaluate(self, x, **kwargs)
         if not in_memory(x):
             return super().evaluate(x, y, batch_size, sample_weight, **kwargs)
         data = ([x] if isinstance(x, str) else x), y, sample_weight

@@ -7,6 +7,8 @@ import Keras once, with the backend `none`, which Keras refuses, and all others 
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 import tempfile
 
 import pytest
@@ -43,3 +45,16 @@ def pytest_report_header(config):
     import keras
 
     return f"keras {keras.version()} on {keras.config.backend()}"
+
+
+@pytest.fixture(scope="session")
+def keras_hub_without_tensorflow():
+    """Whether KerasHub itself can do without TensorFlow; its oldest releases cannot."""
+    program = 'import sys; sys.modules["tensorflow"] = None; import keras_hub'
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "KERAS_BACKEND": "jax"},
+        capture_output=True,
+    )
+    if done.returncode:
+        pytest.skip("This release of KerasHub imports TensorFlow itself.")

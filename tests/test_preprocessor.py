@@ -417,7 +417,7 @@ def test_fit_takes_a_tf_data_pipeline(kind):
     assert in_memory["loss"] == pytest.approx(history["val_loss"][-1], rel=1e-4)
 
 
-def test_without_tensorflow():
+def test_without_tensorflow(keras_hub_without_tensorflow):
     """On JAX, from text to a training step, with no TensorFlow to be had."""
     program = """
 import sys

@@ -106,6 +106,16 @@ def peak_bytes(jaxpr) -> int:
     return _sweep(operations, outside, results)
 
 
+def inner_jaxprs(equation):
+    """The jaxprs among an equation's parameters: bodies of loops, branches, calls."""
+    for value in equation.params.values():
+        for found in value if isinstance(value, (tuple, list)) else (value,):
+            if isinstance(found, extend.core.ClosedJaxpr):
+                yield found.jaxpr
+            elif isinstance(found, extend.core.Jaxpr):
+                yield found
+
+
 def _is_variable(atom):
     return not hasattr(atom, "val")
 
@@ -121,7 +131,7 @@ def _flat(jaxpr, names):
 
     for equation in jaxpr.eqns:
         kind = equation.primitive.name
-        inner = list(extend.core.jaxprs_in_params(equation.params))
+        inner = list(inner_jaxprs(equation))
         if kind in _INLINED and inner:
             body = inner[0]
             arguments = equation.invars[len(equation.invars) - len(body.invars) :]

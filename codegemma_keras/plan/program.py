@@ -12,7 +12,6 @@ import math
 import re
 
 import jax
-from jax import extend
 
 from codegemma_keras import platforms
 from codegemma_keras.plan import liveness, step
@@ -199,7 +198,7 @@ def _turns(equation) -> float:
 def _inner(equation):
     if equation.primitive.name == "cond":  # one of them runs
         return [max((b.jaxpr for b in equation.params["branches"]), key=matrix_flops)]
-    return list(extend.core.jaxprs_in_params(equation.params))
+    return list(liveness.inner_jaxprs(equation))
 
 
 def _product_flops(equation):

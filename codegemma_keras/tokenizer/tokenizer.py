@@ -171,6 +171,10 @@ class CodeGemmaTokenizer(keras_hub.tokenizers.SentencePieceTokenizer):
         with open(json_file, "rb") as file:
             self.set_proto(file.read())
 
+    def vocabulary_size(self) -> int:
+        """How many tokens there are."""
+        return len(self.codec.vocabulary.bytes_of)
+
     def get_config(self):
         return {**super().get_config(), "chat_format": self.chat_format}
 

@@ -93,6 +93,7 @@ def test_a_client_that_goes_frees_its_place(app, monkeypatch, stream):
             await asyncio.wait_for(connection.began.wait(), 60)
         else:
             while not (jobs and jobs[0].first_token):
+                assert not task.done(), task.result()
                 await asyncio.sleep(0.01)
         connection.left.set()
         await asyncio.wait_for(task, 60)

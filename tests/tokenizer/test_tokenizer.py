@@ -317,7 +317,9 @@ print(*ids)
 """
 
 
-def test_encodes_where_tensorflow_cannot_be_imported(tokenizer, tmp_path):
+def test_encodes_where_tensorflow_cannot_be_imported(
+    tokenizer, tmp_path, keras_hub_without_tensorflow
+):
     tokenizer.save_assets(str(tmp_path))
     run = subprocess.run(
         [sys.executable, "-c", WITHOUT_TENSORFLOW, str(tmp_path / "vocabulary.spm")],
