@@ -170,7 +170,7 @@ class Linear(_Adaptable, keras.layers.EinsumDense):
         kernel = super().kernel
         if self.quantization_mode or not self._kernel.trainable:
             return kernel
-        return cut_gradient(ops.convert_to_tensor(kernel), self._kernel)
+        return cut_gradient(kernel, self._kernel)
 
     def call(self, x, training=None):
         if self._out_axes == [0, 2] and (x.shape[1] == 1 or _few_on_cpu(x)):

@@ -386,7 +386,7 @@ def cut_gradient(weights, variable):
     holds the gradients of all layers whole: 0.5 GiB for each layer of the 7B.
 
     Args:
-        weights: tensor of a traced step, as the variable gives it to its layer.
+        weights: what a layer computes with in a traced step, the variable or a tensor of it.
         variable: a built Keras variable.
     """
     current = _traced_on_mesh(weights)
@@ -394,7 +394,10 @@ def cut_gradient(weights, variable):
         return weights
     import jax
 
-    there = current.get_variable_layout(variable).backend_layout
+    weights = ops.convert_to_tensor(weights)
+
+    layout = current.get_variable_layout(variable)
+    there = getattr(layout, "backend_layout", layout)  # JAX's own in older releases
 
     def backward(_, gradient):
         part = jax.lax.with_sharding_constraint(gradient, there)
@@ -413,7 +416,7 @@ def _traced_on_mesh(x):
         return None
     import jax
 
-    traced = isinstance(x, jax.core.Tracer)
+    traced = isinstance(ops.convert_to_tensor(x), jax.core.Tracer)
     return current if current.device_mesh is not None and traced else None
 
 

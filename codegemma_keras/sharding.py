@@ -129,6 +129,8 @@ class _Parallel(keras.distribution.ModelParallel):
 
     def get_variable_layout(self, variable):
         layout = super().get_variable_layout(variable)
+        if not isinstance(layout, keras.distribution.TensorLayout):
+            return layout  # Of a variable with a place; older releases of Keras give JAX's.
         axes, shape = layout.axes, variable.shape
         if len(axes) != len(shape):
             axes = (None,) * len(shape)
