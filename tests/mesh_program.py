@@ -12,6 +12,7 @@ os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["KERAS_BACKEND"] = "jax"
 
+import jax
 import keras
 import numpy as np
 
@@ -78,6 +79,25 @@ def train(heads, mesh, adapter=False, remat="none", steps=3):
         return found, sharding.describe(lm.variables + lm.optimizer.variables)
 
 
+def cut_gradients(mesh):
+    """In how many places a step cuts a gradient before anything else is done with it."""
+    sizes = {**SIZES, "num_key_value_heads": 8}
+    with sharding.use(mesh, sizes):
+        lm = compiled(CodeGemmaCausalLM(CodeGemmaBackbone(**sizes)))
+        rows = batch(sizes["vocabulary_size"])
+        lm.train_on_batch(*rows)  # makes the optimizer's variables
+        variables = (
+            lm.trainable_variables,
+            lm.non_trainable_variables,
+            lm.optimizer.variables,
+            lm.metrics_variables,
+        )
+        state = tuple([variable.value for variable in each] for each in variables)
+        return str(jax.make_jaxpr(lm.train_step)(state, rows)).count(
+            "optimization_barrier"
+        )
+
+
 def with_options(options):
     """`train` as on a TPU, whose compiler is given options: losses, or what it says."""
     ours, platforms.compiler_options = platforms.compiler_options, lambda _: options
@@ -130,6 +150,7 @@ def main(cases):
     for mesh in (None, "fsdp=2,model=4"):
         loss, text, layout = load(mesh) if mesh else (*load(None)[:2], [])
         out["loaded"].append({"loss": loss, "text": text, "layout": layout})
+    out["cut"] = {mesh: cut_gradients(mesh) for mesh in ("fsdp=8", "data=8")}
     options = {"xla_cpu_enable_fast_math": False}, {"no_such_option": 1}
     out["with_options"] = [with_options(each) for each in options]
     # A mesh of a profile stays for the rest of the process, so this comes last.

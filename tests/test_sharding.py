@@ -49,6 +49,11 @@ def test_losses_equal_one_device(results):
         assert found["alone"][-1] < found["alone"][0] - 0.01  # it did learn
 
 
+def test_gradients_are_cut_where_weights_are_split(results):
+    """Of seven matrices in each of two blocks, and of the embedding's lookup."""
+    assert results["cut"] == {"fsdp=8": 15, "data=8": 0}
+
+
 def test_options_of_the_compiler_reach_it_and_change_no_loss(results):
     """Training on TPUs needs one; a CPU has others."""
     losses, refused = results["with_options"]
