@@ -146,9 +146,8 @@ class FittedCausalLM(keras_hub.models.CausalLM):
 
     def evaluate(self, x=None, y=None, batch_size=None, sample_weight=None, **kwargs):
         """As `keras_hub.models.CausalLM.evaluate`."""
-        if isinstance(
-            x, Batches
-        ):  # of `fit`; older releases of KerasHub would unpack it
+        # `fit` evaluates so, and older releases of KerasHub would unpack the batches.
+        if isinstance(x, Batches):
             return keras.Model.evaluate(self, x, **kwargs)
         if not in_memory(x):
             return super().evaluate(x, y, batch_size, sample_weight, **kwargs)

@@ -168,7 +168,7 @@ class Linear(_Adaptable, keras.layers.EinsumDense):
     def kernel(self):
         """The matrix as the layer computes with it."""
         kernel = super().kernel
-        if self.quantization_mode or not self._kernel.trainable:
+        if self.quantization_mode:  # Integers have no gradient.
             return kernel
         return cut_gradient(kernel, self._kernel)
 
@@ -317,8 +317,7 @@ class ReversibleEmbedding(_Adaptable, keras.layers.ReversibleEmbedding):
             y = super().call(inputs, reverse=True)
         else:
             table = ops.convert_to_tensor(self.embeddings)
-            if self._embeddings.trainable:
-                table = cut_gradient(table, self._embeddings)
+            table = cut_gradient(table, self._embeddings)
             y = ops.cast(lookup(table, inputs), self.compute_dtype)
         return self._with_rows(y, inputs, reverse)
 

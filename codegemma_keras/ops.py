@@ -387,14 +387,12 @@ def cut_gradient(weights, variable):
 
     Args:
         weights: what a layer computes with in a traced step, the variable or a tensor of it.
-        variable: a built Keras variable.
+        variable: a built Keras variable. One that does not train has no gradient.
     """
-    current = _traced_on_mesh(weights)
+    current = _traced_on_mesh(weights) if variable.trainable else None
     if current is None or "fsdp" not in current.device_mesh.axis_names:
         return weights
     import jax
-
-    weights = ops.convert_to_tensor(weights)
 
     layout = current.get_variable_layout(variable)
     there = getattr(layout, "backend_layout", layout)  # JAX's own in older releases
@@ -406,7 +404,7 @@ def cut_gradient(weights, variable):
 
     same = jax.custom_vjp(lambda x: x)
     same.defvjp(lambda x: (x, None), backward)
-    return same(weights)
+    return same(ops.convert_to_tensor(weights))
 
 
 def _traced_on_mesh(x):

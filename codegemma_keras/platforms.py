@@ -53,7 +53,7 @@ def compiler_options(distribution) -> dict:
     receive a part of the weights in each turn. The results of those in the backward pass
     have their memory from the forward pass on, which is 0.4 GiB for each layer of the 7B
     with rows of 8,192 tokens. Collected whole, the weights still travel while the layer
-    before computes. `benchmarks/tpu_compile.py` has both.
+    before computes. `benchmarks/tpu_compile.py` compiles both (`plain`).
 
     Args:
         distribution: a `keras.distribution.Distribution`, or None.

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from codegemma_keras import CodeGemmaCausalLM
+from codegemma_keras import CodeGemmaCausalLM, losses
 from codegemma_keras.losses import NextTokenLoss, linear_cross_entropy, mean_loss
 from tests.tiny_models import our_backbone
 
@@ -310,3 +310,19 @@ def test_any_size_of_the_vocabulary(size):
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
     for grad, expected_grad in zip(grads, expected_grads, strict=True):
         np.testing.assert_allclose(grad, expected_grad, atol=1e-5)
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_products_of_bfloat16_are_added_in_float32(monkeypatch, native):
+    """Also where JAX has no such product, as on a CPU with its older releases."""
+    monkeypatch.setattr(losses, "_adds_in_float32", lambda: native)
+    rng = np.random.default_rng(0)
+    x, table = (
+        ops.cast(rng.standard_normal(shape).astype("float32"), "bfloat16")
+        for shape in ((2, 3, 64), (32, 64))
+    )
+    found = losses.einsum32("btd,vd->btv", x, table)
+    x, table = (ops.convert_to_numpy(ops.cast(each, "float32")) for each in (x, table))
+    assert keras.backend.standardize_dtype(found.dtype) == "float32"
+    found = ops.convert_to_numpy(found)
+    np.testing.assert_allclose(found, x.astype("float64") @ table.T, atol=1e-4)
