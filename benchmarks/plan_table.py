@@ -97,6 +97,7 @@ def add_columns(rows):
                     "gib": found["total_gib"],
                     "fits": fits,
                     "compiled": True,
+                    "traced_gib": size,
                 }
 
 

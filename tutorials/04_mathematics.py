@@ -34,10 +34,10 @@ least_learnt = 0.6  # of the trained families' answers that were wrong before
 # adapter and the learning rate. `"tiny"` is the small model in the package. It was trained
 # on Python only and does not know what a question is. All of its weights are trained here,
 # because it must learn a language that it has never seen. The other models know the
-# language already, and an adapter is enough. `"smol"` is SmolLM2 on two CPU cores, which
-# takes longer than the rest of this notebook. The others are CodeGemma on a GPU or a TPU.
-# For these, the cell prints the command that plans the memory, and hands the keys of
-# Colab's or Kaggle's secrets to the download.
+# language already, and an adapter is enough. `"smol"` is SmolLM2 on two CPU cores; it is 27
+# times as large and takes much longer. The others are CodeGemma on a GPU or a TPU. For
+# these, the cell prints the command that plans the memory, and hands the keys of Colab's
+# or Kaggle's secrets to the download.
 
 # %%
 import time
@@ -67,7 +67,8 @@ trained = (
 )
 print(f"{config.preset} in {config.dtype}; {trained} will be trained")
 if chosen.on:
-    print("To see what it needs:", chosen.command("plan sft", chat=True))
+    plan = chosen.command("plan sft", chat=True, sequence_length=row_length)
+    print("To see what it needs:", plan)
 print(lm.chat("What is 2 + 2?", max_new_tokens=16))
 
 # %% [markdown]
@@ -187,9 +188,7 @@ from codegemma_keras.training import model, order
 
 keras.utils.set_random_seed(0)
 rows_at_once = order.rows_of_part(config)
-parts = (
-    len(y) // rows_at_once
-)  # of an epoch; an update has `config.accumulation` of them
+parts = len(y) // rows_at_once  # of an epoch; an update is made of one or several
 model.compile_model(lm, config, max(1, epochs * parts // config.accumulation))
 losses, text_preprocessor = [], lm.preprocessor
 lm.preprocessor = None  # rows are tokens already
