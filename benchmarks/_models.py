@@ -253,7 +253,8 @@ class Report:
     """Figures beside device, date and versions, in results/<name>_<backend>.json.
 
     Written at every change, so that a run that is cut off keeps what it has. Figures of
-    an earlier run stay until they are measured again; each section says its date.
+    an earlier run stay until they are measured again; each section says its date and, if
+    it was measured since 2026-11-28, its device.
     """
 
     def __init__(self, name):
@@ -274,7 +275,11 @@ class Report:
     def put(self, section, **figures):
         """Replace figures of a section."""
         found = self._content["sections"].setdefault(section, {})
-        found.update(date=datetime.date.today().isoformat(), **figures)
+        found.update(
+            date=datetime.date.today().isoformat(),
+            device=self._content["device"],
+            **figures,
+        )
         self._path.parent.mkdir(exist_ok=True)
         self._path.write_text(json.dumps(self._content, indent=2) + "\n")
         print(section, json.dumps(figures), flush=True)
