@@ -21,6 +21,10 @@ from codegemma_keras.ops import cut_gradient, lookup
 # With JAX on a CPU, up to so many tokens have a product each; with TensorFlow that gains
 # nothing. Measured with smollm2_135m_code (benchmarks/few_tokens.py).
 TOKENS_APART = 8
+# XLA for CPUs multiplies one token with a matrix of more inputs than outputs at half of the
+# memory's speed on some processors, and nearly at its full speed in parts of so many inputs.
+# Measured with the shapes of the 2B and of benchmarks/decode.py.
+INPUTS_AT_ONCE = 256
 
 
 @dataclasses.dataclass
@@ -139,6 +143,13 @@ def _few_on_cpu(x):
     return None not in x.shape[:2] and x.shape[0] * x.shape[1] <= TOKENS_APART
 
 
+def _one_on_cpu(x, batch_shape):
+    """Whether `x` is that of a single token, in float32 and on a CPU."""
+    if platforms.platform() != "cpu" or any(size != 1 for size in batch_shape):
+        return False
+    return keras.backend.standardize_dtype(x.dtype) == "float32"
+
+
 @keras.saving.register_keras_serializable(package="codegemma_keras")
 class Linear(_Adaptable, keras.layers.EinsumDense):
     """A linear layer: its kernel, as floats or integers, and the adapters on it.
@@ -163,6 +174,10 @@ class Linear(_Adaptable, keras.layers.EinsumDense):
         self._out_axes = [i for i, c in enumerate(kernel) if c in output]
         self.in_size = math.prod(self.kernel_shape[i] for i in self._in_axes)
         self.out_size = math.prod(self.kernel_shape[i] for i in self._out_axes)
+        # A single head is no axis of its own: `[1, D, H]` is `[D, H]`.
+        inputs_lead = self.kernel_shape[: self._in_axes[-1] + 1]
+        inputs_lead = math.prod(inputs_lead) == self.in_size
+        self._is_tall = inputs_lead and self.in_size > self.out_size
 
     @property
     def kernel(self):
@@ -173,7 +188,9 @@ class Linear(_Adaptable, keras.layers.EinsumDense):
         return cut_gradient(kernel, self._kernel)
 
     def call(self, x, training=None):
-        if self._out_axes == [0, 2] and (x.shape[1] == 1 or _few_on_cpu(x)):
+        if self._is_tall and _one_on_cpu(x, x.shape[:2]):
+            y = self._in_parts(x)
+        elif self._out_axes == [0, 2] and (x.shape[1] == 1 or _few_on_cpu(x)):
             y = self._heads_first(x)
         else:
             y = super().call(x, training=training)
@@ -200,6 +217,16 @@ class Linear(_Adaptable, keras.layers.EinsumDense):
         heads, width, _ = kernel.shape
         x = ops.broadcast_to(x[:, :, None], (*ops.shape(x)[:2], heads, width))
         return ops.einsum("btnd,ndh->btnh", x, kernel)
+
+    def _in_parts(self, x):
+        """`[1, 1, *in]` times a kernel `[*in, *out]`, as a sum over parts of the inputs."""
+        parts = max(1, self.in_size // INPUTS_AT_ONCE)
+        while self.in_size % parts:
+            parts -= 1
+        kernel = ops.reshape(ops.cast(self.kernel, x.dtype), (parts, -1, self.out_size))
+        y = ops.einsum("pi,pio->po", ops.reshape(x, (parts, -1)), kernel)
+        shape = (1, 1, *(self.kernel_shape[i] for i in self._out_axes))
+        return ops.reshape(ops.sum(y, axis=0), shape)
 
     def _with_adapter(self, y, x, training):
         adapter = self.current_adapter
@@ -314,7 +341,7 @@ class ReversibleEmbedding(_Adaptable, keras.layers.ReversibleEmbedding):
 
     def call(self, inputs, reverse=False):
         if reverse:
-            y = super().call(inputs, reverse=True)
+            y = self._logits(inputs)
         else:
             table = ops.convert_to_tensor(self.embeddings)
             table = cut_gradient(table, self._embeddings)
@@ -324,6 +351,18 @@ class ReversibleEmbedding(_Adaptable, keras.layers.ReversibleEmbedding):
     def quantized_call(self, inputs, reverse=False):
         y = super().quantized_call(inputs, reverse=reverse)
         return self._with_rows(y, inputs, reverse)
+
+    def _logits(self, x):
+        """`[..., D]` -> `[..., V]`.
+
+        Keras multiplies with the transposed table. In a larger program XLA for CPUs reads
+        the table twice as long then, since it goes through it in another order.
+        """
+        table = ops.convert_to_tensor(self.embeddings)
+        if not _one_on_cpu(x, x.shape[:-1]):
+            return ops.einsum("...d,vd->...v", x, table)
+        y = ops.matmul(table, ops.reshape(x, (self.output_dim, 1)))
+        return ops.reshape(y, (*x.shape[:-1], self.input_dim))
 
     def _with_rows(self, y, inputs, reverse):
         rows = self.current_adapter
