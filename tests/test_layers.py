@@ -1,6 +1,8 @@
 """Gradients of the embedding in low precision; blocks that share one trace."""
 
 import functools
+import math
+import re
 
 import keras
 import ml_dtypes
@@ -77,6 +79,82 @@ def test_products_of_few_tokens_are_those_of_many(batch, platform):
             np.testing.assert_allclose(few, whole[:, :length], atol=1e-5)
     kernel = ops.convert_to_numpy(layer.kernel)  # [N, D, H]
     np.testing.assert_allclose(whole, np.einsum("btd,ndh->btnh", x, kernel), atol=1e-5)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+@pytest.mark.parametrize(
+    "equation, outputs, inputs",
+    [
+        ("btf,fd->btd", (None, 8), (1280,)),
+        ("btf,fd->btd", (None, 8), (521,)),  # a prime, which has no parts
+        ("btf,fd->btd", (None, 600), (300,)),  # more outputs than inputs
+        ("btnh,nhd->btd", (None, 16), (4, 192)),
+        ("btd,ndh->btnh", (None, 1, 8), (768,)),
+    ],
+)
+def test_a_product_of_one_token_is_that_of_the_whole(
+    equation, outputs, inputs, platform
+):
+    layer = Linear(equation, outputs)
+    layer.build((None, None, *inputs))
+    x = np.random.default_rng(0).standard_normal((1, 1, *inputs), "float32")
+    with platforms.planned_for(platform):
+        found = ops.convert_to_numpy(layer(x))
+    kernel = ops.convert_to_numpy(layer.kernel).astype("float64")
+    np.testing.assert_allclose(found, np.einsum(equation, x, kernel), atol=1e-5)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+@pytest.mark.parametrize("shape", [(1, 1), (1,), (2, 1), (1, 3)])
+@pytest.mark.parametrize("rows", [None, [3, 7]], ids=["table", "adapter of rows"])
+def test_logits_are_products_with_the_table(rows, shape, platform):
+    layer = ReversibleEmbedding(V, D)
+    layer.build((None, None))
+    if rows:
+        layer.add_adapter("a", rows)
+        layer.active_adapter = "a"
+        layer.adapters["a"].values.assign(ops.ones((2, D)))
+    x = np.random.default_rng(1).standard_normal((*shape, D), "float32")
+    with platforms.planned_for(platform):
+        found = ops.convert_to_numpy(layer(x, reverse=True))
+    table = ops.convert_to_numpy(layer.table())
+    np.testing.assert_allclose(found, x @ table.T, atol=1e-5)
+
+
+def test_a_loop_over_one_token_copies_no_matrix():
+    """As in decoding. A copy of each matrix in every step would halve the speed."""
+    up = Linear("btd,df->btf", (None, 768))
+    down = Linear("btf,fd->btd", (None, 64))
+    key = Linear("btd,ndh->btnh", (None, 1, 48))
+    table = ReversibleEmbedding(640, 64)
+    for layer, size in ((up, 64), (down, 768), (key, 64), (table, None)):
+        layer.build((None, None, size))
+    # What XLA knows as a constant it may order as it likes.
+    variables = [up._kernel, down._kernel, key._kernel, table._embeddings]
+
+    def step(i, x):
+        x = x + down(ops.gelu(up(x))) + ops.sum(key(x))
+        return i + 1, x + ops.max(table(x, reverse=True), axis=-1, keepdims=True)
+
+    def run(x, *values):
+        with keras.StatelessScope(list(zip(variables, values, strict=True))):
+            return ops.while_loop(lambda i, _: i < 4, step, (0, x))[1]
+
+    arguments = [np.ones((1, 1, 64), "float32")]
+    arguments += [ops.convert_to_numpy(variable) for variable in variables]
+    if keras.config.backend() == "jax":
+        import jax
+
+        program = jax.jit(run).lower(*arguments).compile().as_text()
+    else:
+        import tensorflow as tf
+
+        arguments = [tf.constant(each) for each in arguments]
+        compiled = tf.function(run, jit_compile=True, autograph=False)
+        program = compiled.experimental_get_compiler_ir(*arguments)("optimized_hlo")
+    sizes = {math.prod(variable.shape) for variable in variables}
+    made = re.findall(r"f32\[([\d,]+)\]\S* (?:copy|transpose)\(", program)
+    assert not sizes & {math.prod(map(int, shape.split(","))) for shape in made}
 
 
 # Blocks that share one trace
