@@ -83,7 +83,7 @@ def test_products_of_few_tokens_are_those_of_many(batch, platform):
 
 @pytest.mark.parametrize("platform", ["cpu", "gpu"])
 @pytest.mark.parametrize(
-    "equation, outputs, inputs",
+    ("equation", "outputs", "inputs"),
     [
         ("btf,fd->btd", (None, 8), (1280,)),
         ("btf,fd->btd", (None, 8), (521,)),  # a prime, which has no parts

@@ -237,8 +237,15 @@ class Engine:
 
     def weights_version(self) -> WeightsVersion:
         """Of the present weights; caches of another version are of no use."""
+        if platforms.platform() == "cpu":
+            return WeightsVersion(self, self._bit_sums_on_host)
         checksum = self._program("bits", lambda: caches.bit_sums(self.variables))
         return WeightsVersion(self, checksum)
+
+    def _bit_sums_on_host(self):
+        # Keras would copy all weights; TensorFlow's own call does not.
+        values = [np.asarray(variable.value.value()) for variable in self.variables]
+        return caches.bit_sums_on_host(values)
 
     # Programs. Callers have the turn, except while one engine serves as a draft.
 

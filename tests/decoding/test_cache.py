@@ -1,6 +1,7 @@
 """Sizes of caches and plans of prefill; whether a cache is still true."""
 
 import keras
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -79,6 +80,30 @@ def test_any_change_of_the_weights_is_another_version():
     changed[[0, 1]] = changed[[1, 0]]  # two rows change places
     first.assign(changed)
     assert engine.weights_version() != later
+
+
+@pytest.mark.parametrize("dtype", ["float32", ml_dtypes.bfloat16, "int8"])
+@pytest.mark.parametrize("shape", [(3,), (7, 5), (300, 1024), (9, 2**16)])
+def test_sums_on_the_host_show_every_change(shape, dtype, monkeypatch):
+    monkeypatch.setattr(cache, "SUMMED_WORDS", 2**15)  # several parts, each of rows
+
+    def sums(value):
+        return cache.bit_sums_on_host([value.astype(dtype)]).tolist()
+
+    rng = np.random.default_rng(0)
+    value = rng.integers(-100, 100, shape).astype("float32")
+    seen = [sums(value)]
+    assert sums(value) == seen[0]
+    for place in {0, value.size // 2, value.size - 1}:
+        changed = value.copy()
+        changed.flat[place] += 1
+        seen.append(sums(changed))
+    if value.ndim == 2:
+        for other in {1, len(value) // 2, len(value) - 1}:
+            changed = value.copy()
+            changed[[0, other]] = changed[[other, 0]]
+            seen.append(sums(changed))
+    assert len(set(map(tuple, seen))) == len(seen)
 
 
 @pytest.mark.parametrize("change", ["assign", "fit", "load_weights"])
