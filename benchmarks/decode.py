@@ -152,7 +152,7 @@ def room(report, section, found, repeats):
     no limit of new tokens apart from the room.
     """
     new = stop = 0
-    # Random weights like to repeat a token; most tokens of ten prompts.
+    # Random weights often repeat one token, so the prompt with the most tokens is taken.
     for candidate in _models.random_prompts(found["ours"].lm.backbone, [PROMPT] * 10):
         tokens = found["ours"].generate([candidate], NEW, 256)[0]
         last = max(set(tokens), key=tokens.index)

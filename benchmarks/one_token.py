@@ -3,13 +3,13 @@
     KERAS_BACKEND=jax python benchmarks/one_token.py
     KERAS_BACKEND=tensorflow python benchmarks/one_token.py --preset smollm2_135m_code
 
-XLA for CPUs reads the kernel of a product with one token at half of the memory's speed if
-it has more inputs than outputs, and the table of logits too if it is transposed first.
-`layers.Linear` multiplies such kernels in parts, and `layers.ReversibleEmbedding` does not
-transpose. Both forms decode the same prompt here, in the same process and in turn; the
-tokens are compared. Medians of several calls.
+On some processors, XLA reads the kernel of a product with one token at half of the memory's
+speed if it has more inputs than outputs, and so it does the table of the logits if that is
+transposed first. `layers.Linear` multiplies such kernels in parts, and
+`layers.ReversibleEmbedding` does not transpose. Both forms decode the same prompt here, in
+the same process and in turn; the tokens are compared. Medians of several calls.
 
-Left out: several rows at once, for which another form gains nothing.
+Left out: several rows at once, which are multiplied as Keras writes it.
 """
 
 import argparse

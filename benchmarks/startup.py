@@ -66,13 +66,14 @@ def main():
         print(json.dumps(measure(args.library, args.size, args.folder)))
         return
     import _models
+    import keras
 
     report, runs = _models.Report("startup"), {}
     if "compilations" in args.part:
         compilations(report)
     if "startup" not in args.part:
         return
-    on_disk = _models.keras.config.backend() == "jax"
+    on_disk = keras.config.backend() == "jax"
     for _ in range(args.repeats):
         for library in ("ours", "keras_hub"):
             with tempfile.TemporaryDirectory() as folder:

@@ -21,9 +21,9 @@ from codegemma_keras.ops import cut_gradient, lookup
 # With JAX on a CPU, up to so many tokens have a product each; with TensorFlow that gains
 # nothing. Measured with smollm2_135m_code (benchmarks/few_tokens.py).
 TOKENS_APART = 8
-# XLA for CPUs multiplies one token with a matrix of more inputs than outputs at half of the
-# memory's speed on some processors, and nearly at its full speed in parts of so many inputs.
-# Measured with the shapes of the 2B and of benchmarks/decode.py.
+# On some processors, XLA multiplies one token with a matrix of more inputs than outputs at
+# half of the memory's speed, and nearly at its full speed in parts of so many inputs
+# (benchmarks/one_token.py).
 INPUTS_AT_ONCE = 256
 
 
@@ -175,9 +175,8 @@ class Linear(_Adaptable, keras.layers.EinsumDense):
         self.in_size = math.prod(self.kernel_shape[i] for i in self._in_axes)
         self.out_size = math.prod(self.kernel_shape[i] for i in self._out_axes)
         # A single head is no axis of its own: `[1, D, H]` is `[D, H]`.
-        inputs_lead = self.kernel_shape[: self._in_axes[-1] + 1]
-        inputs_lead = math.prod(inputs_lead) == self.in_size
-        self._is_tall = inputs_lead and self.in_size > self.out_size
+        leading = math.prod(self.kernel_shape[: self._in_axes[-1] + 1])
+        self._is_tall = leading == self.in_size > self.out_size
 
     @property
     def kernel(self):
@@ -355,8 +354,8 @@ class ReversibleEmbedding(_Adaptable, keras.layers.ReversibleEmbedding):
     def _logits(self, x):
         """`[..., D]` -> `[..., V]`.
 
-        Keras multiplies with the transposed table. In a larger program XLA for CPUs reads
-        the table twice as long then, since it goes through it in another order.
+        Keras multiplies with the transposed table, which XLA for CPUs then reads in another
+        order than that of memory (benchmarks/one_token.py).
         """
         table = ops.convert_to_tensor(self.embeddings)
         if not _one_on_cpu(x, x.shape[:-1]):

@@ -1,4 +1,4 @@
-"""Gradients of the embedding in low precision; blocks that share one trace."""
+"""Products of few tokens, gradients of the embedding, blocks that share one trace."""
 
 import functools
 import math

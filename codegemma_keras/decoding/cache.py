@@ -208,7 +208,8 @@ def bit_sums(variables):
     return tf.stack(sums)
 
 
-# NumPy sums the columns and the rows of blocks of this shape, of words of 64 bits.
+# NumPy sums the columns and the rows of blocks of this shape, of words of 64 bits. A block
+# fits into the cache of a core, so that memory is read once for both sums.
 SUMMED = 64, 1024
 SUMMED_WORDS = 2**23  # by one thread at a time
 
@@ -216,7 +217,7 @@ SUMMED_WORDS = 2**23  # by one thread at a time
 def bit_sums_on_host(values):
     """Sums over the bits of numpy arrays, uint64 `[S]`, in threads.
 
-    XLA and TensorFlow compute such a sum on one core, at a seventh of the memory's speed.
+    On a CPU, XLA and TensorFlow would compute `bit_sums` on one core.
     """
     parts, tails = [], []
     for value in values:
@@ -234,8 +235,8 @@ def bit_sums_on_host(values):
 def _word_sums(words):
     """Two sums, uint64 `[2]`, over words of 64 bits.
 
-    The columns and the rows of each block have weights by their place, all of them odd, so
-    that no bit is multiplied away, and no exchange of values goes unseen.
+    Blocks and their columns and rows have weights by their place, so that an exchange of
+    two values changes a sum. Weights are odd, so that no bit is multiplied away.
     """
     rows, columns = SUMMED
     sums = np.zeros(columns, "uint64"), np.zeros(rows, "uint64")
