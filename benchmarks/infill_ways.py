@@ -12,7 +12,8 @@ each way, in percent of the lines:
 Text is ended and tidied as `complete(..., tidy=True)` does it, by the same functions. Some
 ways show the text after the cursor before the text in front of it, so that a model that
 was never taught to fill in can see both; `left_to_right` is what the package does. The
-result decides the preset's `infill_mode`, and is in `results/infill_ways_PRESET.json`.
+result decides the preset's `infill_mode`, and is in `results/infill_ways_PRESET.json`, or with
+`--adapter` in `results/infill_ways_PRESET_adapter.json`.
 
 Left out: middles of several lines, for which `codegemma evaluate` has tasks.
 """
@@ -25,7 +26,9 @@ import pathlib
 import random
 import time
 
-from codegemma_keras import CodeGemmaCausalLM, fim
+from _data import device
+
+from codegemma_keras import CodeGemmaCausalLM, fim, lora
 from codegemma_keras.decoding import Request, TokenIds
 from codegemma_keras.decoding import request as requests
 from codegemma_keras.decoding.postprocessing import Tidying
@@ -33,7 +36,7 @@ from codegemma_keras.decoding.stops import Stops, repeated_line, what_is_missing
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 # Never trained on: `tools/smollm2_adapter.py` refuses them.
-PACKAGES = "networkx rich requests h5py httpx tornado jinja2 tqdm pathspec".split()
+PACKAGES = "networkx rich requests h5py anyio tornado jinja2 tqdm pathspec".split()
 
 
 def prefix_only(prefix, suffix, path):
@@ -155,6 +158,7 @@ def parses(text):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", default="smollm2_135m_code")
+    parser.add_argument("--adapter", help="folder of an adapter in PEFT's format")
     parser.add_argument("--packages", nargs="*", default=PACKAGES)
     parser.add_argument("--lines", type=int, default=300)
     parser.add_argument("--ways", nargs="*", default=list(WAYS), choices=WAYS)
@@ -164,6 +168,8 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     lm = CodeGemmaCausalLM.from_preset(options.preset)
+    if options.adapter:
+        lora.use(lm, options.adapter)
     start = time.perf_counter()
     cases = tasks(options.packages, options.lines, options.seed)
     scores = {}
@@ -182,15 +188,16 @@ def main():
         print(name, scores[name], flush=True)
     result = {
         "preset": options.preset,
+        "adapter": options.adapter and pathlib.Path(options.adapter).name,
         "packages": list(options.packages),
         "lines": options.lines,
         "prompt_tokens": options.prompt_tokens,
         "percent": scores,
         "seconds": round(time.perf_counter() - start),
         "date": time.strftime("%Y-%m-%d"),
-        "device": "2 CPU cores, shared",
+        "device": device(),
     }
-    name = pathlib.Path(options.preset).name
+    name = pathlib.Path(options.preset).name + ("_adapter" if options.adapter else "")
     file = RESULTS / f"infill_ways_{name}.json"
     file.write_text(json.dumps(result, indent=1) + "\n")
 

@@ -39,7 +39,7 @@ from codegemma_keras.data.rows.fim_split import FimSettings, target_weights
 from codegemma_keras.tasks import small_functions
 
 HELD_OUT = tuple(
-    "networkx rich requests h5py httpx tornado jinja2 tqdm pathspec".split()
+    "networkx rich requests h5py httpx anyio tornado jinja2 tqdm pathspec".split()
 )
 # Their licences permit it; `installed.licence_of` tells them.
 PACKAGES = ("stdlib", "jax", "scipy", "keras", "keras_hub", "numpy", "sympy")
