@@ -26,7 +26,7 @@ class CompleteOptions:
     """
 
     # A text file in UTF-8.
-    file: Annotated[str, tyro.conf.Positional]
+    file: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     # Line of the cursor; the first is 1.
     line: int
     # Column of the cursor in characters; 1 is before the first one. Without it the

@@ -32,7 +32,9 @@ class BuildOptions:
     """
 
     # Folders, archives and jsonl files to read.
-    sources: Annotated[tuple[str, ...], tyro.conf.Positional]
+    sources: Annotated[
+        tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE...")
+    ]
     # The folder of the dataset. With --runner, it may be in a store that Beam knows
     # (gs://, s3://).
     out: str
@@ -79,7 +81,9 @@ class ShowOptions:
     """
 
     # The folder of the dataset.
-    folder: Annotated[pathlib.Path, tyro.conf.Positional]
+    folder: Annotated[
+        pathlib.Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")
+    ]
     # The number of rows to print.
     rows: int = 1
     # The number of the first row to print.

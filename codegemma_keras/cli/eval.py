@@ -22,9 +22,12 @@ class EvalOptions:
     """
 
     # Benchmarks: humaneval, humaneval-infilling (or its -single, -multi, -random, -light),
-    # mbpp, gsm8k, math, choice (or boolq, piqa, hellaswag, arc-easy, arc-challenge,
-    # winogrande, mmlu, triviaqa).
-    tasks: Annotated[tuple[str, ...], tyro.conf.Positional]
+    # mbpp, babelcode-humaneval, babelcode-mbpp (or one language, such as
+    # babelcode-humaneval-rust), gsm8k, math, choice (or boolq, piqa, hellaswag, arc-easy,
+    # arc-challenge, winogrande, mmlu, triviaqa).
+    tasks: Annotated[
+        tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="TASK...")
+    ]
     # The folder of the results.
     out: pathlib.Path
     # The model: a name, kaggle://..., hf://... or a folder.

@@ -30,9 +30,9 @@ class ExportOptions:
 
     # The model: a name, kaggle://..., hf://... or a folder. Or the folder of an adapter,
     # for `--format gguf` or `peft`.
-    preset: Annotated[str, tyro.conf.Positional]
+    preset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PRESET")]
     # The folder to create, or with `--format gguf` the file NAME.gguf.
-    out: Annotated[str, tyro.conf.Positional]
+    out: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     # The format; see above.
     format: Literal["transformers", "gguf", "ollama", "peft"] = "transformers"
     # float32, bfloat16 or float16 for transformers; for gguf and ollama F32, F16, BF16,

@@ -42,7 +42,9 @@ Progress = Callable[[int, int], None]
 class InstructConfig:
     """Settings of `codegemma data instruct`: exercises that a model invents from code."""
 
-    sources: Annotated[tuple[str, ...], tyro.conf.Positional]
+    sources: Annotated[
+        tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE...")
+    ]
     """Folders, archives and jsonl files of code, as `codegemma data build` takes them."""
     out: str
     """Folder of the answers, the rows and the report. The same command with the same

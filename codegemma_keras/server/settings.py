@@ -18,7 +18,9 @@ class Settings:
     """
 
     # The model: a name, kaggle://..., hf://... or a folder.
-    preset: Annotated[str, tyro.conf.Positional] = "code_gemma_tiny_py"
+    preset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="[PRESET]")] = (
+        "code_gemma_tiny_py"
+    )
     # The folder of an adapter in PEFT's format, such as `codegemma sft` writes. The model
     # is used with it.
     adapter: str | None = None
