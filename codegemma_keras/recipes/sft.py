@@ -181,8 +181,13 @@ def prepare(config: SFTConfig, tokenizer):
     if rows < wanted:
         raise ValueError(
             f"{config.data} fills {filled}, less than one batch of {wanted} rows "
-            f"(batch_tokens={config.batch_tokens}). Set batch_tokens to at most "
-            f"{max(rows, 1) * length}, or bring more conversations."
+            f"(batch_tokens={config.batch_tokens}). "
+            + (
+                f"Set batch_tokens to at most {rows * length}, or bring"
+                if rows
+                else "Bring"
+            )
+            + " more conversations."
         )
     return packed[False], packed[True]
 

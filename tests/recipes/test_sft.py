@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -234,9 +235,13 @@ def test_settings_that_cannot_work(folder):
         with pytest.raises(ValueError, match=message):
             config(folder, "x", **changes)
     large = sft.resolved(config(folder, "x", batch_tokens=64000))
-    # 64 is the most that works here: the message names what to set.
-    with pytest.raises(ValueError, match=r"less than one batch .* to at most \d+, or"):
-        sft.prepare(large, our_task().tokenizer)
+    tokenizer = our_task().tokenizer
+    with pytest.raises(ValueError, match="less than one batch") as error:
+        sft.prepare(large, tokenizer)
+    most = int(re.search(r"Set batch_tokens to at most (\d+),", str(error.value))[1])
+    sft.prepare(dataclasses.replace(large, batch_tokens=most), tokenizer)
+    with pytest.raises(ValueError, match=f"at most {most},"):
+        sft.prepare(dataclasses.replace(large, batch_tokens=most + 64), tokenizer)
     assert not (folder / "x").exists()
 
 
