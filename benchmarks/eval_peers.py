@@ -4,7 +4,9 @@
 
 The preset `smollm2_135m_code` answers by `codegemma eval`. The same weights, as
 Transformers' Gemma, answer the same prompts through `HFLM`, the loop over Transformers'
-`generate` of lm-evaluation-harness; so does the model as it was published, a Llama. All
+`generate` of lm-evaluation-harness; so does the model as it was published, a Llama. No
+harness asks as an editor does, so there the peer is a plain loop: Transformers' `generate`,
+one prompt after the other, which stops where the same rules say that the text ends. All
 answers are judged by this package. Printed for each: the score, seconds, and how many
 answers are those of ours, letter by letter.
 
@@ -25,6 +27,9 @@ import transformers
 from lm_eval.api.instance import Instance
 
 from codegemma_keras import CodeGemmaCausalLM, evals
+from codegemma_keras.decoding import Sampling
+from codegemma_keras.decoding import request as requests
+from codegemma_keras.decoding.request import Cursor, Request
 from codegemma_keras.evals.asked import Text
 from codegemma_keras.evals.model import Model
 from codegemma_keras.evals.run import Settings
@@ -33,6 +38,7 @@ from codegemma_keras.formats import smollm2
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "eval_peers.json"
 PRESET = "smollm2_135m_code"
+EDITOR = ("humaneval-infilling-single", "editor", None)
 # Task, convention, first problems: what asks with plain text, as the harness does.
 ASKED = (
     ("humaneval-infilling-single", "lm-eval", None),
@@ -78,7 +84,7 @@ class Harness:
         self.prompts[asked.ids] = self.begin + prompt
         return asked
 
-    def complete(self, asked, stop_strings=(), sampling=None, seeds=None):
+    def complete(self, asked, stop_strings=(), sampling=None, seeds=None, rows=None):
         options = {"until": list(stop_strings), "do_sample": False}
         requests = [
             Instance(
@@ -102,6 +108,58 @@ class Harness:
         ]
 
 
+class Loop:
+    """What `evals.evaluate` asks: holes of ours, answers by a loop over `generate`."""
+
+    backend, dtype, compilations = "torch", "float32", 0
+    name = "Transformers, one by one"
+
+    def __init__(self, ours, network):
+        self.ours, self.network = ours, network.eval()
+        self.context, self.device, self.ask = ours.context, ours.device, ours.ask
+
+    def check(self, sampling, chat):
+        """Greedy text only."""
+        assert not sampling["temperature"]
+        assert not chat
+
+    def fingerprint(self):
+        return self.name
+
+    def complete(self, asked, stop_strings=(), sampling=None, seeds=None, rows=None):
+        return [self.answer(one, stop_strings) for one in asked]
+
+    def answer(self, asked, stop_strings):
+        """The prompt and the rules of ours, the tokens of Transformers."""
+        request = Request(
+            prompt=Cursor(asked.hole.prefix, asked.hole.suffix),
+            max_new_tokens=asked.max_new_tokens,
+            stop_strings=stop_strings,
+            tidy=True,
+        )
+        answer = requests.answer_to(self.ours.lm, request, Sampling(), 0)
+        row = answer.row
+
+        def ended(ids, scores, **options):
+            row.add([ids[0, -1]], [0.0])
+            answer.take_in()
+            return torch.tensor([not row.running])
+
+        prompt = torch.tensor([row.prompt])
+        with torch.inference_mode():
+            self.network.generate(
+                prompt,
+                attention_mask=torch.ones_like(prompt),
+                do_sample=False,
+                max_new_tokens=row.limit,
+                stopping_criteria=[ended],
+                eos_token_id=list(row.stop_token_ids),
+                pad_token_id=row.stop_token_ids[0],
+            )
+        done = answer.completion()
+        return Text(done.text, done.stop_reason, len(done.token_ids))
+
+
 def ours(args):
     """This package's model."""
     return Model(CodeGemmaCausalLM.from_preset(PRESET, dtype="float32"), PRESET)
@@ -116,6 +174,14 @@ def as_gemma(args):
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     begin, name = tokenizer.bos_token, "Transformers, Gemma"
     return Harness(ours(args), network, tokenizer, begin, name, args.batch_size)
+
+
+def one_by_one(args):
+    """The same weights in Transformers, without a harness."""
+    network = transformers.AutoModelForCausalLM.from_pretrained(
+        smollm2.folder(), dtype=torch.float32
+    )
+    return Loop(ours(args), network)
 
 
 def as_llama(args):
@@ -134,7 +200,14 @@ def as_llama(args):
     return Harness(ours(args), network, tokenizer, begin, name, args.batch_size)
 
 
-WHO = {"ours": ours, "gemma": as_gemma, "llama": as_llama}
+WHO = {"ours": ours, "loop": one_by_one, "gemma": as_gemma, "llama": as_llama}
+# What each is asked.
+QUESTIONS = {
+    "ours": (EDITOR, *ASKED),
+    "loop": (EDITOR,),
+    "gemma": ASKED,
+    "llama": ASKED,
+}
 
 
 def texts(folder):
@@ -147,14 +220,17 @@ def main():
     parser.add_argument("work", type=pathlib.Path)
     parser.add_argument("--who", nargs="+", choices=WHO, default=list(WHO))
     parser.add_argument("--tasks", nargs="+", default=[name for name, *_ in ASKED])
+    parser.add_argument("--conventions", nargs="+", help="default: all")
     parser.add_argument("--limit", type=int)
     parser.add_argument("--batch-size", type=int, default=16)
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     for who in args.who:
         model = WHO[who](args)
-        for task, convention, limit in ASKED:
+        for task, convention, limit in QUESTIONS[who]:
             if task not in args.tasks:
+                continue
+            if args.conventions and convention not in args.conventions:
                 continue
             settings = Settings(limit=args.limit or limit, batch_size=args.batch_size)
             [found] = evals.evaluate(
@@ -168,6 +244,7 @@ def main():
                 "scores": found["scores"],
                 "problems": found["problems"],
                 "seconds": found["speed"]["seconds"],
+                "tokens_per_second": found["speed"]["tokens_per_second"],
                 "starts": found["speed"]["starts"],
                 "stop_rate": found["stop_rate"],
             }

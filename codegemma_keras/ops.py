@@ -266,8 +266,10 @@ def split_chunks(tensors, vocabulary_size, chunk_tokens=None):
     limit = chunk_tokens or tokens_of_a_chunk(vocabulary_size)
     by_row = keras.backend.backend() == "tensorflow"
     batch, length = tensors[0].shape[:2]
-    if length is None:  # rows of a length known at run time only go one at a time
-        size, count = ops.shape(tensors[0])[1], 1
+    if length is None:  # known at run time only
+        length = ops.shape(tensors[0])[1]
+        size = ops.minimum(limit, ops.maximum(length, 1))
+        count = -(-length // size)
     else:
         count = -(-(1 if by_row else batch) * length // limit)
         count = min(count, length)
@@ -276,9 +278,9 @@ def split_chunks(tensors, vocabulary_size, chunk_tokens=None):
     batch = ops.shape(tensors[0])[0]
     out = []
     for tensor in tensors:
-        if length is not None and count * size != length:
-            rest = [(0, 0)] * (len(tensor.shape) - 2)
-            tensor = ops.pad(tensor, [(0, 0), (0, count * size - length), *rest])
+        if not isinstance(length, int) or count * size != length:
+            more = (batch, count * size - length, *tensor.shape[2:])
+            tensor = ops.concatenate([tensor, ops.zeros(more, tensor.dtype)], axis=1)
         rows = (1, batch * count) if by_row else (batch, count)
         out.append(ops.reshape(tensor, (*rows, size, *tensor.shape[2:])))
     return out, size

@@ -75,6 +75,24 @@ def test_equal_to_the_plain_computation(chunk_tokens, z_loss):
         np.testing.assert_allclose(grad, expected_grad, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("weighted", [0, 1, 3, 2 * T])
+def test_tokens_without_a_weight_are_not_computed(weighted):
+    # Computed, they would make the sums NaN: 0 times NaN is NaN.
+    weights = np.zeros(B * T, "float32")
+    weights[np.random.default_rng(weighted).permutation(B * T)[:weighted]] = 0.5
+    weights = weights.reshape(B, T)
+    hidden = np.where(weights[..., None], HIDDEN, np.nan).astype("float32")
+
+    def total(h, e):
+        return linear_cross_entropy(h, e, TARGETS, weights, chunk_tokens=1)[0]
+
+    found, grads = value_and_gradients(total, hidden, EMBEDDING)
+    expected, expected_grads = value_and_gradients(total, HIDDEN, EMBEDDING)
+    np.testing.assert_array_equal(found, expected)
+    for grad, expected_grad in zip(grads, expected_grads, strict=True):
+        np.testing.assert_array_equal(grad, expected_grad)
+
+
 def test_large_logits_stay_finite():
     value, grads = value_and_gradients(
         lambda h, e: chunked(h, e, 0.0, 3), 100 * HIDDEN, EMBEDDING

@@ -5,10 +5,13 @@
 
 Python of installed packages and of permissively licensed sources, read, filtered and
 cleaned of secrets as in `data build`, each text once; then cut for fill-in-the-middle
-twice: files of a repository joined, so that a middle has context from other files, and
-each piece alone, half of them without a path. PSM and SPM are half and half; most middles
-are lines, rests of lines and blocks. Documentation and short conversations keep text and
-chat from being lost. In OUT:
+three times: files of a repository joined, so that a middle has context from other files;
+pieces alone, half of them without a path; and short pieces alone. A row holds one middle of
+the first kind and about five of the last, and it is from middles that a model learns to fill
+in, so short pieces have most of the places. PSM and SPM are half and half; most middles are
+lines, rests of lines and blocks. Of a piece with a middle only the middle is a target, which
+also saves most of the work of the loss. Documentation and short conversations keep text
+and chat from being lost. In OUT:
 
     rows.npz    a `PackedBatch`: `batch = load_rows("OUT/rows.npz")`
     rows.json   how many segments, places and weights of targets each kind has
@@ -44,13 +47,17 @@ HELD_OUT = tuple(
 # Their licences permit it; `installed.licence_of` tells them.
 PACKAGES = ("stdlib", "jax", "scipy", "keras", "keras_hub", "numpy", "sympy")
 # Of all places in the rows.
-SHARES = {"joined": 0.45, "alone": 0.40, "text": 0.10, "chat": 0.05}
+SHARES = {"joined": 0.15, "alone": 0.2, "short": 0.5, "text": 0.1, "chat": 0.05}
+SHORT = 160  # tokens of the longest short piece
 JOINED = FimSettings(
-    rate=0.9, syntax_share=0.1, line_share=0.6, block_share=0.2, short_share=0.1
+    rate=0.95, syntax_share=0.1, line_share=0.65, block_share=0.15, short_share=0.1
 )
 FIM = {
     "joined": JOINED,
     "alone": dataclasses.replace(JOINED, path_share=0.5, shortest_piece=0.2, seed=1),
+    "short": dataclasses.replace(
+        JOINED, rate=1.0, path_share=0.5, shortest_piece=0.3, seed=2
+    ),
     "text": FimSettings(rate=0.0, path_share=0.0),
 }
 
@@ -63,7 +70,9 @@ def main():
     parser.add_argument("--sources", nargs="*", default=[], help="sdists, folders")
     parser.add_argument("--length", type=int, default=512, help="T, places of a row")
     parser.add_argument("--tokens", type=int, default=4_000_000, help="of all rows")
-    parser.add_argument("--middle-weight", type=float, default=2.0)
+    parser.add_argument(
+        "--rest-weight", type=float, default=0.0, help="of what is around a middle"
+    )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     tokenizer = CodeGemmaTokenizer.from_preset(options.tokenizer)
@@ -151,13 +160,14 @@ def coded(texts, kind, tokenizer, options):
         groups.setdefault(key, []).append(document)
     groups = list(groups.values())
     random.Random(options.seed).shuffle(groups)
+    length = min(SHORT, options.length) if kind == "short" else options.length
     for documents in groups:
         chunks = chunk_repository(
-            documents, tokenizer, settings, options.length, join=kind == "joined"
+            documents, tokenizer, settings, length, join=kind == "joined"
         )
         for chunk in chunks:
             ids = chunk.token_ids
-            yield ids, target_weights(ids, controls, options.middle_weight)
+            yield ids, target_weights(ids, controls, rest_weight=options.rest_weight)
 
 
 def folder_of(document):

@@ -4,6 +4,7 @@
 gives the same text as a call that waits.
 """
 
+import collections
 import dataclasses
 import html
 import time
@@ -201,13 +202,16 @@ class Answer:
 
     def take_in(self) -> str:
         """The text that has become certain since the last call."""
-        new = self.row.tokens[self._seen :]
+        new, kept = self.row.tokens[self._seen :], self._seen
         self._seen += len(new)
         if new and self.row.stop_reason == "stop_token":
             new = new[:-1]  # not text
-        piece = self.text.push(new) if new else ""
-        if self.text.stop_reason is not None:
-            self.row.stop(self.text.stop_reason)
+        piece = ""
+        for token in new:
+            piece, kept = piece + self.text.push([token]), kept + 1
+            if self.text.stop_reason is not None:
+                self.row.cut(kept, self.text.stop_reason)
+                break
         if not self.row.running:
             early = self.row.stop_reason in ("max_new_tokens", "time")
             piece += self.text.finish(early)
@@ -246,6 +250,36 @@ def write(
         open_answers = [answer for answer in open_answers if answer.row.running]
     for answer in open_answers:  # those that were to give no tokens at all
         answer.take_in()
+
+
+def write_in_turns(
+    generation: Generation, answers: Sequence[Answer], rows: int
+) -> None:
+    """Drive many answers to their ends, so many at once; the others wait.
+
+    As rows end, others join the batch, so that it stays full until nobody waits. They join
+    by quarters of the batch: a quarter is read faster than row by row, and which prompts are
+    read together depends only on the order of the answers.
+
+    Args:
+        generation: nothing has joined it yet.
+        answers: none has joined.
+        rows: most answers under way.
+    """
+    waiting, open_answers, size = collections.deque(answers), [], rows
+    while waiting or open_answers:
+        if waiting and rows - len(open_answers) >= size:
+            joining = [waiting.popleft() for _ in range(min(size, len(waiting)))]
+            generation.join([answer.row for answer in joining])
+            open_answers += joining
+            size = max(1, rows // 4)
+        if generation.running:
+            visit = visit_length(generation, open_answers)
+            # Somebody waits for a place.
+            generation.advance(min(visit, WATCHED_VISIT) if waiting else visit)
+        for answer in open_answers:
+            answer.take_in()
+        open_answers = [answer for answer in open_answers if answer.row.running]
 
 
 def end_from_outside(answers: Sequence[Answer]) -> None:

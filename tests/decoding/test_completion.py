@@ -3,7 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codegemma_keras.decoding.completion import GrowingText
+from codegemma_keras.decoding.completion import Answer, GrowingText
+from codegemma_keras.decoding.generation import Row
 from codegemma_keras.decoding.postprocessing import Tidying
 from codegemma_keras.decoding.stops import Stops, repeated_line
 
@@ -74,3 +75,38 @@ def test_the_first_line_of_a_statement_is_streamed_before_it_ends():
         assert growing.push(b"y = x +") == "y = x +"
         rest = growing.push(b" 1\n    z") + growing.finish()
         assert rest == (" 1" if until != "block" else " 1\n    z")
+
+
+@given(
+    st.text("ab\n", min_size=1, max_size=24),
+    st.lists(st.text("ab\n", min_size=1, max_size=3), max_size=2).map(tuple),
+    st.lists(st.integers(1, 9), min_size=1, max_size=24),
+    st.booleans(),
+)
+def test_the_tokens_of_a_text_do_not_depend_on_when_the_host_looked(
+    text, strings, visits, ends
+):
+    """What the device decodes behind a stop, until somebody looks, is not counted."""
+
+    def answer(visits):
+        ids = [*text.encode(), *([0] if ends else [])]
+        row = Row([1], len(ids), (0,))
+        answer = Answer(row, GrowingText(Letters(), Stops(strings, None, "", "")))
+        out, place = "", 0
+        for visit in [*visits, *[1] * len(ids)]:
+            if row.running:
+                row.add(
+                    ids[place : place + visit], [0.5] * len(ids[place : place + visit])
+                )
+                out, place = out + answer.take_in(), place + visit
+        done = answer.completion()
+        assert out == done.text
+        return done
+
+    looked, at_every_token = answer(visits), answer([1])
+    assert looked == at_every_token
+    assert len(looked.token_ids) == len(looked.log_probabilities)
+    if looked.stop_reason == "stop_string":
+        whole = bytes(looked.token_ids).decode()
+        assert not any(s in whole[:-1] for s in strings)
+        assert any(whole.endswith(s) for s in strings)

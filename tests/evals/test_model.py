@@ -1,5 +1,7 @@
 """What evaluations ask of a model is what the model does alone."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -29,6 +31,38 @@ def test_a_batch_gives_what_each_prompt_gives_alone(model):
     options |= {"sampling": Sampling(**drawn), "seed": 1}
     text = model.lm.generate(TEXTS[0], **options)
     assert text == together[0].text
+
+
+@pytest.mark.parametrize("rows", [1, 2, 4, 5])
+def test_prompts_that_wait_give_what_each_gives_alone(model, rows):
+    asked = [model.ask(f"x = {n}\n" * (1 + n % 3), 1 + 5 * (n % 4)) for n in range(11)]
+    asked[3:5] = [model.ask(TEXTS[0], 0), model.ask(TEXTS[1], 9)]
+    drawn, seeds = {"temperature": 1.0}, list(range(len(asked)))
+    together = model.complete(asked, ("\n",), drawn, seeds, rows=rows)
+    alone = [
+        model.complete([one], ("\n",), drawn, [seed])[0]
+        for one, seed in zip(asked, seeds, strict=True)
+    ]
+    assert together == alone
+
+
+def test_a_place_in_the_batch_is_taken_when_it_becomes_free(model, monkeypatch):
+    """A batch that waited for its longest answer would decode twice as often."""
+    forwards = []
+    build = model.lm.engine.generation
+    monkeypatch.setattr(
+        model.lm.engine,
+        "generation",
+        lambda *args: forwards.append(build(*args)) or forwards[-1],
+    )
+    asked = [model.ask(TEXTS[0], 64 if n % 4 == 0 else 4) for n in range(16)]
+    asked = [
+        dataclasses.replace(a, ids=(*a.ids[:-1], 40 + n)) for n, a in enumerate(asked)
+    ]
+    texts = model.complete(asked, rows=4)
+    longest = max(text.new_tokens for text in texts)
+    assert longest > 32  # else the test shows nothing
+    assert forwards[0].forwards < 4 * longest
 
 
 @pytest.mark.parametrize("mode", ["psm", "spm", "left_to_right"])
