@@ -69,7 +69,9 @@ def complete(options: CompleteOptions) -> None:
     choose_backend()
     with quiet_libraries():
         from codegemma_keras import CodeGemmaCausalLM, Sampling, lora
+        from codegemma_keras.decoding.compilation import keep_compiled_in_cache
 
+        keep_compiled_in_cache()
         sampling = Sampling(temperature=options.temperature)
         lm = CodeGemmaCausalLM.from_preset(options.preset)
         if options.adapter is not None:

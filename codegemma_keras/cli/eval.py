@@ -83,7 +83,10 @@ def evaluate(options: EvalOptions) -> None:
         from codegemma_keras.evals.run import Settings
 
         if options.answers is None:  # a model will be asked: Keras starts here, quietly
+            from codegemma_keras.decoding import compilation
+
             importlib.import_module("codegemma_keras.causal_lm")
+            compilation.keep_compiled_in_cache()
     least = {"none": "limits"}.get(options.sandbox, options.sandbox)
     if options.sandbox == "none" and options.answers != "canonical":
         raise ValueError(

@@ -14,6 +14,9 @@ def main() -> None:
     require("lm_eval", "evals")
     with quiet_libraries():
         import codegemma_keras.evals.lm_eval  # noqa: F401  registers
+        from codegemma_keras.decoding.compilation import keep_compiled_in_cache
+
+        keep_compiled_in_cache()
     from lm_eval.__main__ import cli_evaluate
 
     cli_evaluate()
