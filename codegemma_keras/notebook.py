@@ -2,7 +2,7 @@
 
     %load_ext codegemma_keras.notebook
 
-    %codegemma code_gemma_tiny_py
+    %codegemma smollm2_135m_code
 
     %%infill
     def mean(values):
@@ -17,9 +17,9 @@ import shlex
 
 from codegemma_keras import CodeGemmaCausalLM
 from codegemma_keras.decoding import Completion
+from codegemma_keras.server.settings import DEFAULT_PRESET
 
 CURSOR = "<cursor>"
-DEFAULT_PRESET = "code_gemma_tiny_py"
 OPTIONS = ("max_new_tokens", "until")
 
 

@@ -11,8 +11,8 @@ from typing import Annotated, Literal
 import tyro
 
 from codegemma_keras.cli.process import choose_backend, quiet_libraries, visible
+from codegemma_keras.server.settings import DEFAULT_PRESET
 
-DEFAULT_PRESET = "code_gemma_tiny_py"
 # Lines shown on each side of a completion.
 SURROUNDINGS = 8
 

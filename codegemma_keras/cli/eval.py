@@ -9,7 +9,6 @@ from typing import Annotated, Literal
 
 import tyro
 
-from codegemma_keras.cli.complete import DEFAULT_PRESET
 from codegemma_keras.cli.process import choose_backend, quiet_libraries
 
 
@@ -31,7 +30,7 @@ class EvalOptions:
     # The folder of the results.
     out: pathlib.Path
     # The model: a name, kaggle://..., hf://... or a folder.
-    preset: str = DEFAULT_PRESET
+    preset: str = "code_gemma_tiny_py"
     # The folder of an adapter in PEFT's format, such as `codegemma sft` writes. The model
     # is used with it.
     adapter: str | None = None

@@ -6,7 +6,7 @@ from typing import Annotated
 import tyro
 
 from codegemma_keras.cli.process import choose_backend, quiet_libraries
-from codegemma_keras.server.settings import AUTO, Settings
+from codegemma_keras.server.settings import AUTO, DEFAULT_PRESET, Settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +18,7 @@ class LspOptions:
 
     # The model: a name, kaggle://..., hf://... or a folder.
     preset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="[PRESET]")] = (
-        "code_gemma_tiny_py"
+        DEFAULT_PRESET
     )
     # The folder of an adapter in PEFT's format, such as `codegemma sft` writes. The model
     # is used with it.

@@ -11,8 +11,8 @@ from jupyter_server.utils import url_path_join
 from tornado import web
 
 from codegemma_keras.cli.process import choose_backend
+from codegemma_keras.server.settings import DEFAULT_PRESET
 
-DEFAULT_PRESET = "code_gemma_tiny_py"
 # A newer request of the page came, or too much is waiting: no fault, and no text.
 OVERTAKEN = (409, 503)
 

@@ -1,6 +1,7 @@
 """What the help of every command says, as tyro makes it from the settings."""
 
 import contextlib
+import dataclasses
 import io
 import re
 
@@ -30,6 +31,13 @@ def help_of(name):
         tyro.cli(settings, prog=f"codegemma {name}", args=["--help"])
     text = re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue())
     return re.sub(r"[│\s]+", " ", text)
+
+
+@pytest.mark.parametrize("name", ["complete", "serve", "lsp"])
+def test_what_writes_code_for_a_person_begins_with_a_real_model(name):
+    _, settings = COMMANDS[name].load()
+    found = {f.name: f.default for f in dataclasses.fields(settings)}
+    assert found["preset"] == "smollm2_135m_code"
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))
