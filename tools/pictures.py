@@ -3,10 +3,12 @@
     python tools/pictures.py completion     docs/images/completion.svg: what `make demo` shows
     python tools/pictures.py data           docs/images/report.png and graph.svg: the report
                                             of a data build, and its graph of files
+    python tools/pictures.py vim            docs/images/vim.svg: ghost text in Vim
 
 `completion` needs the model that `make demo` downloads. `data` needs Chromium, which the
-environment variable CHROMIUM names. The picture of JupyterLab is made by
-`make test-jupyterlab`, which drives it.
+environment variable CHROMIUM names. `vim` needs what `make test-clients` needs for Vim,
+with LLAMA_VIM set as there. The picture of JupyterLab is made by `make test-jupyterlab`,
+which drives it.
 """
 
 import argparse
@@ -30,6 +32,7 @@ IMAGES = ROOT / "docs" / "images"
 PACKAGE = "requests"
 COLUMNS = 92  # of the terminal
 PIXELS = (900, 980)  # of the browser's window
+SCREEN_COLUMNS, SCREEN_LINES = 80, 12  # of Vim's screen
 
 
 def demo_command():
@@ -87,8 +90,34 @@ def data():
         )
 
 
+def vim():
+    """Vim with llama.vim, as the test of it sees the screen."""
+    with tempfile.TemporaryDirectory() as folder:
+        screen = pathlib.Path(folder) / "screen"
+        subprocess.run(
+            [
+                *(".venv-clients/bin/python", "-m", "pytest", "--noconftest", "-q"),
+                *("-p", "no:cacheprovider", "tests/optional/clients.py", "-k", "vim"),
+            ],
+            cwd=ROOT,
+            env={
+                **os.environ,
+                "CODEGEMMA": f"{sys.executable} -m codegemma_keras.cli",
+                "MODEL": "smollm2_135m_code",
+                "NODE": ".venv-clients/node",
+                "SCREEN": str(screen),
+                "TERM": "xterm-256color",
+            },
+            check=True,
+        )
+        lines = screen.read_text("utf-8").splitlines()
+    console = Console(record=True, width=SCREEN_COLUMNS, file=io.StringIO())
+    console.print(Text.from_ansi("\n".join(lines[:SCREEN_LINES])))
+    console.save_svg(str(IMAGES / "vim.svg"), title="Vim with llama.vim")
+
+
 def main(argv=None):
-    makers = {maker.__name__: maker for maker in (completion, data)}
+    makers = {maker.__name__: maker for maker in (completion, data, vim)}
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("pictures", nargs="+", choices=makers)
     for name in parser.parse_args(argv).pictures:

@@ -9,7 +9,8 @@ llama.vim runs in a real Vim in tmux if LLAMA_VIM names a checkout of it:
     git clone https://github.com/ggml-org/llama.vim
     make test-clients LLAMA_VIM=$PWD/llama.vim
 
-Continue's adapters run in Node, installed in the folder NODE.
+Continue's adapters run in Node, installed in the folder NODE. MODEL names another model, and
+SCREEN a file for what Vim's screen shows.
 """
 
 import asyncio
@@ -33,7 +34,7 @@ from pygls.lsp.client import LanguageClient
 COMMAND = shlex.split(os.environ["CODEGEMMA"])
 LLAMA_VIM = os.environ.get("LLAMA_VIM")  # `make test-clients` asks for Vim where set
 NODE = os.environ["NODE"]
-MODEL = "code_gemma_tiny_py"
+MODEL = os.environ.get("MODEL", "code_gemma_tiny_py")
 PREFIX = "def mean(values):\n    total = sum(values)\n    return "
 SUFFIX = " / len(values)\n\n\nprint(mean([1, 2]))\n"
 
@@ -41,7 +42,7 @@ SUFFIX = " / len(values)\n\n\nprint(mean([1, 2]))\n"
 @pytest.fixture(scope="session")
 def address():
     """A running server."""
-    command = [*COMMAND, "serve", "--port", "0", "--no-warm-up"]
+    command = [*COMMAND, "serve", MODEL, "--port", "0", "--no-warm-up"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             address = process.stdout.readline().split()[2]
@@ -170,7 +171,7 @@ def test_language_server(address, tmp_path):
 
     async def talk():
         client = LanguageClient("test", "v1")
-        await client.start_io(*COMMAND, "lsp", "--no-warm-up")
+        await client.start_io(*COMMAND, "lsp", MODEL, "--no-warm-up")
         capabilities = await client.initialize_async(
             types.InitializeParams(
                 capabilities=types.ClientCapabilities(), root_uri=tmp_path.as_uri()
@@ -255,13 +256,14 @@ def test_llama_vim(address, tmp_path):
         typed = "    return "
         ghost = screen_when(lambda s: _line(s, typed) is not None, "no ghost text")
         shown = _line(ghost, typed)
+        coloured = subprocess.check_output([*tmux, "capture-pane", "-p", "-e"])
+        pathlib.Path(os.environ.get("SCREEN", os.devnull)).write_bytes(coloured)
         keys("Tab")
         keys("Escape", ":wq", "Enter")
         deadline = time.monotonic() + 30
         while typed not in file.read_text() and time.monotonic() < deadline:
             time.sleep(0.1)
         assert shown.rstrip() in file.read_text()
-        pathlib.Path(os.environ.get("SCREEN", os.devnull)).write_text(ghost)
     finally:
         subprocess.run([*tmux, "kill-server"], check=False)
 
