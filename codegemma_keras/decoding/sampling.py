@@ -25,6 +25,9 @@ from keras import ops
 
 DROPPED = -1e30  # the logit of a token that is not to be chosen
 WHOLE_VOCABULARY = -1  # as `Work.sorted_tokens`
+# Below, logits divided by the temperature would overflow float32, and no token would be the
+# likeliest; above, the temperature itself would.
+TEMPERATURES = 1e-6, 1e6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +35,8 @@ class Sampling:
     r"""How to choose a token. The default is greedy.
 
     Attributes:
-        temperature: 0 is greedy; 1 samples from the model's own distribution.
+        temperature: 0 is greedy; 1 samples from the model's own distribution. From 1e-6
+            to 1e6.
         top_k: keep the k most probable tokens; 0 keeps all.
         top_p: keep the smallest set of tokens whose probabilities reach p; 1 keeps all.
         min_p: drop tokens less probable than min_p times the most probable; 0 drops
@@ -56,9 +60,11 @@ class Sampling:
 
     def __post_init__(self):
         _require_number("temperature", self.temperature)
-        if not 0 <= self.temperature < math.inf:
+        low, high = TEMPERATURES
+        if self.temperature != 0 and not low <= self.temperature <= high:
             raise ValueError(
-                f"temperature={self.temperature} must be finite and >= 0 (0 is greedy)."
+                f"temperature={self.temperature} must be 0, which is greedy, or a number "
+                f"from {low:g} to {high:g}."
             )
         _require_number("top_k", self.top_k)
         if self.top_k < 0 or self.top_k != int(self.top_k):

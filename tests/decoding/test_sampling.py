@@ -32,6 +32,12 @@ def test_samples_follow_the_distribution(engine, uncached):
     assert statistic < n + 5 * np.sqrt(2 * n)
 
 
+def test_the_least_temperature_takes_the_likeliest_token(engine):
+    greedy = engine.generate(PROMPTS, 6)
+    cold = engine.generate(PROMPTS, 6, sampling=Sampling(1e-6, top_k=8, min_p=0.01))
+    assert [r.token_ids for r in cold] == [r.token_ids for r in greedy]
+
+
 def test_sampling_keeps_only_what_it_says(engine, uncached):
     order = np.argsort(-uncached(PROMPTS[1]))
     results = engine.generate([PROMPTS[1]] * 64, 1, sampling=Sampling(2.0, top_k=3))
@@ -108,7 +114,9 @@ def test_the_work_that_settings_ask_for():
     ("settings", "message"),
     [
         ({"temperature": float("nan")}, "temperature=nan must be a number"),
-        ({"temperature": float("inf")}, "must be finite"),
+        ({"temperature": float("inf")}, "from 1e-06 to 1e"),
+        ({"temperature": 1e308}, "must be 0, which is greedy, or a number from 1e-06"),
+        ({"temperature": 1e-40}, "temperature=1e-40 must be 0, which is greedy"),
         ({"temperature": -1}, "temperature=-1 must be"),
         ({"temperature": "hot"}, "temperature='hot' must be a number"),
         ({"top_k": 2.5}, "top_k=2.5 must be a whole number"),

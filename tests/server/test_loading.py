@@ -13,21 +13,23 @@ from codegemma_keras.server.scheduler import Scheduler
 from codegemma_keras.server.settings import Settings
 from tests.small_task import small_task
 
+TINY = "code_gemma_tiny_py"
+
 
 def test_loading_compiles_nothing():
-    lm = loading.load(Settings(context=96, compiled_folder=None))
+    lm = loading.load(Settings(TINY, context=96, compiled_folder=None))
     assert lm.preprocessor.sequence_length == 96
     assert lm.engine.compilations == 0
 
 
 def test_a_server_uses_an_adapter(tmp_path):
-    lm = CodeGemmaCausalLM.from_preset("code_gemma_tiny_py")
+    lm = CodeGemmaCausalLM.from_preset(TINY)
     lora.add(lm, "mine", rank=2)
     for variable in lm.trainable_variables:
         variable.assign(variable + 0.1)
     lora.save(lm, tmp_path, "mine")
-    served = loading.load(Settings(adapter=str(tmp_path), compiled_folder=None))
-    plain = loading.load(Settings(compiled_folder=None))
+    served = loading.load(Settings(TINY, adapter=str(tmp_path), compiled_folder=None))
+    plain = loading.load(Settings(TINY, compiled_folder=None))
     ids = [[2, 40, 50, 60]]
     found, expected, other = (m.log_probabilities(ids)[0] for m in (served, lm, plain))
     np.testing.assert_allclose(found, expected, atol=1e-3)
@@ -37,7 +39,7 @@ def test_a_server_uses_an_adapter(tmp_path):
 @pytest.fixture(scope="module")
 def stored_in_bfloat16(tmp_path_factory):
     folder = tmp_path_factory.mktemp("stored") / "preset"
-    lm = CodeGemmaCausalLM.from_preset("code_gemma_tiny_py", dtype="bfloat16")
+    lm = CodeGemmaCausalLM.from_preset(TINY, dtype="bfloat16")
     lm.save_to_preset(str(folder))
     return str(folder)
 
