@@ -80,6 +80,10 @@ class GrowingText:
             is not repeated.
         indentation: what the prompt holds and the caller's text lacks; the text begins
             with it.
+
+    Attributes:
+        stop_reason: why the text ended, or None.
+        tokens: how many tokens it took, the one that completed a stop included.
     """
 
     def __init__(
@@ -99,6 +103,7 @@ class GrowingText:
         self._sent = 0
         self._finished = False
         self.stop_reason = None
+        self.tokens = 0
 
     @property
     def text(self) -> str:
@@ -107,8 +112,11 @@ class GrowingText:
         return self._indented(whole)
 
     def push(self, token_ids: Sequence[int]) -> str:
-        """What may go out after these further tokens."""
-        self._add(self._decoder.push(token_ids))
+        """What may go out after these further tokens; those behind a stop are ignored."""
+        for token in token_ids:
+            if self.stop_reason is None:
+                self._add(self._decoder.push([token]))
+                self.tokens += 1
         if self.stop_reason is not None:
             return ""  # `finish` has the rest
         safe = self._stops.safe(self._raw) if self._stops else len(self._raw)
@@ -202,16 +210,13 @@ class Answer:
 
     def take_in(self) -> str:
         """The text that has become certain since the last call."""
-        new, kept = self.row.tokens[self._seen :], self._seen
+        new = self.row.tokens[self._seen :]
         self._seen += len(new)
         if new and self.row.stop_reason == "stop_token":
             new = new[:-1]  # not text
-        piece = ""
-        for token in new:
-            piece, kept = piece + self.text.push([token]), kept + 1
-            if self.text.stop_reason is not None:
-                self.row.cut(kept, self.text.stop_reason)
-                break
+        piece = self.text.push(new) if new else ""
+        if self.text.stop_reason is not None:
+            self.row.cut(self.text.tokens, self.text.stop_reason)
         if not self.row.running:
             early = self.row.stop_reason in ("max_new_tokens", "time")
             piece += self.text.finish(early)
