@@ -12,7 +12,8 @@ One server of ours, and in turn:
 * `steady`: for so many minutes four editors that type.
 
 After each, within a minute, no answer may be under way, no prompt may wait, and a question
-must get the text that it got at the start. Memory is noted twice a minute.
+must get the text that it got at the start. Twice a minute the memory is noted, and how much
+of it the caches of prompts take, which have a limit of 512 MiB.
 """
 
 import argparse
@@ -68,12 +69,13 @@ def main():
             known = question(url)
             found = {"preset": options.preset, "minutes": options.minutes}
             for name in options.parts:
-                watch = Watch(server.pid)
+                watch = Watch(server.pid, url)
                 found[name] = PARTS[name](url, options, watch)
                 found[name]["seconds_to_idle"] = wait_until_idle(url)
                 found[name]["same_answer_after"] = question(url) == known
                 watch.note(force=True)
                 found[name]["memory_mib"] = watch.noted
+                found[name]["of_that_caches_mib"] = watch.caches
                 found[name]["threads_and_descriptors"] = watch.handles()
                 print(name, json.dumps(found[name]), flush=True)
         finally:
@@ -196,14 +198,17 @@ PARTS = {each.__name__: each for each in (killed, crowd, slow, steady)}
 class Watch:
     """The memory of a process over time."""
 
-    def __init__(self, pid):
-        self._pid, self._next = pid, time.monotonic()
-        self.noted = []
+    def __init__(self, pid, url):
+        self._pid, self._url, self._next = pid, url, time.monotonic()
+        self.noted, self.caches = [], []
 
     def note(self, force=False):
         if force or time.monotonic() >= self._next:
             self._next = time.monotonic() + 30
             self.noted.append(memory(self._pid))
+            text = urllib.request.urlopen(f"{self._url}/metrics").read().decode()
+            held = re.search(r"^codegemma_prefix_bytes (\S+)", text, re.M)
+            self.caches.append(round(float(held[1]) / 2**20))
 
     def handles(self):
         folder = f"/proc/{self._pid}"

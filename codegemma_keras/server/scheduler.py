@@ -25,10 +25,13 @@ from codegemma_keras.decoding.completion import (
 )
 from codegemma_keras.decoding.request import Cursor, TokenIds, answer_to, room
 from codegemma_keras.decoding.sampling import seeds
+from codegemma_keras.server import memory
 from codegemma_keras.server.ask import Ask, BusyError
 from codegemma_keras.server.prefixes import Prefixes
 
 LOG = logging.getLogger(__name__)
+# Seconds without a request after which freed memory goes back to the system.
+QUIET = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,6 +157,7 @@ class Scheduler:
         self._waiting = collections.deque()  # of lists of `_Open` of one prompt
         self._open = []
         self._closing = False
+        self._freed = False  # memory that the C library may still keep
         self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
         self._thread.start()
 
@@ -301,11 +305,16 @@ class Scheduler:
 
     def _wait(self) -> bool:
         """Until there is something to do; False: it is all over."""
-        with self._changed:
-            while not (self._open or self._waiting or self._closing):
+        while True:
+            with self._changed:
+                if self._open or self._waiting or self._closing:
+                    self._freed = True
+                    return self._busy()
                 self._changed.notify_all()  # those in `wait_until_quiet`
-                self._changed.wait()
-            return self._busy()
+                woken = self._changed.wait(QUIET if self._freed else None)
+            if not woken:
+                memory.give_back()
+                self._freed = False
 
     def _end(self):
         """End what was cancelled or has had its time, wherever it is."""

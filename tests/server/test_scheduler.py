@@ -1,5 +1,6 @@
 """Many requests in one running batch: each gets its own text, and places come back."""
 
+import platform
 import queue
 import random
 import threading
@@ -7,6 +8,7 @@ import threading
 import pytest
 
 from codegemma_keras.decoding import Cursor, Request, Sampling
+from codegemma_keras.server import memory
 from codegemma_keras.server.ask import Ask, BusyError
 from codegemma_keras.server.scheduler import Done, Failed, Job, Scheduler, Text
 
@@ -100,6 +102,22 @@ def test_everyone_gets_the_text_they_get_alone(scheduler, lm):
         c.job.prompt_tokens for c in clients
     )
     assert scheduler.running == scheduler.waiting == 0
+
+
+def test_freed_memory_goes_back_once_when_it_is_quiet(scheduler, monkeypatch):
+    calls = queue.SimpleQueue()
+    monkeypatch.setattr(memory, "give_back", lambda: calls.put(scheduler.running))
+    for _ in range(2):
+        client = Client(long_request(tokens=2))
+        scheduler.submit(scheduler.prepare(client.job))
+        client.result()
+        assert calls.get(timeout=60) == 0  # nobody was being served
+    assert calls.empty()
+
+
+def test_memory_can_be_given_back_where_the_c_library_knows_how():
+    assert memory.give_back() in (True, False)
+    assert memory._malloc_trim() is not None or platform.libc_ver()[0] != "glibc"
 
 
 def test_a_job_that_is_cancelled_ends_at_the_next_visit(scheduler):
