@@ -1,8 +1,8 @@
 """Memory that was freed, given back to the system.
 
 The C library keeps what several threads freed, in pieces between what is still used. In a
-server that never ends this looks like a leak: four editors that typed for four minutes left
-1.4 GiB, of which 180 MiB were free (benchmarks/serve_abuse.py shows the growth).
+server that never ends this looks like a leak. After four editors had typed for six minutes, it
+was 150 MiB of 1,700 (benchmarks/serve_abuse.py).
 """
 
 import ctypes
