@@ -4,8 +4,9 @@ With 256,000 pieces the logits `[B, T, V]` of two rows of 1,024 tokens take 2 GB
 float32, and a plain step holds several such tensors. `linear_cross_entropy` goes over
 the tokens in chunks: logits of a chunk, their softmax, and *at once* both gradients, so
 nothing of size `[B, T, V]` exists and nothing is computed twice. What remains of the
-backward pass is a multiplication by the incoming gradient. Tokens without a weight are
-left out: padding, prompts of which only the answer counts, and what surrounds a middle.
+backward pass is a multiplication by the incoming gradient. On one device, tokens without a
+weight are left out: padding, prompts of which only the answer counts, and what surrounds a
+middle.
 
 `CodeGemmaCausalLM.fit()` and `evaluate()` use it when compiled with `loss="auto"` or
 `loss=NextTokenLoss(...)`; any other loss of the user gets logits, as always.
@@ -29,14 +30,10 @@ from codegemma_keras.ops import (
     nth_chunk,
     place,
     split_chunks,
-    tokens_of_a_chunk,
 )
 
 LANES = 128  # numbers of a line that the matrix units of TPUs and GPUs read
 NEVER = -1e30  # the logit of what is no token
-# Tokens of a chunk at most. The last chunk with a weighted token is computed whole, so
-# large chunks would compute much for nothing.
-LARGEST_CHUNK = 512
 
 
 def linear_cross_entropy(
@@ -61,11 +58,10 @@ def linear_cross_entropy(
         embedding: `[V, D]`.
         targets: int `[B, T]`, each below V.
         weights: `[B, T]`, the weight of each target; None: all 1. No gradient flows
-            into them. Tokens of weight 0 cost nothing but for the rest of a chunk.
+            into them. On one device, chunks in which all weights would be 0 are left out.
         z_loss: factor of `log(Z)^2`, added to each token's loss; Z is the sum of the
             exponentials. 1e-4 is usual, and keeps logits from drifting.
-        chunk_tokens: tokens of a chunk; default: what `ops.CHUNK_BYTES` allows, and
-            `LARGEST_CHUNK` at most.
+        chunk_tokens: tokens of a chunk; default: `ops.tokens_of_a_chunk`.
         with_gradients: False in evaluation, where they would be thrown away.
         train_embedding: False if the embedding is frozen: its gradient, a third of the
             work, is then not computed.
@@ -137,14 +133,11 @@ def all_chunks(
     """
     vocabulary, width = embedding.shape[0], hidden.shape[2]
     embedding = place(aligned(embedding), "all", None)
-    limit = chunk_tokens or min(LARGEST_CHUNK, tokens_of_a_chunk(embedding.shape[0]))
-    ordered, back = weighted_first(hidden, targets, weights)
+    ordered, used, back = weighted_first(hidden, targets, weights)
     (hidden_, targets_, weights_), size = split_chunks(
-        ordered, embedding.shape[0], limit
+        ordered, embedding.shape[0], chunk_tokens
     )
     rows, chunks = ops.shape(hidden_)[0], ops.shape(hidden_)[1]
-    used = ops.sum(ops.cast(ordered[2] != 0, "int32"), axis=1)
-    used = (ops.max(used) + size - 1) // size  # chunks with a weighted token
 
     def body(i, state):
         sums, to_hidden, to_embedding, to_rows = state
@@ -179,7 +172,9 @@ def all_chunks(
         else ops.zeros((), "float32"),
         ops.zeros(() if row_ids is None else (len(row_ids), width), "float32"),
     )
-    sums, to_hidden, to_embedding, to_rows = loop_chunks(used, body, state)
+    sums, to_hidden, to_embedding, to_rows = loop_chunks(
+        (used + size - 1) // size, body, state
+    )
     return (
         sums,
         back(to_hidden) if hidden_gradient else None,
@@ -189,35 +184,32 @@ def all_chunks(
 
 
 def weighted_first(hidden, targets, weights):
-    """Tokens in an order in which those with a weight come first.
+    """All tokens in one row, those with a weight before the others.
 
-    All tokens become one row. On a mesh, where devices share out the rows, each row is
-    sorted by itself instead, and none has to leave its device.
+    On a mesh, which splits the rows, everything stays as it is: no token leaves its device.
 
     Returns:
-        `(hidden, targets, weights)`, sorted; and a function that takes what was computed
-        in chunks for the sorted tokens, `[R, n, C, D]`, to their places, `[B, T, D]`.
+        `(hidden, targets, weights)`; how many tokens of a row have to be computed; and a
+        function that takes what was computed for them in chunks, `[R, n, C, D]`, to its
+        places, `[B, T, D]`.
     """
     batch, length, width = ops.shape(hidden)
-    if keras.distribution.distribution() is None:
-        shape, take = (1, -1), lambda x, order: ops.take(x[0], order[0], axis=0)[None]
-    else:
-        import jax  # the only backend with a mesh
 
-        shape, take = (batch, length), jax.vmap(lambda x, order: x[order])
-    flat = [
-        ops.reshape(hidden, (*shape, width)),
-        ops.reshape(targets, shape),
-        ops.reshape(weights, shape),
-    ]
-    order = ops.argsort(ops.cast(flat[2] == 0, "int32"), axis=1)
+    def joined(chunks):
+        return ops.reshape(chunks, (ops.shape(chunks)[0], -1, width))
+
+    if keras.distribution.distribution() is not None:
+        return (hidden, targets, weights), length, lambda c: joined(c)[:, :length]
+    flat = ops.reshape(weights, (-1,))
+    order = ops.argsort(ops.cast(flat == 0, "int32"))
+    shapes = (hidden, (-1, width)), (targets, (-1,)), (weights, (-1,))
+    ordered = [ops.take(ops.reshape(x, s), order, axis=0)[None] for x, s in shapes]
 
     def back(chunks):
-        in_order = ops.reshape(chunks, (ops.shape(order)[0], -1, width))
-        found = take(in_order, ops.argsort(order, axis=1))
+        found = ops.take(joined(chunks)[0], ops.argsort(order), axis=0)
         return ops.reshape(found, (batch, length, width))
 
-    return [take(each, order) for each in flat], back
+    return ordered, ops.sum(ops.cast(flat != 0, "int32")), back
 
 
 def aligned(embedding):

@@ -226,10 +226,11 @@ def pick(x, index):
     )
 
 
-# A chunk's float32 logits may take this much. Larger chunks win nothing on a CPU
-# (benchmarks/train_memory.py); on an accelerator the `[V, D]` accumulator is read and
-# written once a chunk, which 500 tokens hide behind their matrix products.
-CHUNK_BYTES = 2**29
+# A chunk's float32 logits may take this much, and it has so many tokens at most. Larger
+# chunks win nothing on a CPU (benchmarks/train_memory.py); on an accelerator the `[V, D]`
+# accumulator is read and written once a chunk, which 500 tokens hide behind their matrix
+# products. Small ones leave out more of the targets that have no weight.
+CHUNK_BYTES, CHUNK_TOKENS = 2**29, 512
 
 
 def tokens_of_a_chunk(vocabulary_size, devices=None) -> int:
@@ -245,7 +246,8 @@ def tokens_of_a_chunk(vocabulary_size, devices=None) -> int:
     if devices is None:
         distribution = keras.distribution.distribution()
         devices = math.prod(distribution.device_mesh.shape) if distribution else 1
-    return max(16, max(1, devices // 4) * CHUNK_BYTES // (4 * vocabulary_size))
+    tokens = min(CHUNK_TOKENS, CHUNK_BYTES // (4 * vocabulary_size))
+    return max(16, max(1, devices // 4) * tokens)
 
 
 def split_chunks(tensors, vocabulary_size, chunk_tokens=None):

@@ -9,8 +9,11 @@ from codegemma_keras import ops
 
 def test_a_chunk_grows_with_the_devices_that_share_it():
     one = ops.tokens_of_a_chunk(256_000)
-    assert 4 * 256_000 * one <= ops.CHUNK_BYTES < 4 * 256_000 * (one + 1)
-    assert abs(ops.tokens_of_a_chunk(256_000, 8) - 2 * one) < 2
+    assert one == ops.CHUNK_TOKENS == ops.tokens_of_a_chunk(49_173)
+    assert 4 * 256_000 * one <= ops.CHUNK_BYTES
+    assert ops.tokens_of_a_chunk(256_000, 8) == 2 * one
+    many = ops.tokens_of_a_chunk(10**6)
+    assert 4 * 10**6 * many <= ops.CHUNK_BYTES < 4 * 10**6 * (many + 1)
     assert ops.tokens_of_a_chunk(10**9) == 16
 
 

@@ -237,17 +237,36 @@ class Answer:
 
 
 def write(
-    generation: Generation, answers: Sequence[Answer]
+    generation: Generation,
+    answers: Sequence[Answer],
+    waiting: Sequence[Answer] = (),
 ) -> Iterator[tuple[Answer, str]]:
     """Drive a generation to its end; yield `(answer, text)` as text becomes certain.
 
     Closing the generator leaves the generation where it is: no further work is done.
+
+    Args:
+        generation: a batch.
+        answers: those that have joined it.
+        waiting: others, which join as rows end, so that the batch stays full until nobody
+            waits. They join by quarters of the batch: a quarter is read faster than row by
+            row, and which prompts are read together depends on their order only.
     """
-    open_answers = list(answers)
-    while generation.running:
+    open_answers, waiting = list(answers), collections.deque(waiting)
+    rows, quarter = len(open_answers), max(1, len(open_answers) // 4)
+    while generation.running or waiting:
         end_from_outside(open_answers)
+        while waiting and rows - len(open_answers) >= quarter:
+            joining = [waiting.popleft() for _ in range(min(quarter, len(waiting)))]
+            generation.join([answer.row for answer in joining])
+            open_answers += joining
         if generation.running:
-            generation.advance(visit_length(generation, open_answers))
+            visit = visit_length(generation, open_answers)
+            if (
+                waiting
+            ):  # they get a place soon after a row ends, and no row stays empty
+                visit = 1 if generation.joining else min(visit, WATCHED_VISIT)
+            generation.advance(visit)
         for answer in open_answers:
             piece = answer.take_in()
             if piece:
@@ -255,36 +274,6 @@ def write(
         open_answers = [answer for answer in open_answers if answer.row.running]
     for answer in open_answers:  # those that were to give no tokens at all
         answer.take_in()
-
-
-def write_in_turns(
-    generation: Generation, answers: Sequence[Answer], rows: int
-) -> None:
-    """Drive many answers to their ends, so many at once; the others wait.
-
-    As rows end, others join the batch, so that it stays full until nobody waits. They join
-    by quarters of the batch: a quarter is read faster than row by row, and which prompts are
-    read together depends only on the order of the answers.
-
-    Args:
-        generation: nothing has joined it yet.
-        answers: none has joined.
-        rows: most answers under way.
-    """
-    waiting, open_answers, size = collections.deque(answers), [], rows
-    while waiting or open_answers:
-        if waiting and rows - len(open_answers) >= size:
-            joining = [waiting.popleft() for _ in range(min(size, len(waiting)))]
-            generation.join([answer.row for answer in joining])
-            open_answers += joining
-            size = max(1, rows // 4)
-        if generation.running:
-            visit = visit_length(generation, open_answers)
-            # Somebody waits for a place.
-            generation.advance(min(visit, WATCHED_VISIT) if waiting else visit)
-        for answer in open_answers:
-            answer.take_in()
-        open_answers = [answer for answer in open_answers if answer.row.running]
 
 
 def end_from_outside(answers: Sequence[Answer]) -> None:

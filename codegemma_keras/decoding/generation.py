@@ -154,6 +154,11 @@ class Generation:
         return bool(self._live()) or any(group.running for group in self._joining)
 
     @property
+    def joining(self) -> bool:
+        """Whether prompts are still to be computed."""
+        return bool(self._joining)
+
+    @property
     def seconds_per_step(self) -> float | None:
         """What a decoded token took lately in such a batch, any text of the model."""
         return self._engine.seconds_per_step.get(len(self._places))

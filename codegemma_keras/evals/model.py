@@ -16,7 +16,7 @@ from keras import ops
 from codegemma_keras import fim, presets
 from codegemma_keras.decoding import Sampling
 from codegemma_keras.decoding import request as requests
-from codegemma_keras.decoding.completion import write_in_turns
+from codegemma_keras.decoding.completion import write
 from codegemma_keras.decoding.request import Conversation, Cursor, Request, TokenIds
 from codegemma_keras.evals.asked import Asked, Text
 from codegemma_keras.evals.task import Hole, Message
@@ -195,7 +195,10 @@ class Model:
             )
             for one, seed in zip(asked, seeds, strict=True)
         ]
-        write_in_turns(generation, answers, rows or max(1, len(answers)))
+        first, waiting = answers[:rows], answers[rows:] if rows else ()
+        generation.join([answer.row for answer in first])
+        for _ in write(generation, first, waiting):
+            pass
         done = [answer.completion() for answer in answers]
         return [Text(c.text, c.stop_reason, len(c.token_ids)) for c in done]
 

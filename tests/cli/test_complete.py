@@ -97,6 +97,30 @@ def test_json_is_what_the_library_gives(folder, preset, capsys, option, until):
     }
 
 
+def test_compiled_programs_are_kept_for_the_next_process(
+    folder, preset, capsys, monkeypatch
+):
+    from codegemma_keras import CodeGemmaCausalLM
+    from codegemma_keras.decoding import compilation
+
+    called, load = [], CodeGemmaCausalLM.from_preset
+    monkeypatch.setattr(
+        compilation, "keep_compiled_in_cache", lambda: called.append("kept")
+    )
+    monkeypatch.setattr(
+        CodeGemmaCausalLM,
+        "from_preset",
+        lambda *args: called.append("loaded") or load(*args),
+    )
+    code, _, _ = run(
+        capsys,
+        *("complete", "stats.py", "--line", 2, "--preset", preset),
+        *("--max-new-tokens", 8),
+    )
+    assert code == 0
+    assert called == ["kept", "loaded"]  # what loading compiles is kept, too
+
+
 @pytest.fixture(scope="session")
 def adapter(preset, tmp_path_factory):
     """A folder with an adapter of `preset` that changes what the model writes."""

@@ -62,7 +62,7 @@ def test_a_place_in_the_batch_is_taken_when_it_becomes_free(model, monkeypatch):
     texts = model.complete(asked, rows=4)
     longest = max(text.new_tokens for text in texts)
     assert longest > 32  # else the test shows nothing
-    assert forwards[0].forwards < 4 * longest
+    assert forwards[0].forwards < 2.5 * longest  # batches that wait take almost 4
 
 
 @pytest.mark.parametrize("mode", ["psm", "spm", "left_to_right"])
