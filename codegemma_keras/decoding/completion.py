@@ -262,9 +262,8 @@ def write(
             open_answers += joining
         if generation.running:
             visit = visit_length(generation, open_answers)
-            if (
-                waiting
-            ):  # they get a place soon after a row ends, and no row stays empty
+            # A place is given away soon after its row ends, and the new prompt is read at once.
+            if waiting:
                 visit = 1 if generation.joining else min(visit, WATCHED_VISIT)
             generation.advance(visit)
         for answer in open_answers:

@@ -9,14 +9,11 @@ import ctypes
 import functools
 
 
-def give_back() -> bool:
-    """Let the C library return free memory; takes up to a tenth of a second.
-
-    Returns:
-        Whether it could: glibc has a call for that, others have none.
-    """
+def give_back() -> None:
+    """Let the C library return free memory. glibc has a call for that, others have none."""
     trim = _malloc_trim()
-    return bool(trim and trim(0))
+    if trim is not None:
+        trim(0)
 
 
 @functools.cache
