@@ -7,8 +7,8 @@ Python of installed packages and of permissively licensed sources, read, filtere
 cleaned of secrets as in `data build`, each text once; then cut for fill-in-the-middle
 three times: files of a repository joined, so that a middle has context from other files;
 pieces alone, half of them without a path; and short pieces alone. A row holds one middle of
-the first kind and about five of the last, and it is from middles that a model learns to fill
-in, so short pieces have most of the places. PSM and SPM are half and half; most middles are
+the first kind and six of the last, and it is from middles that a model learns to fill in, so
+short pieces have half of the places. PSM and SPM are half and half; most middles are
 lines, rests of lines and blocks. Of a piece with a middle only the middle is a target, which
 also saves most of the work of the loss. Documentation and short conversations keep text
 and chat from being lost. In OUT:
