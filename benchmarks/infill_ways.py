@@ -170,10 +170,9 @@ def main():
     lm = CodeGemmaCausalLM.from_preset(options.preset)
     if options.adapter:
         lora.use(lm, options.adapter)
-    start = time.perf_counter()
     cases = tasks(options.packages, options.lines, options.seed)
-    scores = {}
     for name in options.ways:
+        start = time.perf_counter()
         counts = {"exact": 0, "parses": 0, "stops": 0}
         for first in range(0, len(cases), options.batch):
             batch = cases[first : first + options.batch]
@@ -184,22 +183,32 @@ def main():
                 counts["exact"] += text.strip() == line
                 counts["parses"] += parses(prefix + text + suffix)
                 counts["stops"] += stopped
-        scores[name] = {k: round(100 * n / len(cases), 1) for k, n in counts.items()}
-        print(name, scores[name], flush=True)
-    result = {
+        row = {k: round(100 * n / len(cases), 1) for k, n in counts.items()}
+        row["lines"] = len(cases)
+        row["seconds"] = round(time.perf_counter() - start)
+        print(name, row, flush=True)
+        keep(options, name, row)
+
+
+def keep(options, way, row):
+    """Write one way's figures beside those of the other ways."""
+    about = {
         "preset": options.preset,
         "adapter": options.adapter and pathlib.Path(options.adapter).name,
         "packages": list(options.packages),
-        "lines": options.lines,
         "prompt_tokens": options.prompt_tokens,
-        "percent": scores,
-        "seconds": round(time.perf_counter() - start),
-        "date": time.strftime("%Y-%m-%d"),
         "device": device(),
     }
     name = pathlib.Path(options.preset).name + ("_adapter" if options.adapter else "")
     file = RESULTS / f"infill_ways_{name}.json"
-    file.write_text(json.dumps(result, indent=1) + "\n")
+    known = json.loads(file.read_text()) if file.exists() else {}
+    rows = known.get("percent", {})
+    if {k: known.get(k) for k in about if k != "device"} != {
+        k: v for k, v in about.items() if k != "device"
+    }:
+        rows = {}  # of another model or prompt
+    rows[way] = {**row, "date": time.strftime("%Y-%m-%d")}
+    file.write_text(json.dumps({**about, "percent": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -84,8 +84,11 @@ def _moves(engine, sizes, slots, cache, grows, drafter):
 
 
 def _joining(engine, sizes, slots, cache, drafter):
-    """Of one row into a batch that has room for it, or becomes twice as large."""
+    """Of one row into a batch that has room for it, or becomes twice as large first."""
     _, one = engine.empty(1, slots, drafter)
-    for size in {cache.rows, 2 * cache.rows} & set(sizes):
-        engine.join_rows(cache, one, np.zeros(size, "int32"))
+    if 2 * cache.rows in sizes:
+        engine.take_rows(cache, np.zeros(2 * cache.rows, "int32"))
         yield False
+    place = np.zeros(1, "int32")
+    engine.put_rows(cache, one, place, place)
+    yield False

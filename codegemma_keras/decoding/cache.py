@@ -260,12 +260,18 @@ def take_rows(arrays, rows):
     return tree.map_structure(lambda x: ops.take(x, rows, axis=0), arrays)
 
 
-def join_rows(first, second, rows):
-    """Rows `rows` of two structures laid one below the other, `first` on top."""
+def put_rows(batch, others, source, places):
+    """`batch` with row `source[n]` of `others` in row `places[n]`, for each n.
+
+    Args:
+        source, places: int `[B']`. A pair may be repeated.
+    """
     return tree.map_structure(
-        lambda x, y: ops.take(ops.concatenate([x, y], axis=0), rows, axis=0),
-        first,
-        second,
+        lambda x, y: ops.scatter_update(
+            x, places[:, None], ops.take(y, source, axis=0)
+        ),
+        batch,
+        others,
     )
 
 

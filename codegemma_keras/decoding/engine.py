@@ -300,9 +300,11 @@ class Engine:
         """`cache.take_rows`."""
         return self._program("take_rows", caches.take_rows)(arrays, rows)
 
-    def join_rows(self, first, second, rows):
-        """`cache.join_rows`."""
-        return self._program("join_rows", caches.join_rows)(first, second, rows)
+    def put_rows(self, batch, others, source, places):
+        """`cache.put_rows`; the memory of `batch` is reused."""
+        # A copy of the whole batch would take longer than computing most prompts.
+        program = self._program("put_rows", caches.put_rows, donate=(0,))
+        return program(batch, others, source, places)
 
     def prefill(self, ids, offset, lengths, hidden, cache, drafter=None):
         """`loop.prefill`, of the draft model's cache as well."""

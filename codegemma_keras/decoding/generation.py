@@ -260,21 +260,25 @@ class Generation:
 
     def _merged(self, rows, cache):
         """The live rows of the batch and of `rows`, in one cache."""
-        engine, ours, first = self._engine, self._cache, self._cache.rows
-        index = [p for p, row in enumerate(self._places) if row and row.running]
-        places = [self._places[p] for p in index]
-        for place, row in enumerate(rows):
-            if row is not None and row.running:
-                index.append(first + place)
-                places.append(row)
-        # As many rows as now if they suffice: their program exists.
-        size = first if len(places) <= first else row_bucket(len(places))
-        unused = size - len(places)
-        slots = max(ours.slots, cache.slots)
+        engine, ours, places = self._engine, self._cache, list(self._places)
         self._cache = None
+        slots = max(ours.slots, cache.slots)
         ours, cache = (engine.grow(c, slots, self._drafter) for c in (ours, cache))
-        index = np.array(index + index[:1] * unused, "int32")
-        return places + [None] * unused, engine.join_rows(ours, cache, index)
+        source = [n for n, row in enumerate(rows) if row is not None and row.running]
+        live = len(self._live())
+        if live + len(source) > ours.rows:
+            size = row_bucket(live + len(source))
+            ours = engine.take_rows(ours, _fill(range(ours.rows), size))
+            places += [None] * (size - len(places))
+        # As many rows as now if they suffice: their program exists.
+        free = [n for n, row in enumerate(places) if row is None or not row.running]
+        free = free[: len(source)]
+        if not source:
+            return places, ours
+        for place, number in zip(free, source, strict=True):
+            places[place] = rows[number]
+        source, free = (_fill(numbers, cache.rows) for numbers in (source, free))
+        return places, engine.put_rows(ours, cache, source, free)
 
     # Decoding
 
@@ -359,6 +363,12 @@ class Generation:
 def _array(rows, value, dtype="int32"):
     """`value(row)` of each row, 0 where there is none."""
     return np.array([value(row) if row is not None else 0 for row in rows], dtype)
+
+
+def _fill(numbers, size):
+    """`numbers` as int32 `[size]`, the first one repeated behind them."""
+    numbers = list(numbers)
+    return np.array(numbers + numbers[:1] * (size - len(numbers)), "int32")
 
 
 def _settings(rows):

@@ -1,0 +1,123 @@
+"""What an adapter costs elsewhere: bits per byte of code, of English and of chat answers.
+
+    KERAS_BACKEND=jax python benchmarks/adapter_bits.py tools/smollm2_adapter_so_far
+
+An adapter that learnt to fill in may have lost what the model could do before. Measured
+with and without it, on text that it was not trained on:
+
+    code      files of networkx, from their beginning
+    english   the questions of GSM8K's test set, and descriptions of installed packages
+    chat      worked answers to those questions, in the model's chat format
+
+Text is cut into pieces of 256 tokens, each without the one before it.
+"""
+
+import argparse
+import datetime
+import importlib.metadata
+import json
+import math
+import pathlib
+import re
+
+import networkx
+from _data import RESULTS, device
+
+from codegemma_keras import CodeGemmaCausalLM, lora
+from codegemma_keras.evals import gsm8k
+from codegemma_keras.evals.data import Data
+from codegemma_keras.evals.likelihood import bits_per_byte
+from codegemma_keras.preprocessor import CodeGemmaChatPreprocessor
+
+ROW = 256  # tokens
+ENGLISH = "networkx rich requests httpx2 anyio jinja2 tqdm pathspec h5py".split()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("adapter", help="folder of an adapter in PEFT's format")
+    parser.add_argument("--preset", default="smollm2_135m_code")
+    parser.add_argument("--files", type=int, default=12)
+    parser.add_argument("--answers", type=int, default=60)
+    options = parser.parse_args()
+    lm = CodeGemmaCausalLM.from_preset(options.preset, dtype="float32")
+    kinds = {"code": code(options.files), "english": english(options.answers)}
+    asked = conversations(lm, options.answers)
+    without = measure(lm, kinds, asked)
+    lora.use(lm, options.adapter)
+    with_adapter = measure(lm, kinds, asked)
+    report = {
+        "device": device(),
+        "date": datetime.date.today().isoformat(),
+        "preset": options.preset,
+        "adapter": pathlib.Path(options.adapter).name,
+        "bits_per_byte": {
+            kind: {
+                "without": round(without[kind], 4),
+                "with": round(with_adapter[kind], 4),
+                "change_percent": round(100 * (with_adapter[kind] / before - 1), 2),
+            }
+            for kind, before in without.items()
+        },
+    }
+    print(json.dumps(report, indent=1))
+    file = RESULTS / "adapter_bits.json"
+    file.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def measure(lm, kinds, asked):
+    found = {
+        kind: bits_per_byte(lm, documents, length=ROW)["bits_per_byte"]
+        for kind, documents in kinds.items()
+    }
+    return {**found, "chat": answers_bits(lm, asked)}
+
+
+def code(files):
+    folder = pathlib.Path(networkx.__file__).parent
+    found = sorted(folder.glob("algorithms/*.py"))[:files]
+    return [(p.name, p.read_text(encoding="utf-8")[:4000]) for p in found]
+
+
+def english(count):
+    """Questions, and descriptions of packages as their authors wrote them."""
+    found = [("question.md", problem["question"]) for problem in problems(count)]
+    for package in ENGLISH:
+        text = importlib.metadata.metadata(package).get_payload()
+        found.append((f"{package}/README.md", text[:4000]))
+    return found
+
+
+def conversations(lm, count):
+    """`(ids, weights of answers)` of questions and their worked answers."""
+    preprocessor = CodeGemmaChatPreprocessor(lm.tokenizer, 2 * ROW)
+    rows = []
+    for problem in problems(count):
+        # Without the calculator's part and the last line, which is the number alone.
+        answer = re.sub("<<.*?>>", "", problem["answer"]).partition("\n####")[0]
+        messages = [
+            {"role": "user", "content": problem["question"]},
+            {"role": "model", "content": answer},
+        ]
+        rows.append(preprocessor.row(messages))
+    return rows
+
+
+def problems(count):
+    """The first problems of GSM8K's test set."""
+    return Data().rows(gsm8k.SOURCE)[:count]
+
+
+def answers_bits(lm, rows):
+    """Bits for each byte of the answers."""
+    scores = lm.log_probabilities([ids for ids, _ in rows], batch_size=8)
+    nats = size = 0
+    for (ids, weights), values in zip(rows, scores, strict=True):
+        answer = [token for token, weight in zip(ids, weights, strict=True) if weight]
+        nats -= sum(v for v, weight in zip(values, weights, strict=True) if weight)
+        size += len(lm.tokenizer.decode_bytes(answer))
+    return float(nats) / math.log(2) / size
+
+
+if __name__ == "__main__":
+    main()
