@@ -12,7 +12,7 @@ PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --durations 30 --du
 # Rooms that never import Keras: their tests run once, and prove it (Keras refuses the
 # backend `none`). All other tests run on both backends.
 PLAIN := tests/data tests/sandbox tests/tasks tests/recipes/test_conversations.py \
-  tests/tokenizer/test_training.py tests/test_batches.py tests/test_chat.py tests/test_files.py \
+  tests/tokenizer/test_training.py tests/test_bars.py tests/test_batches.py tests/test_chat.py tests/test_files.py \
   tests/test_fim.py tests/evals/babelcode \
   $(filter-out %/test_evals.py %/test_model.py,$(wildcard tests/evals/test_*.py))
 

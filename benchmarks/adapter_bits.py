@@ -1,6 +1,6 @@
 """What an adapter costs elsewhere: bits per byte of code, of English and of chat answers.
 
-    KERAS_BACKEND=jax python benchmarks/adapter_bits.py tools/smollm2_adapter_so_far
+    KERAS_BACKEND=tensorflow python benchmarks/adapter_bits.py tools/smollm2_adapter_so_far
 
 An adapter that learnt to fill in may have lost what the model could do before. Measured
 with and without it, on text that it was not trained on:
@@ -20,10 +20,11 @@ import math
 import pathlib
 import re
 
+import _adapters
 import networkx
 from _data import RESULTS, device
 
-from codegemma_keras import CodeGemmaCausalLM, lora
+from codegemma_keras import CodeGemmaCausalLM
 from codegemma_keras.evals import gsm8k
 from codegemma_keras.evals.data import Data
 from codegemma_keras.evals.likelihood import bits_per_byte
@@ -37,31 +38,37 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("adapter", help="folder of an adapter in PEFT's format")
     parser.add_argument("--preset", default="smollm2_135m_code")
-    parser.add_argument("--files", type=int, default=12)
-    parser.add_argument("--answers", type=int, default=60)
+    parser.add_argument("--files", type=int, default=6)
+    parser.add_argument("--answers", type=int, default=30)
+    parser.add_argument("--scale", type=float, default=1.0, help="of the adapter")
     options = parser.parse_args()
     lm = CodeGemmaCausalLM.from_preset(options.preset, dtype="float32")
     kinds = {"code": code(options.files), "english": english(options.answers)}
     asked = conversations(lm, options.answers)
     without = measure(lm, kinds, asked)
-    lora.use(lm, options.adapter)
+    _adapters.use(lm, options.adapter, options.scale)
     with_adapter = measure(lm, kinds, asked)
-    report = {
+    found = {
+        kind: {
+            "without": round(before, 4),
+            "with": round(with_adapter[kind], 4),
+            "change_percent": round(100 * (with_adapter[kind] / before - 1), 2),
+        }
+        for kind, before in without.items()
+    }
+    about = {
         "device": device(),
         "date": datetime.date.today().isoformat(),
         "preset": options.preset,
         "adapter": pathlib.Path(options.adapter).name,
-        "bits_per_byte": {
-            kind: {
-                "without": round(without[kind], 4),
-                "with": round(with_adapter[kind], 4),
-                "change_percent": round(100 * (with_adapter[kind] / before - 1), 2),
-            }
-            for kind, before in without.items()
-        },
+        "files": options.files,
+        "answers": options.answers,
     }
-    print(json.dumps(report, indent=1))
     file = RESULTS / "adapter_bits.json"
+    known = json.loads(file.read_text()) if file.exists() else {}
+    scales = known.get("bits_per_byte_by_scale", {}) | {str(options.scale): found}
+    report = {**about, "bits_per_byte_by_scale": scales}
+    print(json.dumps(report, indent=1))
     file.write_text(json.dumps(report, indent=1) + "\n")
 
 
@@ -76,7 +83,7 @@ def measure(lm, kinds, asked):
 def code(files):
     folder = pathlib.Path(networkx.__file__).parent
     found = sorted(folder.glob("algorithms/*.py"))[:files]
-    return [(p.name, p.read_text(encoding="utf-8")[:4000]) for p in found]
+    return [(p.name, p.read_text(encoding="utf-8")[:3000]) for p in found]
 
 
 def english(count):
@@ -84,7 +91,7 @@ def english(count):
     found = [("question.md", problem["question"]) for problem in problems(count)]
     for package in ENGLISH:
         text = importlib.metadata.metadata(package).get_payload()
-        found.append((f"{package}/README.md", text[:4000]))
+        found.append((f"{package}/README.md", text[:3000]))
     return found
 
 

@@ -84,7 +84,9 @@ class Harness:
         self.prompts[asked.ids] = self.begin + prompt
         return asked
 
-    def complete(self, asked, stop_strings=(), sampling=None, seeds=None, rows=None):
+    def complete(
+        self, asked, stop_strings=(), sampling=None, seeds=None, rows=None, ended=None
+    ):
         options = {"until": list(stop_strings), "do_sample": False}
         requests = [
             Instance(
@@ -126,7 +128,9 @@ class Loop:
     def fingerprint(self):
         return self.name
 
-    def complete(self, asked, stop_strings=(), sampling=None, seeds=None, rows=None):
+    def complete(
+        self, asked, stop_strings=(), sampling=None, seeds=None, rows=None, ended=None
+    ):
         return [self.answer(one, stop_strings) for one in asked]
 
     def answer(self, asked, stop_strings):

@@ -26,9 +26,10 @@ import pathlib
 import random
 import time
 
+import _adapters
 from _data import device
 
-from codegemma_keras import CodeGemmaCausalLM, fim, lora
+from codegemma_keras import CodeGemmaCausalLM, fim
 from codegemma_keras.decoding import Request, TokenIds
 from codegemma_keras.decoding import request as requests
 from codegemma_keras.decoding.postprocessing import Tidying
@@ -159,6 +160,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", default="smollm2_135m_code")
     parser.add_argument("--adapter", help="folder of an adapter in PEFT's format")
+    parser.add_argument("--scale", type=float, default=1.0, help="of the adapter")
     parser.add_argument("--packages", nargs="*", default=PACKAGES)
     parser.add_argument("--lines", type=int, default=300)
     parser.add_argument("--ways", nargs="*", default=list(WAYS), choices=WAYS)
@@ -169,7 +171,7 @@ def main():
     options = parser.parse_args()
     lm = CodeGemmaCausalLM.from_preset(options.preset)
     if options.adapter:
-        lora.use(lm, options.adapter)
+        _adapters.use(lm, options.adapter, options.scale)
     cases = tasks(options.packages, options.lines, options.seed)
     for name in options.ways:
         start = time.perf_counter()
@@ -207,6 +209,8 @@ def keep(options, way, row):
         k: v for k, v in about.items() if k != "device"
     }:
         rows = {}  # of another model or prompt
+    if options.scale != 1:
+        way += f", {options.scale} of the adapter"
     rows[way] = {**row, "date": time.strftime("%Y-%m-%d")}
     file.write_text(json.dumps({**about, "percent": rows}, indent=1) + "\n")
 

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from codegemma_keras import bars
 from codegemma_keras.cli.process import visible
 
 MAX_PATHS = 12  # named above a segment
@@ -95,10 +96,7 @@ class ShowOptions:
 
 
 def build(args: BuildOptions) -> None:
-    """Build, with a progress bar per stage on stderr."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
-
+    """Build, and show the progress of each stage on stderr."""
     from codegemma_keras.data.pipeline import build as pipeline
 
     settings = settings_of(args)
@@ -107,20 +105,12 @@ def build(args: BuildOptions) -> None:
         return
     if args.beam_option:
         raise ValueError("--beam-option needs --runner, such as --runner flink.")
-    console = Console(stderr=True)
-    columns = (
-        "{task.description}",
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console) as bars:
-        known = {}
+    began = []  # stages
+    with bars.shown() as show:
 
         def progress(stage, done, total):
-            if stage not in known:
-                known[stage] = bars.add_task(stage, total=None)
-            bars.update(known[stage], completed=done, total=total)
+            began.append(stage)
+            show(stage, done, total)
 
         pipeline.build(
             args.sources,
@@ -131,7 +121,7 @@ def build(args: BuildOptions) -> None:
             progress=progress,
             keep_work=args.keep_work,
         )
-    if not known:
+    if not began:
         sys.stdout.write(f"{args.out} was already built. Nothing was done.\n\n")
     report = pathlib.Path(args.out, "report.md").read_text("utf-8")
     _print_summary(report, args.out)

@@ -1,6 +1,5 @@
 """`codegemma eval TASK... --preset P --out DIR`: measure a model on benchmarks."""
 
-import contextlib
 import dataclasses
 import importlib
 import pathlib
@@ -9,6 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from codegemma_keras import bars
 from codegemma_keras.cli.process import choose_backend, quiet_libraries
 
 
@@ -74,7 +74,7 @@ class EvalOptions:
 
 
 def evaluate(options: EvalOptions) -> None:
-    """Evaluate, with a progress bar for each stage on stderr."""
+    """Evaluate, and show the progress of each stage on stderr."""
     choose_backend()
     with quiet_libraries():
         from codegemma_keras import evals
@@ -101,7 +101,7 @@ def evaluate(options: EvalOptions) -> None:
         batch_size=options.batch_size,
         limit=options.limit,
     )
-    with _bars() as progress:
+    with bars.shown() as progress:
         evals.evaluate(
             options.tasks,
             options.preset,
@@ -122,34 +122,3 @@ def evaluate(options: EvalOptions) -> None:
         (options.out / "report.md").read_text("utf-8").partition("\n## ")[0]
     )
     sys.stdout.write(f"\n{options.out / 'report.html'}\n")
-
-
-@contextlib.contextmanager
-def _bars():
-    """A function for progress: a bar with the time left for each stage."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        "{task.description}",
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        "left",
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as bars:
-        known = {}
-
-        def progress(stage, done, total):
-            if stage not in known:
-                known[stage] = bars.add_task(stage, total=total)
-            bars.update(known[stage], completed=done)
-
-        yield progress

@@ -7,7 +7,6 @@ on a machine that could not hold it. A folder with an adapter becomes an adapter
 import dataclasses
 import os
 import pathlib
-import sys
 from typing import Annotated, Literal
 
 import tyro
@@ -82,7 +81,6 @@ def _export_model(options):
         options.format,
         options.quantization,
         options.shard_gb,
-        verbose=sys.stderr.isatty(),
     )
 
 

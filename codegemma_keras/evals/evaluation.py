@@ -7,7 +7,7 @@ import json
 import pathlib
 from collections.abc import Callable, Sequence
 
-from codegemma_keras import files
+from codegemma_keras import bars, files
 from codegemma_keras.evals import answers as given
 from codegemma_keras.evals import catalog, comparison, report, run, summary
 from codegemma_keras.evals.data import Data
@@ -64,7 +64,7 @@ def evaluate(
     judging: Judging = Judging(),
     trained_on: Sequence[str] = (),
     compared_with=None,
-    progress: run.Progress | None = None,
+    progress: bars.Progress | None = None,
 ) -> dict[str, dict]:
     """Measure a model on benchmarks.
 

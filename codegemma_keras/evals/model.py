@@ -7,7 +7,7 @@ does not fit loses its beginning, as in other harnesses, and says so.
 import hashlib
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import keras
 import numpy as np
@@ -164,6 +164,7 @@ class Model:
         sampling: Mapping | None = None,
         seeds: Sequence[int] | None = None,
         rows: int | None = None,
+        ended: Callable[[int], None] | None = None,
     ) -> list[Text]:
         """The answers to prompts.
 
@@ -173,6 +174,7 @@ class Model:
             sampling: arguments of a `decoding.Sampling`; default: greedy.
             seeds: one for each prompt, of its noise.
             rows: prompts at once; others join as these end. None: all.
+            ended: called with the number of answers that have ended, as they do.
         """
         generation = self.lm.engine.generation()
         sampling = Sampling(**(sampling or {}))
@@ -198,7 +200,8 @@ class Model:
         first, waiting = answers[:rows], answers[rows:] if rows else ()
         generation.join([answer.row for answer in first])
         for _ in write(generation, first, waiting):
-            pass
+            if ended:
+                ended(sum(not answer.row.running for answer in answers))
         done = [answer.completion() for answer in answers]
         return [Text(c.text, c.stop_reason, len(c.token_ids)) for c in done]
 

@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from codegemma_keras import files
+from codegemma_keras.bars import Progress
 from codegemma_keras.evals import machine
 from codegemma_keras.evals.task import Problem, Task
 
@@ -69,9 +70,6 @@ class Settings:
     def sampling(self) -> dict:
         """The arguments of a `decoding.Sampling`."""
         return {n: getattr(self, n) for n in ("temperature", "top_k", "top_p")}
-
-
-Progress = Callable[[str, int, int], None]
 
 
 class Run:
@@ -171,6 +169,11 @@ def generate(
     stage = f"{task.name}: asking"
     run.append("timings", [machine.start(model)])
     done, total = 0, len(problems) * settings.samples
+
+    def report(more=0):
+        if progress:
+            progress(stage, done + more, total)
+
     for batch in (
         _choice_batches(task, problems)
         if task.of_choices
@@ -178,9 +181,10 @@ def generate(
     ):
         keys = [(problem.id, index) for problem, index, *_ in batch]
         if not all(key in run.samples for key in keys):
+            report()
             compiled, started = model.compilations, time.perf_counter()
             ask = _choose if task.of_choices else _write
-            records, tokens = ask(task, batch, model, settings)
+            records, tokens = ask(task, batch, model, settings, report)
             timing = {
                 "rows": len(batch),
                 **tokens,
@@ -190,8 +194,7 @@ def generate(
             run.append("samples", records)
             run.append("timings", [timing])
         done += len(batch)
-        if progress:
-            progress(stage, done, total)
+    report()
 
 
 def _text_batches(task, problems, model, settings) -> Iterator[list]:
@@ -217,8 +220,8 @@ def _choice_batches(task, problems) -> Iterator[list]:
         yield [(problem, 0) for problem in problems[start : start + size]]
 
 
-def _write(task, batch, model, settings):
-    """The records of a portion of texts."""
+def _write(task, batch, model, settings, report):
+    """The records of a portion of texts; `report` is told how many have ended."""
     seeds = [_seed(settings.seed, problem.id, index) for problem, index, _ in batch]
     texts = model.complete(
         [asked for *_, asked in batch],
@@ -226,6 +229,7 @@ def _write(task, batch, model, settings):
         settings.sampling,
         seeds,
         settings.batch_size,
+        report,
     )
     records = [
         sample(
@@ -258,7 +262,7 @@ def sample(task: Task, problem: Problem, index: int, text: str, **more) -> dict:
     return {**record, **more}
 
 
-def _choose(task, batch, model, settings):
+def _choose(task, batch, model, settings, report):
     """The records of a batch of choices."""
     choices = [task.prompt(problem) for problem, _ in batch]
     rows = [
@@ -300,7 +304,9 @@ def judge(
         progress: called with (stage, verdicts done, of how many).
     """
     problems = {problem.id: problem for problem in task.problems[: settings.limit]}
-    records = list(run.samples.values())
+    records, stage = list(run.samples.values()), f"{task.name}: judging"
+    if progress:
+        progress(stage, 0, len(records))
     for start in range(0, len(records), JUDGED_AT_ONCE):
         chunk = records[start : start + JUDGED_AT_ONCE]
         new = [r for r in chunk if (r["task_id"], r["index"]) not in run.verdicts]
@@ -308,7 +314,7 @@ def judge(
             verdicts = _verdicts(task, problems, new, check_all)
             run.append("verdicts", verdicts)
         if progress:
-            progress(f"{task.name}: judging", start + len(chunk), len(records))
+            progress(stage, start + len(chunk), len(records))
 
 
 def _verdicts(task, problems, records, check_all):

@@ -12,7 +12,7 @@ time. A folder or a file is there whole or not at all, and nothing is overwritte
 `formats.peft` writes adapters.
 """
 
-from codegemma_keras import adapters, files
+from codegemma_keras import adapters, bars, files
 from codegemma_keras.export import gguf, ollama, transformers
 from codegemma_keras.export.model import Model, of_backbone, of_preset, of_task
 from codegemma_keras.formats import peft
@@ -98,16 +98,13 @@ def write(
 
 
 def progress(model: Model):
-    """A function that shows a bar while an iterator of tensors is read."""
-    from rich.console import Console
-    from rich.progress import track
+    """A function that shows how many tensors of an iterator were read."""
 
     def tracked(tensors):
-        return track(
-            tensors,
-            description="Tensors",
-            total=len(model.rows),
-            console=Console(stderr=True),
-        )
+        with bars.shown() as show:
+            show("Tensors", 0, len(model.rows))
+            for done, tensor in enumerate(tensors, 1):
+                yield tensor
+                show("Tensors", done, len(model.rows))
 
     return tracked

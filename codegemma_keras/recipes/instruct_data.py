@@ -12,7 +12,6 @@ are appended as they come, so the same command goes on after a stop. `rows.jsonl
 Left out: judging how good a problem is. What survives is consistent, not always sensible.
 """
 
-import contextlib
 import dataclasses
 import json
 import os
@@ -23,7 +22,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from codegemma_keras import files
+from codegemma_keras import bars, files
 from codegemma_keras.data.clean import decontaminate, dedup, filters, licences, secrets
 from codegemma_keras.data.document import Document, Report, content_hash
 from codegemma_keras.data.read import sources
@@ -136,8 +135,10 @@ def make(config: InstructConfig) -> Report:
         "seed": config.seed,
     }
     folder = Run(pathlib.Path(config.out), question)
-    with _bar() as progress:
-        answers = _answers(config, folder, found, progress)
+    with bars.shown() as show:
+        answers = _answers(
+            config, folder, found, lambda *counts: show("asking the model", *counts)
+        )
     exercises = _kept(config, found, answers, report)
     rows = [exercise.to_json(config.generator) for exercise in exercises]
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
@@ -253,29 +254,6 @@ def _counts(report):
         f"{step}: {number:,} {reason}"
         for (step, reason), (number, _) in sorted(report.counts.items())
     )
-
-
-@contextlib.contextmanager
-def _bar():
-    """A progress bar on stderr: `progress(done, all)`."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("asking the model"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as bars:
-        bar = bars.add_task("", total=None)
-        yield lambda done, total: bars.update(bar, completed=done, total=total)
 
 
 if __name__ == "__main__":

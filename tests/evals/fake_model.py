@@ -41,7 +41,9 @@ class FakeModel:
         self._prompts[tuple(text.encode())] = prompt
         return Asked(tuple(text.encode()), max_new_tokens, False)
 
-    def complete(self, asked, stop_strings=(), sampling=None, seeds=None, rows=None):
+    def complete(
+        self, asked, stop_strings=(), sampling=None, seeds=None, rows=None, ended=None
+    ):
         self.asked += len(asked)
         time.sleep(self._seconds)
         mixed = hashlib.blake2b(repr([a.ids for a in asked]).encode()).digest()

@@ -46,6 +46,16 @@ def test_prompts_that_wait_give_what_each_gives_alone(model, rows):
     assert together == alone
 
 
+def test_it_tells_how_many_answers_have_ended(model):
+    """A portion of a slow model takes many minutes, in which a person wants to see news."""
+    told = []
+    asked = [model.ask(f"x = {n}\n", 2 + n) for n in range(9)]
+    model.complete(asked, rows=2, ended=told.append)
+    assert told == sorted(told)
+    assert len(set(told)) >= 4
+    assert max(told) >= 8  # the last one is not told of: the call returns then
+
+
 def test_a_place_in_the_batch_is_taken_when_it_becomes_free(model, monkeypatch):
     """A batch that waited for its longest answer would decode twice as often."""
     forwards = []
