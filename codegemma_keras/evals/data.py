@@ -55,6 +55,15 @@ class Data:
 
     Raises:
         ValueError, OSError: a place is none of these.
+
+    Examples:
+        >>> from codegemma_keras.evals import gsm8k
+        >>> len(Data().rows(gsm8k.SOURCE))
+        1319
+        >>> Data(["mine"])
+        Traceback (most recent call last):
+        FileNotFoundError: mine is no folder with benchmark files. Give a folder,
+        NAME=FILE, or one of 'hub' and 'tfds'.
     """
 
     def __init__(self, places: Sequence[str] = ()):

@@ -26,6 +26,12 @@ class Judging:
         seconds: of the wall clock, for each program.
         workers: programs at once; None: one for each processor.
         memory_mb: of each program.
+
+    Examples:
+        >>> with Judging(seconds=5.0).opened() as check:
+        ...     found = check([])
+        >>> found
+        []
     """
 
     least: str = "bubblewrap"
@@ -87,7 +93,8 @@ def evaluate(
         judging: how programs are judged.
         trained_on: sources in which to look for the problems; see `contamination.texts`.
         compared_with: folder of another evaluation of the same tasks.
-        progress: called with (stage, done, total).
+        progress: called with (stage, done, total). `bars.shown` makes such a function
+            that shows bars.
 
     Returns:
         `{task: what scores.json holds}`.
@@ -96,6 +103,20 @@ def evaluate(
         ValueError: an unknown task or convention; a folder of another evaluation.
         FileNotFoundError: the data of a task are nowhere.
         RuntimeError: no sandbox as strong as was asked for.
+
+    Examples:
+        >>> with bars.shown() as progress:
+        ...     found = evaluate(
+        ...         ["gsm8k"],
+        ...         lm,
+        ...         "out",
+        ...         settings=Settings(limit=2, batch_size=2),
+        ...         progress=progress,
+        ...     )
+        >>> found["gsm8k"]["problems"]
+        2
+        >>> pathlib.Path("out", "report.html").exists()
+        True
     """
     made = _make(tasks, convention, data or Data(), chat)
     if any(task.case for task, _ in made):

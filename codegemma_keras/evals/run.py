@@ -44,6 +44,14 @@ class Settings:
         seed: of all noise.
         batch_size: prompts at once.
         limit: the first so many problems; None: all.
+
+    Examples:
+        >>> Settings(samples=10, temperature=0.8).sampling
+        {'temperature': 0.8, 'top_k': 0, 'top_p': 1.0}
+        >>> Settings(samples=10)
+        Traceback (most recent call last):
+        ValueError: samples=10, but greedy samples of a problem are all the same. Set a
+        temperature above 0, such as 0.2 for pass@1 or 0.8 for pass@100.
     """
 
     samples: int = 1

@@ -42,6 +42,12 @@ def write_task(task, path, format, quantization=None, verbose=True, **facts):
         **facts: `chat`, whether Ollama shall render turns (default: whether the name says
             "instruct" or "-it"); `card`, the text of the model's card in Markdown;
             `licence`, its identifier.
+
+    Examples:
+        >>> write_task(lm, "codegemma-mine", "transformers", verbose=False)
+        >>> import os
+        >>> "model.safetensors" in os.listdir("codegemma-mine")
+        True
     """
     if format != "peft":
         facts = {name: value for name, value in facts.items() if value is not None}
@@ -81,6 +87,16 @@ def write(
     Raises:
         ValueError: an option that the format does not have. FileExistsError: something
             stands there already. OSError: the disk has no room.
+
+    Examples:
+        >>> from codegemma_keras.presets import Preset
+        >>> opened = Preset("code_gemma_tiny_py")
+        >>> model = of_preset(opened, opened.tokenizer(CodeGemmaTokenizer))
+        >>> write(model, "tiny.gguf", "gguf", "F16", verbose=False)
+        >>> write(model, "tiny.gguf", "gguf", "F16", verbose=False)
+        Traceback (most recent call last):
+        FileExistsError: tiny.gguf is there already, and it is not overwritten. Name a
+        new file, or remove this one first.
     """
     if format not in FORMATS:
         raise ValueError(f"format={format!r}: there are {', '.join(FORMATS)}.")

@@ -39,6 +39,12 @@ class Model:
         licence: its identifier or name, or None.
         adapter: an adapter to merge in, or None.
         adapter_folder: where it is from; None: the model's own.
+
+    Examples:
+        >>> model = of_backbone(lm.backbone)
+        >>> row, matrix = next(model.tensors())
+        >>> row.transformers, matrix.shape == model.shape(row)
+        ('model.embed_tokens.weight', True)
     """
 
     config: dict | None
@@ -108,6 +114,10 @@ def of_backbone(backbone, tokenizer=None, **facts) -> Model:
         backbone: a `CodeGemmaBackbone` or KerasHub's `GemmaBackbone`.
         tokenizer: a `CodeGemmaTokenizer`, or None.
         **facts: fields of `Model`.
+
+    Examples:
+        >>> of_backbone(lm.backbone, name="mine").name
+        'mine'
     """
     active = getattr(backbone, "active_adapter", None)
     adapter = adapters.as_peft(backbone, active) if active else None
@@ -135,7 +145,12 @@ def of_backbone(backbone, tokenizer=None, **facts) -> Model:
 
 
 def of_task(task, **facts) -> Model:
-    """As `of_backbone`, of a `CodeGemmaCausalLM` with its tokenizer and context."""
+    """As `of_backbone`, of a `CodeGemmaCausalLM` with its tokenizer and context.
+
+    Examples:
+        >>> of_task(lm).context == lm.preprocessor.sequence_length
+        True
+    """
     if task.preprocessor is None:
         return of_backbone(task.backbone, **facts)
     facts.setdefault("context", task.preprocessor.sequence_length)
@@ -176,6 +191,11 @@ def of_preset(opened, tokenizer=None, adapter=None, **facts) -> Model:
         tokenizer: its `CodeGemmaTokenizer`, or None.
         adapter: folder of an adapter in PEFT's format to merge in, or None.
         **facts: fields of `Model`.
+
+    Examples:
+        >>> from codegemma_keras.presets import Preset
+        >>> of_preset(Preset("code_gemma_tiny_py")).config["num_layers"]
+        5
     """
     config, checkpoint = opened.checkpoint()
     merged = None

@@ -31,19 +31,36 @@ from keras import ops
 
 
 def against_others(rewards):
-    """Reward less the mean of the *other* answers (leave-one-out)."""
+    """Reward less the mean of the *other* answers (leave-one-out).
+
+    Examples:
+        >>> against_others(np.array([[1.0, 0.0, 0.0]])).tolist()
+        [[1.0, -0.5, -0.5]]
+    """
     count = np.sum(np.isfinite(rewards), axis=1, keepdims=True)
     others = np.nansum(rewards, axis=1, keepdims=True) - rewards
     return _known(np.where(count > 1, rewards - others / np.maximum(count - 1, 1), 0))
 
 
 def against_mean(rewards):
-    """Reward less the mean of the group."""
+    """Reward less the mean of the group.
+
+    Examples:
+        >>> against_mean(np.array([[1.0, 0.0]])).tolist()
+        [[0.5, -0.5]]
+        >>> against_mean(np.array([[1.0, np.nan]])).tolist()  # one answer has no reward
+        [[0.0, 0.0]]
+    """
     return _known(rewards - _mean(rewards))
 
 
 def standardised(rewards):
-    """Reward less the group's mean, over its standard deviation."""
+    """Reward less the group's mean, over its standard deviation.
+
+    Examples:
+        >>> print(standardised(np.array([[2.0, 0.0]])).round(3))
+        [[ 0.707 -0.707]]
+    """
     count = np.sum(np.isfinite(rewards), axis=1, keepdims=True)
     centred = rewards - _mean(rewards)
     variance = np.nansum(centred**2, axis=1, keepdims=True) / np.maximum(count - 1, 1)
@@ -51,7 +68,12 @@ def standardised(rewards):
 
 
 def best_and_worst(rewards):
-    """1 for the first best answer of a group, -1 for the first worst; 0 without a gap."""
+    """1 for the first best answer of a group, -1 for the first worst; 0 without a gap.
+
+    Examples:
+        >>> best_and_worst(np.array([[0.2, 0.9, 0.1], [1.0, 1.0, 1.0]])).tolist()
+        [[0.0, 1.0, -1.0], [0.0, 0.0, 0.0]]
+    """
     chosen = np.zeros(rewards.shape, "float32")
     for row, group in zip(chosen, rewards, strict=True):
         if signal(group[None])[0]:
@@ -60,13 +82,23 @@ def best_and_worst(rewards):
 
 
 def passing(rewards):
-    """1 for answers whose reward is positive and the best of their group."""
+    """1 for answers whose reward is positive and the best of their group.
+
+    Examples:
+        >>> passing(np.array([[1.0, 0.0, 1.0], [0.0, 0.0, 0.0]])).tolist()
+        [[1.0, 0.0, 1.0], [0.0, 0.0, 0.0]]
+    """
     best = np.nanmax(np.nan_to_num(rewards, nan=-np.inf), axis=1, keepdims=True)
     return ((rewards == best) & (rewards > 0)).astype("float32")
 
 
 def signal(rewards):
-    """bool `[P]`: whether the rewards of a group differ, so that there is a gradient."""
+    """bool `[P]`: whether the rewards of a group differ, so that there is a gradient.
+
+    Examples:
+        >>> signal(np.array([[1.0, 0.0], [1.0, 1.0]])).tolist()
+        [True, False]
+    """
     low = np.min(np.where(np.isfinite(rewards), rewards, np.inf), axis=1)
     high = np.max(np.where(np.isfinite(rewards), rewards, -np.inf), axis=1)
     return high > low
@@ -94,6 +126,12 @@ class Answers(NamedTuple):
         reference: `[N, L]`, those of the first model; `old` where none is needed.
         total: scalar, what the loss is divided by: answers, tokens or pairs of the whole
             update, of which these N may be a part. See `Algorithm.total`.
+
+    Examples:
+        >>> now = np.log(np.float32([[0.5, 0.25]]))
+        >>> mask = np.ones((1, 2), "f")
+        >>> Answers(np.float32([1]), mask, old=now, reference=now, total=1.0).total
+        1.0
     """
 
     advantages: Any
@@ -109,6 +147,10 @@ class Knobs(NamedTuple):
     Attributes:
         low, high: the ratio of probabilities counts between 1 - low and 1 + high.
         beta: weight of the divergence from the first model; of DPO, its temperature.
+
+    Examples:
+        >>> ALGORITHMS["dapo"].knobs
+        Knobs(low=0.2, high=0.28, beta=0.0)
     """
 
     low: float
@@ -120,38 +162,86 @@ class Knobs(NamedTuple):
 
 
 def of_tokens(now, answers):
-    """A token is an action: `[N, L]`."""
+    """A token is an action: `[N, L]`.
+
+    Examples:
+        >>> old = np.log(np.float32([[0.5, 0.25]]))
+        >>> now = np.log(np.float32([[0.5, 0.5]]))
+        >>> answers = Answers(np.float32([1]), np.ones((1, 2), "f"), old, old, 1.0)
+        >>> print(ops.convert_to_numpy(of_tokens(now, answers)).round(3))
+        [[1. 2.]]
+    """
     return ops.exp((now - answers.old) * answers.mask)
 
 
 def of_answers(now, answers):
-    """An answer is an action: `[N, 1]`."""
+    """An answer is an action: `[N, 1]`.
+
+    Examples:
+        >>> old = np.log(np.float32([[0.5, 0.25]]))
+        >>> now = np.log(np.float32([[0.5, 0.5]]))
+        >>> answers = Answers(np.float32([1]), np.ones((1, 2), "f"), old, old, 1.0)
+        >>> print(ops.convert_to_numpy(of_answers(now, answers)).round(3))
+        [[2.]]
+    """
     log_ratio = (now - answers.old) * answers.mask
     return ops.exp(ops.sum(log_ratio, axis=1, keepdims=True))
 
 
 def of_means(now, answers):
-    """The geometric mean of an answer's tokens: `[N, 1]`."""
+    """The geometric mean of an answer's tokens: `[N, 1]`.
+
+    Examples:
+        >>> old = np.log(np.float32([[0.5, 0.25]]))
+        >>> now = np.log(np.float32([[0.5, 0.5]]))
+        >>> answers = Answers(np.float32([1]), np.ones((1, 2), "f"), old, old, 1.0)
+        >>> print(ops.convert_to_numpy(of_means(now, answers)).round(3))
+        [[1.414]]
+    """
     log_ratio = (now - answers.old) * answers.mask
     lengths = ops.maximum(ops.sum(answers.mask, axis=1, keepdims=True), 1.0)
     return ops.exp(ops.sum(log_ratio, axis=1, keepdims=True) / lengths)
 
 
 def reinforce(now, answers: Answers, knobs: Knobs):
-    """An answer is one action: the probability of all of it, times its advantage."""
+    """An answer is one action: the probability of all of it, times its advantage.
+
+    Examples:
+        >>> old = np.log(np.float32([[0.5, 0.25]]))
+        >>> now = np.log(np.float32([[0.5, 0.5]]))
+        >>> answers = Answers(np.float32([1]), np.ones((1, 2), "f"), old, old, 1.0)
+        >>> round(float(reinforce(now, answers, ALGORITHMS["reinforce"].knobs)), 3)
+        -1.2
+    """
     gain = _clipped(of_answers(now, answers)[:, 0], answers.advantages, knobs)
     return -ops.sum(gain) / answers.total
 
 
 def grpo(now, answers: Answers, knobs: Knobs):
-    """A token is an action, and each answer counts the same, whatever its length."""
+    """A token is an action, and each answer counts the same, whatever its length.
+
+    Examples:
+        >>> old = np.log(np.float32([[0.5, 0.25]]))
+        >>> now = np.log(np.float32([[0.5, 0.5]]))
+        >>> answers = Answers(np.float32([1]), np.ones((1, 2), "f"), old, old, 1.0)
+        >>> round(float(grpo(now, answers, ALGORITHMS["grpo"].knobs)), 3)
+        -1.1
+    """
     lengths = ops.maximum(ops.sum(answers.mask, axis=1), 1.0)
     per_token = _per_token(now, answers, knobs)
     return ops.sum(ops.sum(per_token, axis=1) / lengths) / answers.total
 
 
 def dr_grpo(now, answers: Answers, knobs: Knobs):
-    """A token is an action, and each counts the same: `total` is a constant."""
+    """A token is an action, and each counts the same: `total` is a constant.
+
+    Examples:
+        >>> old = np.log(np.float32([[0.5, 0.25]]))
+        >>> now = np.log(np.float32([[0.5, 0.5]]))
+        >>> answers = Answers(np.float32([1]), np.ones((1, 2), "f"), old, old, 1.0)
+        >>> round(float(dr_grpo(now, answers, ALGORITHMS["dr_grpo"].knobs)), 3)
+        -2.2
+    """
     return ops.sum(_per_token(now, answers, knobs)) / answers.total
 
 
@@ -159,7 +249,15 @@ dapo = dr_grpo  # `total` is the number of tokens, and the clip is wider above
 
 
 def gspo(now, answers: Answers, knobs: Knobs):
-    """The geometric mean of an answer's token ratios is clipped once for all of them."""
+    """The geometric mean of an answer's token ratios is clipped once for all of them.
+
+    Examples:
+        >>> old = np.log(np.float32([[0.5, 0.25]]))
+        >>> now = np.log(np.float32([[0.5, 0.5]]))
+        >>> answers = Answers(np.float32([1]), np.ones((1, 2), "f"), old, old, 1.0)
+        >>> round(float(gspo(now, answers, ALGORITHMS["gspo"].knobs)), 3)
+        -1.0
+    """
     lengths = ops.maximum(ops.sum(answers.mask, axis=1), 1.0)
     gain = _clipped(of_means(now, answers)[:, 0], answers.advantages, knobs)
     divergence = knobs.beta * kl(now, answers) * answers.mask
@@ -167,7 +265,16 @@ def gspo(now, answers: Answers, knobs: Knobs):
 
 
 def dpo(now, answers: Answers, knobs: Knobs):
-    """Chosen answers at even places, each with its rejected one after it."""
+    """Chosen answers at even places, each with its rejected one after it.
+
+    Examples:
+        >>> old = np.log(np.float32([[0.5], [0.5]]))
+        >>> now = np.log(np.float32([[0.8], [0.3]]))
+        >>> mask = np.ones((2, 1), "f")
+        >>> answers = Answers(np.float32([1, -1]), mask, old, old, 1.0)
+        >>> round(float(dpo(now, answers, ALGORITHMS["dpo"].knobs)), 3)
+        0.645
+    """
     score = ops.sum((now - answers.reference) * answers.mask, axis=1)
     margin = knobs.beta * (score[0::2] - score[1::2])
     real = ops.cast(answers.advantages[0::2] > 0, margin.dtype)  # the rest is padding
@@ -175,13 +282,29 @@ def dpo(now, answers: Answers, knobs: Knobs):
 
 
 def rejection(now, answers: Answers, knobs: Knobs):
-    """Cross-entropy of the answers that passed, which have the advantage 1."""
+    """Cross-entropy of the answers that passed, which have the advantage 1.
+
+    Examples:
+        >>> old = np.log(np.float32([[0.5, 0.25]]))
+        >>> now = np.log(np.float32([[0.5, 0.5]]))
+        >>> answers = Answers(np.float32([1]), np.ones((1, 2), "f"), old, old, 1.0)
+        >>> round(float(rejection(now, answers, ALGORITHMS["rejection"].knobs)), 3)
+        1.386
+    """
     kept = answers.mask * answers.advantages[:, None]
     return -ops.sum(now * kept) / answers.total
 
 
 def kl(now, answers):
-    """An estimate of KL(now || reference) from each sampled token, never negative."""
+    """An estimate of KL(now || reference) from each sampled token, never negative.
+
+    Examples:
+        >>> old = np.log(np.float32([[0.5, 0.25]]))
+        >>> now = np.log(np.float32([[0.5, 0.5]]))
+        >>> answers = Answers(np.float32([1]), np.ones((1, 2), "f"), old, old, 1.0)
+        >>> print(ops.convert_to_numpy(kl(now, answers)).round(3))
+        [[0.    0.193]]
+    """
     # Masked before the exponential: a place without a token may hold any number.
     log_ratio = (answers.reference - now) * answers.mask
     return ops.exp(log_ratio) - log_ratio - 1.0
@@ -216,6 +339,13 @@ class Algorithm:
         ratio: `(log-probabilities, Answers) -> [N, L] or [N, 1]`, what it clips.
         kl_in_reward: whether beta lowers the reward instead of adding to the loss.
         resamples: whether groups without signal are replaced by those of other prompts.
+
+    Examples:
+        >>> algorithm = ALGORITHMS["dr_grpo"]
+        >>> algorithm.advantages(np.array([[1.0, 0.0]])).tolist()
+        [[0.5, -0.5]]
+        >>> algorithm.total(np.array([0.5, -0.5]), np.ones((2, 7)), limit=128)
+        256.0
     """
 
     loss: Callable
@@ -267,6 +397,10 @@ def knobs_of(name, beta=None, epsilon=None, epsilon_high=None) -> Knobs:
     Args:
         name: a key of `ALGORITHMS`.
         beta, epsilon, epsilon_high: see `recipes.rl.RLConfig`.
+
+    Examples:
+        >>> knobs_of("grpo", beta=0.04)
+        Knobs(low=0.2, high=0.2, beta=0.04)
     """
     own = ALGORITHMS[name].knobs
     low = own.low if epsilon is None else epsilon

@@ -43,6 +43,10 @@ def equal(
     Raises:
         ImportError: `math-verify` is needed and not installed.
         ValueError: a gold is no mathematics.
+
+    Examples:
+        >>> equal(["Half of it. Answer: 0.5", "Answer: 2"], ["1/2", "1/2"])
+        [1.0, 0.0]
     """
     found, hard = [0.0] * len(golds), []
     for place, (completion, gold) in enumerate(zip(completions, golds, strict=True)):

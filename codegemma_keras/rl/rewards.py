@@ -45,7 +45,7 @@ def passes_tests(
     sandboxes=None,
     **columns,
 ):
-    """1 if the program passes all of its tests in the sandbox, else 0.
+    r"""1 if the program passes all of its tests in the sandbox, else 0.
 
     The program is the code of the answer; for infilling, prompt, answer and what stands
     `after` the cursor.
@@ -55,6 +55,12 @@ def passes_tests(
         names: list of str, the functions that the tests call.
         wrapper: str, where the answer is no Python: a program in which `ANSWER` stands
             for its text.
+
+    Examples:
+        >>> answers = ["```python\ndef double(x):\n    return 2 * x\n```", "No."]
+        >>> tests, names = [["assert double(4) == 8"]] * 2, [["double"]] * 2
+        >>> passes_tests(["Double it."] * 2, answers, tests=tests, names=names)
+        [1.0, 0.0]
     """
     if tests is None:
         return [None] * len(prompts)
@@ -78,7 +84,16 @@ def share_of_tests(
     sandboxes=None,
     **columns,
 ):
-    """The share of its tests that the program passes; each is run apart."""
+    r"""The share of its tests that the program passes; each is run apart.
+
+    The columns are those of `passes_tests`.
+
+    Examples:
+        >>> answers = ["```python\ndef double(x):\n    return x * x\n```"]
+        >>> tests = [["assert double(2) == 4", "assert double(4) == 8"]]
+        >>> share_of_tests(["Double it."], answers, tests=tests, names=[["double"]])
+        [0.5]
+    """
     if tests is None:
         return [None] * len(prompts)
     programs = _programs(prompts, completions, after, wrapper)
@@ -116,7 +131,14 @@ def _programs(prompts, completions, after, wrapper):
 
 
 def right_answer(prompts, completions, answer=None, sandboxes=None, **columns):
-    """1 if the final answer equals the column `answer` as mathematics, else 0."""
+    """1 if the final answer equals the column `answer` as mathematics, else 0.
+
+    Examples:
+        >>> right_answer(
+        ...     ["2 + 2?"] * 2, ["Answer: 4.0", "Answer: 5"], answer=["4", "4"]
+        ... )
+        [1.0, 0.0]
+    """
     answer = [None] * len(completions) if answer is None else answer
     asked = [place for place, gold in enumerate(answer) if gold is not None]
     verdicts = equal(
@@ -131,7 +153,12 @@ def right_answer(prompts, completions, answer=None, sandboxes=None, **columns):
 
 
 def has_format(prompts, completions, tests=None, answer=None, after=None, **columns):
-    """1 for an answer in the form that was asked for: one block of code, or `Answer:`."""
+    """1 for an answer in the form that was asked for: one block of code, or `Answer:`.
+
+    Examples:
+        >>> has_format(["2 + 2?"] * 2, ["It is 4.", "Answer: 4"], answer=["4", "4"])
+        [0.0, 1.0]
+    """
     found = []
     for place, completion in enumerate(completions):
         if answer is not None and answer[place] is not None:
@@ -148,7 +175,12 @@ def has_format(prompts, completions, tests=None, answer=None, after=None, **colu
 
 
 def shortness(prompts, completions, **columns):
-    """From 1 for no text down to 0 at 2,000 characters."""
+    """From 1 for no text down to 0 at 2,000 characters.
+
+    Examples:
+        >>> shortness(["?"] * 3, ["", "x" * 500, "x" * 9999])
+        [1.0, 0.75, 0.0]
+    """
     return [max(0.0, 1.0 - len(text) / 2000) for text in completions]
 
 
@@ -168,6 +200,13 @@ class Sandboxes:
 
     Args:
         isolation: the weakest of `sandbox.LEVELS` that programs may run in.
+
+    Examples:
+        >>> case = "def double(x): return 2 * x", "assert double(4) == 8", ["double"]
+        >>> with Sandboxes() as sandboxes:
+        ...     [result] = sandboxes.check([case])
+        >>> result.passed
+        True
     """
 
     def __init__(self, isolation="bubblewrap"):
@@ -202,6 +241,11 @@ def opened(names: Sequence[str], isolation: str = "bubblewrap"):
 
     Raises:
         ValueError: there is no such reward, or its weight is no number.
+
+    Examples:
+        >>> with opened(["answer", "0.1*shortness"]) as rewards:
+        ...     [(weight, name) for weight, name, _ in rewards]
+        [(1.0, 'answer'), (0.1, 'shortness')]
     """
     with Sandboxes(isolation) as sandboxes:
         yield [_named(name, sandboxes) for name in names]
@@ -261,6 +305,12 @@ def score(
     Raises:
         ValueError: a reward raised or returned something else than its signature says;
             no reward applies to any answer.
+
+    Examples:
+        >>> prompt = Prompt("sums", "2 + 2?", columns={"answer": "4"})
+        >>> with opened(["answer", "0.1*shortness"]) as rewards:
+        ...     score(rewards, [prompt] * 2, ["Answer: 4", ""]).round(4).tolist()
+        [1.0996, 0.1]
     """
     columns = {name: None for prompt in prompts for name in prompt.columns}
     for name in columns:

@@ -97,6 +97,16 @@ def check_all(
         limits, least: as for `check`.
         workers: how many at once; default: one for each processor.
         pool: a `Pool` to use, which remembers verdicts; default: one for this call.
+
+    Returns:
+        A `Result` for each case, in order.
+
+    Examples:
+        >>> tests = "assert double(4) == 8, 'wrong for 4'"
+        >>> programs = ["def double(x): return 2 * x", "def double(x): return x * x"]
+        >>> results = check_all([(p, tests, ["double"]) for p in programs])
+        >>> [(result.kind, result.reason) for result in results]
+        [('passed', 'passed'), ('wrong answer', 'wrong answer: wrong for 4')]
     """
     accepted(least)
     with pool_for(pool, workers, least) as pool:

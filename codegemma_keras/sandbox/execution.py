@@ -54,11 +54,22 @@ KINDS = (
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What one program, with all the processes that it starts, may use."""
+    """What one program, with all the processes that it starts, may use.
 
-    seconds: float = 5.0  # of the wall clock; processor time gets the next whole second
-    memory_mb: int = 512  # of address space a process; of memory together
-    file_mb: int = 16  # of one file; of all files together in bubblewrap
+    Attributes:
+        seconds: float, of the wall clock. Processor time gets the next whole second.
+        memory_mb: int, MiB of address space of each process, and of memory together.
+        file_mb: int, MiB of one file; in bubblewrap, of all files together.
+        processes: int, at the same time.
+
+    Examples:
+        >>> run("while True: pass", Limits(seconds=1.0)).kind
+        'timeout'
+    """
+
+    seconds: float = 5.0
+    memory_mb: int = 512
+    file_mb: int = 16
     processes: int = 16
 
 
@@ -75,6 +86,11 @@ class Result:
         answers: what it wrote to descriptor 3; `languages.execute` alone.
         starved: it met the time limit with less than half of that on a processor. An
             honest program does so where others run beside it.
+
+    Examples:
+        >>> result = run("print(1 / 0)")
+        >>> result.passed, result.kind, result.reason
+        (False, 'exception', 'ZeroDivisionError: division by zero')
     """
 
     kind: str
@@ -106,6 +122,12 @@ def run(
     Raises:
         RuntimeError: this machine has only weaker isolation than `least`.
         ValueError: `least` is no level.
+
+    Examples:
+        >>> run("print(6 * 7)").output
+        '42'
+        >>> run("import os; os._exit(0)").kind
+        'exited early'
     """
     level = accepted(least)
     sign = secrets.token_hex(16)

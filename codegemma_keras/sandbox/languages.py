@@ -90,7 +90,12 @@ class Language:
 
 
 class MissingToolchainError(RuntimeError):
-    """A language cannot be run on this machine; the message says what to install."""
+    """A language cannot be run on this machine; the message says what to install.
+
+    Examples:
+        >>> for language, install in missing().items():  # nothing if all are here
+        ...     line = f"{language}: {install}"
+    """
 
 
 def execute(
@@ -158,7 +163,25 @@ def execute(
 def execute_all(
     programs, limits: Limits | None = None, *, least="bubblewrap", workers=None
 ) -> list[Result]:
-    """`execute` of `(source, language)` each, some at once; timeouts again, each alone."""
+    """`execute` of `(source, language)` each, some at once; timeouts again, each alone.
+
+    Args:
+        programs: `(source, language)` pairs. Equal ones are executed once.
+        limits, least: as for `execute`.
+        workers: int, how many at once. The default is one for each processor.
+
+    Returns:
+        A `Result` for each program, in order.
+
+    Raises:
+        MissingToolchainError: a compiler or runtime is not here; nothing has run then.
+
+    Examples:
+        >>> program = "import os; os.write(3, b'{}')"
+        >>> found = execute_all([(program.format(n), "python") for n in (1, 2)])
+        >>> [result.answers for result in found]
+        ['1', '2']
+    """
     accepted(least)
     programs = list(programs)
     for language in {language for _, language in programs}:

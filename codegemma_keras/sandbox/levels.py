@@ -50,7 +50,12 @@ def bubblewrap() -> str:
 
 @functools.cache
 def isolation() -> str:
-    """The strongest of `LEVELS` that works here; each is tried once."""
+    """The strongest of `LEVELS` that works here; each is tried once.
+
+    Examples:
+        >>> isolation() in LEVELS
+        True
+    """
     for level in ("bubblewrap", "namespaces"):
         try:
             child = [sys.executable, "-c", "print('in')"]

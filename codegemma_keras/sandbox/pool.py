@@ -171,6 +171,13 @@ def run_all(
         limits, least: as for `run`.
         workers: how many at once; default: one for each processor.
         pool: a `Pool` to use; default: one for this call.
+
+    Returns:
+        A `Result` for each program, in order.
+
+    Examples:
+        >>> [result.kind for result in run_all(["print(1)", "x = ("])]
+        ['passed', 'syntax']
     """
     accepted(least)
     with pool_for(pool, workers, least) as pool:
