@@ -30,6 +30,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 REPOSITORY = PROJECT["urls"]["Repository"]
 LINK = re.compile(r"(!?\[[^\]]*\]\()([^)\s#]*)(#[^)\s]*)?(\))")
 FENCE = re.compile(r"(^ *```.*?^ *```|^(?: {4}|\t)[^\n]*$|`[^`\n]+`)", re.M | re.S)
+ENTRY = re.compile(r"^::: (\S+)\n((?: +.*\n)*)", re.M)
 WIDTH = 88  # of a help text
 
 
@@ -139,6 +140,23 @@ def pages():
     (PAGES / "reference" / "commands.md").write_text(commands(), "utf-8")
 
 
+def listed(text):
+    """The names that a page of the reference lists, each with its module."""
+    for name, options in ENTRY.findall(text + "\n"):
+        if "show_root_heading: false" not in options:
+            yield name
+        if members := re.search(r"members: \[(.*)\]", options):
+            yield from (f"{name}.{member}" for member in members[1].split(", "))
+
+
+def not_shown():
+    """Names that are listed for a page of the reference, and that it does not hold."""
+    for file in sorted((ROOT / "docs" / "reference").glob("*.md")):
+        page = ROOT / "site" / "reference" / file.stem / "index.html"
+        anchors = set(re.findall(r'id="([\w.]+)"', page.read_text("utf-8")))
+        yield from (n for n in listed(file.read_text("utf-8")) if n not in anchors)
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("only", nargs="?", choices=("pages",))
@@ -151,7 +169,14 @@ def main(argv=None):
     if only:
         return 0
     build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--clean"]
-    return subprocess.run(build, cwd=ROOT).returncode
+    code = subprocess.run(build, cwd=ROOT).returncode
+    if not code and (lost := list(not_shown())):
+        # Names that a module makes when they are asked for are not seen in its text.
+        print(
+            f"Reference pages list names that the site lacks: {lost}", file=sys.stderr
+        )
+        return 1
+    return code
 
 
 if __name__ == "__main__":
