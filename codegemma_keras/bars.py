@@ -7,6 +7,7 @@ that work which takes an hour does not look as if it had stopped.
 import contextlib
 import dataclasses
 import datetime
+import importlib.util
 import time
 from collections.abc import Callable, Iterator
 
@@ -31,7 +32,9 @@ def shown() -> Iterator[Progress]:
     from rich.console import Console
 
     console = Console(stderr=True)
-    if console.is_terminal or console.is_jupyter:
+    # Without it, rich warns in a notebook and shows nothing.
+    widgets = console.is_jupyter and importlib.util.find_spec("ipywidgets")
+    if console.is_terminal or widgets:
         with _bars(console) as progress:
             yield progress
     else:

@@ -133,3 +133,39 @@ def test_a_session_computes_anew_after_the_weights_changed(change, tmp_path):
     assert warm.log_probabilities == pytest.approx(cold.log_probabilities, abs=1e-5)
     again = session.complete(prefix, suffix, max_new_tokens=4)
     assert again.computed_tokens <= 8
+
+
+@pytest.mark.parametrize(
+    ("source", "places"), [([0], [2]), ([1, 0], [0, 3]), ([1, 1, 1], [4, 4, 4])]
+)
+def test_rows_are_put_into_a_batch(source, places):
+    rng = np.random.default_rng(0)
+    batch, others = (
+        [(rng.random((rows, 2, 5, 3), "f"), rng.random((rows, 2, 5, 3), "f"))]
+        for rows in (5, 2)
+    )
+    put = cache.put_rows(
+        keras.tree.map_structure(keras.ops.convert_to_tensor, batch),
+        keras.tree.map_structure(keras.ops.convert_to_tensor, others),
+        np.array(source, "int32"),
+        np.array(places, "int32"),
+    )
+    for before, new, after in zip(batch[0], others[0], put[0], strict=True):
+        expected = before.copy()
+        expected[places] = new[source]
+        np.testing.assert_array_equal(keras.ops.convert_to_numpy(after), expected)
+
+
+@pytest.mark.skipif(
+    keras.config.backend() != "jax", reason="TensorFlow has no donated arguments"
+)
+def test_a_row_that_joins_takes_the_memory_of_the_batch():
+    """Copying the batch took twenty times as long: benchmarks/join_row.py."""
+    engine = our_task().engine
+    _, batch = engine.empty(4, 64)
+    _, one = engine.empty(1, 64)
+    place = np.array([3], "int32")
+    joined = engine.put_rows(batch, one, np.zeros(1, "int32"), place)
+    assert all(x.is_deleted() for x in keras.tree.flatten(batch))
+    assert not any(x.is_deleted() for x in keras.tree.flatten(one))
+    assert joined.rows == 4
