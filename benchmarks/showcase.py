@@ -13,6 +13,8 @@ import json
 import pathlib
 import time
 
+import _adapters
+
 from codegemma_keras import CodeGemmaCausalLM, sandbox
 
 HERE = pathlib.Path(__file__).parent
@@ -30,8 +32,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", default="smollm2_135m_code")
     parser.add_argument("--max-new-tokens", type=int, default=48)
+    parser.add_argument("--adapter", help="folder of an adapter in PEFT's format")
+    parser.add_argument("--scale", type=float, default=1.0, help="of the adapter")
     options = parser.parse_args()
     lm = CodeGemmaCausalLM.from_preset(options.preset)
+    if options.adapter:
+        _adapters.use(lm, options.adapter, options.scale)
     records, start = [], time.perf_counter()
     for prefix, suffix, checks in prompts():
         middle = lm.infill(
@@ -48,6 +54,8 @@ def main():
     print(f"{passed} of {len(records)}")
     result = {
         "preset": options.preset,
+        "adapter": options.adapter and pathlib.Path(options.adapter).name,
+        "scale": options.scale if options.adapter else None,
         "passed": passed,
         "of": len(records),
         "seconds": round(time.perf_counter() - start),
@@ -55,7 +63,7 @@ def main():
         "device": "2 CPU cores, shared",
         "records": records,
     }
-    name = pathlib.Path(options.preset).name
+    name = pathlib.Path(options.preset).name + ("_adapter" if options.adapter else "")
     file = HERE / "results" / f"showcase_{name}.json"
     file.write_text(json.dumps(result, indent=1) + "\n")
 
