@@ -156,16 +156,18 @@ def test_rows_are_put_into_a_batch(source, places):
         np.testing.assert_array_equal(keras.ops.convert_to_numpy(after), expected)
 
 
-@pytest.mark.skipif(
-    keras.config.backend() != "jax", reason="TensorFlow has no donated arguments"
-)
 def test_a_row_that_joins_takes_the_memory_of_the_batch():
     """Copying the batch took twenty times as long: benchmarks/join_row.py."""
+
+    def is_gone(array):  # TensorFlow gives no memory away
+        return keras.config.backend() == "jax" and array.is_deleted()
+
     engine = our_task().engine
     _, batch = engine.empty(4, 64)
     _, one = engine.empty(1, 64)
     place = np.array([3], "int32")
     joined = engine.put_rows(batch, one, np.zeros(1, "int32"), place)
-    assert all(x.is_deleted() for x in keras.tree.flatten(batch))
-    assert not any(x.is_deleted() for x in keras.tree.flatten(one))
+    on_jax = keras.config.backend() == "jax"
+    assert all(is_gone(x) == on_jax for x in keras.tree.flatten(batch))
+    assert not any(map(is_gone, keras.tree.flatten(one)))
     assert joined.rows == 4
