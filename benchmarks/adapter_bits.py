@@ -56,9 +56,7 @@ def main():
         }
         for kind, before in without.items()
     }
-    about = {
-        "device": device(),
-        "date": datetime.date.today().isoformat(),
+    asked = {
         "preset": options.preset,
         "adapter": pathlib.Path(options.adapter).name,
         "files": options.files,
@@ -66,8 +64,10 @@ def main():
     }
     file = RESULTS / "adapter_bits.json"
     known = json.loads(file.read_text()) if file.exists() else {}
-    scales = known.get("bits_per_byte_by_scale", {}) | {str(options.scale): found}
-    report = {**about, "bits_per_byte_by_scale": scales}
+    same = all(known.get(key) == value for key, value in asked.items())
+    scales = known["bits_per_byte_by_scale"] if same else {}
+    found |= {"date": datetime.date.today().isoformat(), "device": device()}
+    report = {**asked, "bits_per_byte_by_scale": {**scales, str(options.scale): found}}
     print(json.dumps(report, indent=1))
     file.write_text(json.dumps(report, indent=1) + "\n")
 

@@ -170,8 +170,7 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     lm = CodeGemmaCausalLM.from_preset(options.preset)
-    if options.adapter:
-        _adapters.use(lm, options.adapter, options.scale)
+    _adapters.use(lm, options.adapter, options.scale)
     cases = tasks(options.packages, options.lines, options.seed)
     for name in options.ways:
         start = time.perf_counter()
@@ -194,25 +193,22 @@ def main():
 
 def keep(options, way, row):
     """Write one way's figures beside those of the other ways."""
-    about = {
+    asked = {
         "preset": options.preset,
         "adapter": options.adapter and pathlib.Path(options.adapter).name,
         "packages": list(options.packages),
         "prompt_tokens": options.prompt_tokens,
-        "device": device(),
+        "max_new_tokens": options.max_new_tokens,
     }
     name = pathlib.Path(options.preset).name + ("_adapter" if options.adapter else "")
     file = RESULTS / f"infill_ways_{name}.json"
     known = json.loads(file.read_text()) if file.exists() else {}
-    rows = known.get("percent", {})
-    if {k: known.get(k) for k in about if k != "device"} != {
-        k: v for k, v in about.items() if k != "device"
-    }:
-        rows = {}  # of another model or prompt
+    same = all(known.get(key) == value for key, value in asked.items())
+    rows = known["percent"] if same else {}
     if options.scale != 1:
         way += f", {options.scale} of the adapter"
-    rows[way] = {**row, "date": time.strftime("%Y-%m-%d")}
-    file.write_text(json.dumps({**about, "percent": rows}, indent=1) + "\n")
+    rows[way] = {**row, "date": time.strftime("%Y-%m-%d"), "device": device()}
+    file.write_text(json.dumps({**asked, "percent": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

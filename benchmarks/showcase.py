@@ -14,6 +14,7 @@ import pathlib
 import time
 
 import _adapters
+from _data import device
 
 from codegemma_keras import CodeGemmaCausalLM, sandbox
 
@@ -36,8 +37,7 @@ def main():
     parser.add_argument("--scale", type=float, default=1.0, help="of the adapter")
     options = parser.parse_args()
     lm = CodeGemmaCausalLM.from_preset(options.preset)
-    if options.adapter:
-        _adapters.use(lm, options.adapter, options.scale)
+    _adapters.use(lm, options.adapter, options.scale)
     records, start = [], time.perf_counter()
     for prefix, suffix, checks in prompts():
         middle = lm.infill(
@@ -55,12 +55,12 @@ def main():
     result = {
         "preset": options.preset,
         "adapter": options.adapter and pathlib.Path(options.adapter).name,
-        "scale": options.scale if options.adapter else None,
+        "scale": options.scale,
         "passed": passed,
         "of": len(records),
         "seconds": round(time.perf_counter() - start),
         "date": time.strftime("%Y-%m-%d"),
-        "device": "2 CPU cores, shared",
+        "device": device(),
         "records": records,
     }
     name = pathlib.Path(options.preset).name + ("_adapter" if options.adapter else "")

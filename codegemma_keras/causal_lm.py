@@ -140,7 +140,7 @@ class CodeGemmaCausalLM(FittedCausalLM):
             quantization: for `"transformers"` `"float32"`, `"bfloat16"` or `"float16"`;
                 for `"gguf"` and `"ollama"` one of `export.quantization.TYPES`, such as
                 `"Q8_0"`. The default is the dtype of the weights.
-            verbose: bool, whether to show a progress bar.
+            verbose: bool, whether to show the progress.
             **options: of `export.write_task`: `chat`, `card`, `licence`.
 
         Raises:

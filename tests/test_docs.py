@@ -9,8 +9,10 @@ model, as docs/reference/ tells its readers.
 import ast
 import doctest
 import importlib
+import importlib.util
 import inspect
 import pathlib
+import pkgutil
 import re
 import textwrap
 
@@ -19,6 +21,9 @@ import pytest
 import codegemma_keras
 
 ROOT = pathlib.Path(__file__).parent.parent
+SPEC = importlib.util.spec_from_file_location("site_pages", ROOT / "tools/site.py")
+site = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(site)
 MARKDOWN = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md")]
 SOURCES = sorted(ROOT.glob("codegemma_keras/**/*.py"))
 # Programs of the repository that nothing here runs as a whole.
@@ -117,28 +122,16 @@ def test_prompt_example_prints_what_it_says(test, tmp_path, monkeypatch, embedde
 
 def public_names():
     """The names that docs/reference/ documents, members included."""
-    entry = re.compile(r"^::: (\S+)\n((?: +.*\n)*)", re.M)
-    for page in sorted(ROOT.glob("docs/reference/*.md")):
-        for name, options in entry.findall(page.read_text(encoding="utf-8") + "\n"):
-            if "show_root_heading: false" not in options:
-                yield name
-            if members := re.search(r"members: \[(.*)\]", options):
-                yield from (f"{name}.{member}" for member in members[1].split(", "))
+    return [name for _, name in site.public_names()]
 
 
 def docstring_of(name):
-    module, _, attribute = name.rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except ModuleNotFoundError:  # a method
-        module, _, kind = module.rpartition(".")
-        found = getattr(getattr(importlib.import_module(module), kind), attribute)
-    return found.__doc__ or ""
+    return pkgutil.resolve_name(name).__doc__ or ""
 
 
 def test_every_public_name_has_an_example():
     """Those examples run above. `pytest -s` shows the share."""
-    names = list(public_names())
+    names = public_names()
     without = [n for n in names if not re.search(">>> |```python", docstring_of(n))]
     share = 1 - len(without) / len(names)
     print(f"{len(names)} public names, with an executed example: {share:.0%}")

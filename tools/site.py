@@ -22,8 +22,6 @@ import subprocess
 import sys
 import tomllib
 
-import nbconvert
-
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAGES = ROOT / ".make" / "pages"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
@@ -85,6 +83,8 @@ def moved(text, file, found, own=()):
 
 def notebook(file):
     """`(Markdown, {name: bytes of a picture})` of a notebook with its outputs."""
+    import nbconvert
+
     exporter = nbconvert.MarkdownExporter()
     text, resources = exporter.from_filename(str(file))
     pictures = {}
@@ -140,21 +140,23 @@ def pages():
     (PAGES / "reference" / "commands.md").write_text(commands(), "utf-8")
 
 
-def listed(text):
-    """The names that a page of the reference lists, each with its module."""
-    for name, options in ENTRY.findall(text + "\n"):
-        if "show_root_heading: false" not in options:
-            yield name
-        if members := re.search(r"members: \[(.*)\]", options):
-            yield from (f"{name}.{member}" for member in members[1].split(", "))
+def public_names():
+    """`(page, name with its module)` of all that the pages of the reference list."""
+    for file in sorted((ROOT / "docs" / "reference").glob("*.md")):
+        for name, options in ENTRY.findall(file.read_text("utf-8") + "\n"):
+            if "show_root_heading: false" not in options:
+                yield file.stem, name
+            if members := re.search(r"members: \[(.*)\]", options):
+                for member in members[1].split(", "):
+                    yield file.stem, f"{name}.{member}"
 
 
 def not_shown():
     """Names that are listed for a page of the reference, and that it does not hold."""
-    for file in sorted((ROOT / "docs" / "reference").glob("*.md")):
-        page = ROOT / "site" / "reference" / file.stem / "index.html"
-        anchors = set(re.findall(r'id="([\w.]+)"', page.read_text("utf-8")))
-        yield from (n for n in listed(file.read_text("utf-8")) if n not in anchors)
+    for page, name in public_names():
+        text = (ROOT / "site" / "reference" / page / "index.html").read_text("utf-8")
+        if f'id="{name}"' not in text:
+            yield name
 
 
 def main(argv=None):

@@ -105,11 +105,11 @@ def build(args: BuildOptions) -> None:
         return
     if args.beam_option:
         raise ValueError("--beam-option needs --runner, such as --runner flink.")
-    began = []  # stages
+    stages = set()
     with bars.shown() as show:
 
         def progress(stage, done, total):
-            began.append(stage)
+            stages.add(stage)
             show(stage, done, total)
 
         pipeline.build(
@@ -121,7 +121,7 @@ def build(args: BuildOptions) -> None:
             progress=progress,
             keep_work=args.keep_work,
         )
-    if not began:
+    if not stages:
         sys.stdout.write(f"{args.out} was already built. Nothing was done.\n\n")
     report = pathlib.Path(args.out, "report.md").read_text("utf-8")
     _print_summary(report, args.out)

@@ -261,23 +261,22 @@ class Generation:
     def _merged(self, rows, cache):
         """The live rows of the batch and of `rows`, in one cache."""
         engine, ours, places = self._engine, self._cache, list(self._places)
+        new = [n for n, row in enumerate(rows) if row is not None and row.running]
+        if not new:
+            return places, ours
         self._cache = None
         slots = max(ours.slots, cache.slots)
         ours, cache = (engine.grow(c, slots, self._drafter) for c in (ours, cache))
-        source = [n for n, row in enumerate(rows) if row is not None and row.running]
-        live = len(self._live())
-        if live + len(source) > ours.rows:
-            size = row_bucket(live + len(source))
+        needed = len(self._live()) + len(new)
+        if needed > ours.rows:  # else as many as now: their program exists
+            size = row_bucket(needed)
             ours = engine.take_rows(ours, _fill(range(ours.rows), size))
             places += [None] * (size - len(places))
-        # As many rows as now if they suffice: their program exists.
         free = [n for n, row in enumerate(places) if row is None or not row.running]
-        free = free[: len(source)]
-        if not source:
-            return places, ours
-        for place, number in zip(free, source, strict=True):
+        free = free[: len(new)]
+        for place, number in zip(free, new, strict=True):
             places[place] = rows[number]
-        source, free = (_fill(numbers, cache.rows) for numbers in (source, free))
+        source, free = (_fill(numbers, cache.rows) for numbers in (new, free))
         return places, engine.put_rows(ours, cache, source, free)
 
     # Decoding
@@ -355,8 +354,7 @@ class Generation:
             if not self._may_compile or saved < WORTH_A_PROGRAM:
                 return
         index = [p for p, row in enumerate(self._places) if row and row.running]
-        index += index[:1] * (size - len(live))
-        self._cache = self._engine.take_rows(cache, np.array(index, "int32"))
+        self._cache = self._engine.take_rows(cache, _fill(index, size))
         self._places = live + [None] * (size - len(live))
 
 

@@ -82,7 +82,7 @@ def write(
         quantization: for `"transformers"` a dtype of `DTYPES`, for the others a type of
             `quantization.TYPES`; default: as the weights are stored.
         max_shard_size: of `"transformers"`, GB (10^9 bytes) of one file.
-        verbose: show a progress bar on stderr.
+        verbose: show the progress on stderr.
 
     Raises:
         ValueError: an option that the format does not have. FileExistsError: something

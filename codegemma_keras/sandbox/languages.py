@@ -93,8 +93,10 @@ class MissingToolchainError(RuntimeError):
     """A language cannot be run on this machine; the message says what to install.
 
     Examples:
-        >>> for language, install in missing().items():  # nothing if all are here
-        ...     line = f"{language}: {install}"
+        >>> try:
+        ...     answers = execute("import os; os.write(3, b'1')", "python").answers
+        ... except MissingToolchainError as error:
+        ...     answers = f"Nothing has run: {error}"
     """
 
 

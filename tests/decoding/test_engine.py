@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from codegemma_keras import CodeGemmaCausalLM, ops
-from codegemma_keras.decoding import Engine, Sampling
+from codegemma_keras.decoding import Engine, Row, Sampling
+from codegemma_keras.decoding.cache import CachedPrefix
 from tests.tiny_models import our_backbone
 
 V = 53
@@ -86,6 +87,27 @@ def test_after_warm_up_nothing_compiles():
                 engine.generate([prompt, [8, 9]], [2, 9], STOPS)
                 engine.generate([prompt], 10, STOPS, speculate=True)
                 engine.generate([prompt] * 2, 10, STOPS, seeds=[3, 4])
+    assert engine.compilations == compiled
+    assert count() == 0
+
+
+def test_after_warm_up_rows_join_without_compiling():
+    """As in a server: one prompt after the other, and what a row leaves is kept."""
+    engine = Engine(CodeGemmaCausalLM(our_backbone(num_layers=1)))
+    engine.warm_up(100, (4,), joining=True, prompts=1)
+    compiled = engine.compilations
+    with counted_compilations() as count:
+        generation, lengths = engine.generation(may_compile=False), (3, 70, 9, 20, 5)
+        for number, length in enumerate(lengths):
+            prompt = rng.integers(5, V, length).tolist()
+            row = Row(prompt, 25, seed=number, cached=CachedPrefix())
+            generation.join([row])
+            while not row.tokens:
+                generation.advance(1)
+            if number == 2:
+                assert generation.keep(row).cache.rows == 1
+        while generation.running:
+            generation.advance()
     assert engine.compilations == compiled
     assert count() == 0
 
