@@ -3,8 +3,9 @@
     python tools/smollm2_train.py runs/adapter --rows runs/adapter_rows --tokens 4000000
     python tools/smollm2_train.py ... --minutes 10       # what a GPU is lent for
 
-For a GPU, add `--batch 64 --accumulation 1 --rank 24 --save-every 300 --evaluate-every 0`: one
-large part to an update, and an adapter of 14.7 MB.
+For a GPU, add `--batch 64 --accumulation 1 --rank 24 --save-every 500 --evaluate-every 500`:
+one large part to an update, and an adapter of 14.7 MB. `--follow` begins while rows are
+still being made: whenever all rows have been seen, those of new files are next.
 
 The settings are those of `recipes.pretrain`, and so is the run: the same command goes on
 where it stopped, ^C and `--minutes` save first. `OUT/adapter` is the adapter in PEFT's
@@ -15,6 +16,7 @@ Left out: full training of the base, of which no adapter of 16 MB could be made.
 """
 
 import argparse
+import itertools
 import os
 import pathlib
 import signal
@@ -22,15 +24,16 @@ import sys
 import threading
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from smollm2_adapter import load_rows
+from smollm2_adapter import load_rows, row_files
 
 from codegemma_keras.formats import peft, smollm2
 from codegemma_keras.recipes import pretrain
 from codegemma_keras.training import config as settings
 from codegemma_keras.training import loop, model, order
 from codegemma_keras.training.interrupt import Interrupted
+from codegemma_keras.training.progress import say
 
-HELD_OUT = 16  # rows
+HELD_OUT = 32  # rows
 LARGEST = 16 * 2**20
 
 
@@ -48,14 +51,18 @@ def main():
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--adapter", help="a folder; its training continues")
     parser.add_argument("--dtype", help="of the frozen base; None: the device's")
+    parser.add_argument("--log-every", type=int, default=5, help="updates")
     parser.add_argument("--save-every", type=int, default=20, help="updates")
     parser.add_argument(
         "--evaluate-every", type=int, default=60, help="updates; 0: never"
     )
+    parser.add_argument(
+        "--follow", action="store_true", help="take rows of files that appear later"
+    )
     parser.add_argument("--minutes", type=float, help="save and end after so long")
     parser.add_argument("--keep", action="store_true", help="copy it to the assets")
     options = parser.parse_args()
-    rows = load_rows(options.rows / "rows.npz")
+    rows = load_rows(row_files(options.rows))
     training, held_out = rows.take(slice(HELD_OUT, None)), rows.take(slice(HELD_OUT))
     config = config_of(options, rows.targets.shape[1])
     settings.keep_settings(config, rows=rows.rows)
@@ -65,6 +72,8 @@ def main():
     lm.preprocessor = None  # rows are tokens already
 
     def batches(start):
+        if options.follow:
+            return following(options, training, start)
         return order.batches_of(training, options.batch, config.seed, start)
 
     if options.minutes:  # As ^C would: the loop saves and ends after its step.
@@ -80,6 +89,24 @@ def main():
     except Interrupted as error:
         print(error)
     keep(lm, options.out / "adapter", smollm2.ASSETS if options.keep else None, config)
+
+
+def following(options, rows, start):
+    """Batches of the rows that are there; after each pass, of files that are new.
+
+    Where none is new, all rows come again. A run that was stopped begins with a new pass.
+    """
+    seen = set(row_files(options.rows))
+    for turn in itertools.count():
+        seed = start + turn
+        count = len(rows.targets) // options.batch
+        say(f"pass {turn + 1}: {len(rows.targets)} rows")
+        for number in range(count):
+            yield order.batch_of(rows, number, options.batch, seed)
+        found = row_files(options.rows)
+        fresh = [file for file in found if file not in seen]
+        rows = load_rows(fresh or found)
+        seen.update(fresh)
 
 
 def config_of(options, length):
@@ -98,7 +125,7 @@ def config_of(options, length):
         warmup_steps=20,
         decay=0.3,
         weight_decay=0.0,
-        log_every=5,
+        log_every=options.log_every,
         save_every=options.save_every,
         evaluate_every=options.evaluate_every,
     )
