@@ -165,9 +165,21 @@ class FittedCausalLM(keras_hub.models.CausalLM):
         self.reset_metrics()
         return super().test_on_batch(*args, **kwargs)
 
+    def _build_preprocessor(self):
+        """Build the preprocessor, also one that was taken away, which Keras keeps as a layer.
+
+        While a layer is not built, Keras traces the whole network again at every batch.
+        """
+        for layer in self._flatten_layers(include_self=False, recursive=False):
+            if isinstance(layer, keras_hub.models.Preprocessor) and not layer.built:
+                layer.build(None)
+                for part in layer._flatten_layers(include_self=False):
+                    part.built = True  # its packers, which have no weights
+
     # Keras keeps compiled steps, which hold the adapter that was active then.
 
     def make_train_function(self, force=False):
+        self._build_preprocessor()
         optimizers.check(self.optimizer, self.trainable_variables)
         force = force or self._network_changed()
         options = platforms.compiler_options(keras.distribution.distribution())
@@ -186,6 +198,7 @@ class FittedCausalLM(keras_hub.models.CausalLM):
             self.train_function = self._make_function(step)
 
     def make_test_function(self, force=False):
+        self._build_preprocessor()
         return super().make_test_function(force or self._network_changed())
 
     def make_predict_function(self, force=False):

@@ -28,6 +28,31 @@ def losses(lm, steps):
     ]
 
 
+@pytest.mark.parametrize("kept", [True, False], ids=["preprocessor", "taken away"])
+def test_the_network_is_traced_once(monkeypatch, kept):
+    # A preprocessor of a preset is a layer that nobody has called; Keras used to trace the
+    # whole network at every batch because of it, which took longer than the step itself.
+    lm = CodeGemmaCausalLM.from_preset("code_gemma_tiny_py")
+    lm.compile(optimizer=keras.optimizers.SGD(0.01))
+    if not kept:
+        lm.preprocessor = None
+    calls = []
+    call = type(lm.backbone).call
+    monkeypatch.setattr(
+        type(lm.backbone), "call", lambda *a, **k: calls.append(1) or call(*a, **k)
+    )
+    x = X
+    if kept:
+        x, y = np.array(["x = 1\n", "y = 2\n"]), None
+    else:
+        y = Y
+    for step in (lm.train_on_batch, lm.test_on_batch):
+        step(x, y)
+        calls.clear()
+        step(x, y)
+        assert not calls
+
+
 def test_accumulated_gradients_equal_one_large_batch():
     # SGD's step is the gradient. Adam's first step is near 0.01 however small a gradient
     # is, so that it would show another order of sums as a difference of weights.
