@@ -127,6 +127,11 @@ PRESETS[smollm2.NAME] = Entry(
     # Until the adapter fills in better: `benchmarks/infill_ways.py`.
     preprocessor={"infill_mode": "left_to_right"},
 )
+PRESETS[smollm2.BASE] = dataclasses.replace(
+    PRESETS[smollm2.NAME],
+    description="SmolLM2 135M in CodeGemma's network, without an adapter; 93 MB by pip.",
+    prepare=functools.partial(smollm2.folder, adapted=False),
+)
 
 
 def listing() -> dict[str, dict]:

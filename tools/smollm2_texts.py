@@ -2,11 +2,12 @@
 
     python tools/smollm2_texts.py runs/texts --sources runs/sdists/*.tar.gz
 
-The standard library and each source archive are read, filtered, decontaminated and cleaned of secrets by the steps
-of `data build`. Of what an archive holds, at most `--most` characters are kept: whole folders in the
-order of a hash of their names, so that a few large projects are not most of the data. A text that occurs twice is kept once. Left out are files under a licence that is not
-permissive or not known, tests, and all of the packages that the model is scored on, their
-copies in other projects included: `HELD_OUT`.
+The standard library and each source archive are read, filtered, decontaminated and cleaned
+of secrets by the steps of `data build`. Of what an archive holds, at most `--most`
+characters are kept: whole folders in the order of a hash of their names, so that a few
+large projects are not most of the data. A text that occurs twice is kept once. Left out
+are files under a licence that is not permissive or not known, tests, and all of the
+packages that the model is scored on, with their copies in other projects: `HELD_OUT`.
 
 `OUT/texts.jsonl.xz` has a `Document` on each line, `OUT/texts.json` what was dropped and
 why. `smollm2_adapter.py --texts` makes rows of them.

@@ -9,8 +9,7 @@ still being made: whenever all rows have been seen, those of new files are next.
 
 The settings are those of `recipes.pretrain`, and so is the run: the same command goes on
 where it stopped, ^C and `--minutes` save first. `OUT/adapter` is the adapter in PEFT's
-format, in float16 (9.8 MB at rank 16); `--keep` copies it to the package's assets, where the
-preset finds it.
+format, in float16 (9.8 MB at rank 16); `smollm2_keep.py` makes it part of the preset.
 
 Left out: full training of the base, of which no adapter of 16 MB could be made.
 """
@@ -25,8 +24,9 @@ import threading
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from smollm2_adapter import load_rows, row_files
+from smollm2_keep import keep
 
-from codegemma_keras.formats import peft, smollm2
+from codegemma_keras.formats import smollm2
 from codegemma_keras.recipes import pretrain
 from codegemma_keras.training import config as settings
 from codegemma_keras.training import loop, model, order
@@ -34,14 +34,13 @@ from codegemma_keras.training.interrupt import Interrupted
 from codegemma_keras.training.progress import say
 
 HELD_OUT = 32  # rows
-LARGEST = 16 * 2**20
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=pathlib.Path)
     parser.add_argument("--rows", type=pathlib.Path, required=True, help="a folder")
-    parser.add_argument("--preset", default=smollm2.NAME)
+    parser.add_argument("--preset", default=smollm2.BASE)
     parser.add_argument(
         "--tokens", type=int, default=4_000_000, help="of the whole run"
     )
@@ -60,7 +59,6 @@ def main():
         "--follow", action="store_true", help="take rows of files that appear later"
     )
     parser.add_argument("--minutes", type=float, help="save and end after so long")
-    parser.add_argument("--keep", action="store_true", help="copy it to the assets")
     options = parser.parse_args()
     rows = load_rows(row_files(options.rows))
     training, held_out = rows.take(slice(HELD_OUT, None)), rows.take(slice(HELD_OUT))
@@ -88,7 +86,9 @@ def main():
         )
     except Interrupted as error:
         print(error)
-    keep(lm, options.out / "adapter", smollm2.ASSETS if options.keep else None, config)
+    model.save_result(lm, config, pretrain.ADAPTER)
+    folder = options.out / "adapter"
+    print(f"{folder}: {keep(folder, folder) / 1e6:.1f} MB")
 
 
 def following(options, rows, start):
@@ -130,24 +130,6 @@ def config_of(options, length):
         evaluate_every=options.evaluate_every,
     )
     return pretrain.resolved(config)
-
-
-def keep(lm, folder, assets, config):
-    """Write the adapter in float16, small enough for the repository."""
-    model.save_result(lm, config, pretrain.ADAPTER)
-    adapter = peft.read(folder)
-    adapter.pairs = {
-        path: tuple(matrix.astype("float16") for matrix in pair)
-        for path, pair in adapter.pairs.items()
-    }
-    if adapter.rows is not None:
-        adapter.rows = adapter.rows[0], adapter.rows[1].astype("float16")
-    for target in (folder, *([assets] if assets else [])):
-        peft.write(target, adapter)
-        size = (pathlib.Path(target) / peft.WEIGHTS_FILE).stat().st_size
-        print(f"{target}: {size / 1e6:.1f} MB")
-        if size > LARGEST:
-            raise ValueError(f"{target} is larger than {LARGEST} bytes: lower --rank.")
 
 
 if __name__ == "__main__":

