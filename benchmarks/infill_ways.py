@@ -36,7 +36,7 @@ from codegemma_keras.decoding.postprocessing import Tidying
 from codegemma_keras.decoding.stops import Stops, repeated_line, what_is_missing
 
 RESULTS = pathlib.Path(__file__).parent / "results"
-# Never trained on: `tools/smollm2_adapter.py` refuses them.
+# Never trained on: `tools/smollm2_texts.py` leaves them out.
 PACKAGES = "networkx rich requests h5py anyio tornado jinja2 tqdm pathspec".split()
 
 
