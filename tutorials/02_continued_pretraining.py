@@ -132,9 +132,9 @@ print(f"{len(test)} files, {sum(len(t) for _, t in test) / 1e3:,.0f} kB kept apa
 # fill-in-the-middle and packs them into rows. The command `codegemma data build` does
 # the same.
 #
-# Only a model that was taught to fill in the middle gets such examples. SmolLM2 was not,
-# and a few hundred rows could not teach it, so it reads whole files. CodeGemma and the
-# small model of the package were. Half of their middles are lines here, because a model
+# Only a model that is asked with these control tokens gets such examples. SmolLM2 is
+# asked without them, so it reads whole files. CodeGemma and the small model of the package
+# are asked with them. Half of their middles are lines here, because a model
 # learns the lengths that it is shown: if most middles are long, it does not stop after a
 # line any more.
 

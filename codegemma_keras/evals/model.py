@@ -150,10 +150,10 @@ class Model:
         mode = self.lm.preprocessor.infill_mode
         if mode == fim.LEFT_TO_RIGHT and not hole.as_typed:
             raise ValueError(
-                f"{self.name} was never taught CodeGemma's sentinels "
-                f"(infill_mode={mode!r}), so a score with them would say nothing. Ask as "
-                "an editor does, with --convention editor, or without sentinels, with "
-                "--convention lm-eval."
+                f"{self.name} is asked without CodeGemma's sentinels "
+                f"(infill_mode={mode!r}), so a score with them would not be that of what "
+                "it completes. Ask as an editor does, with --convention editor, or "
+                "without sentinels, with --convention lm-eval."
             )
         return mode
 

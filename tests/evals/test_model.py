@@ -91,7 +91,7 @@ def test_sentinels_ask_in_the_order_that_the_preset_knows(model, monkeypatch):
         monkeypatch.setattr(model.lm.preprocessor, "infill_mode", mode)
         assert names(list(model.ask(hole, 8).ids)).startswith(first)
     monkeypatch.setattr(model.lm.preprocessor, "infill_mode", "left_to_right")
-    with pytest.raises(ValueError, match=r"never taught.*--convention editor"):
+    with pytest.raises(ValueError, match=r"asked without.*--convention editor"):
         model.ask(hole, 8)
 
 
