@@ -2,7 +2,7 @@
 
     make eval-peers                  # its own environment; several hours on two cores
 
-The preset `smollm2_135m_code` answers by `codegemma eval`. The same weights, as
+The preset `smollm2_135m` answers by `codegemma eval`. The same weights, as
 Transformers' Gemma, answer the same prompts through `HFLM`, the loop over Transformers'
 `generate` of lm-evaluation-harness; so does the model as it was published, a Llama. No
 harness asks as an editor does, so there the peer is a plain loop: Transformers' `generate`,
@@ -37,7 +37,7 @@ from codegemma_keras.evals.summary import lines
 from codegemma_keras.formats import smollm2
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "eval_peers.json"
-PRESET = "smollm2_135m_code"
+PRESET = "smollm2_135m"  # without an adapter, as the peers have it
 EDITOR = ("humaneval-infilling-single", "editor", None)
 # Task, convention, first problems: what asks with plain text, as the harness does.
 ASKED = (
@@ -171,7 +171,7 @@ def ours(args):
 
 def as_gemma(args):
     """The same weights in Transformers."""
-    folder = smollm2.folder()
+    folder = smollm2.folder(adapted=False)
     network = transformers.AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32
     )
@@ -183,7 +183,7 @@ def as_gemma(args):
 def one_by_one(args):
     """The same weights in Transformers, without a harness."""
     network = transformers.AutoModelForCausalLM.from_pretrained(
-        smollm2.folder(), dtype=torch.float32
+        smollm2.folder(adapted=False), dtype=torch.float32
     )
     return Loop(ours(args), network)
 
