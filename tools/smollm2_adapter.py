@@ -87,6 +87,24 @@ LONGEST = 1_500  # characters of a function that is an answer
 
 
 def main():
+    options = parsed()
+    options.out.mkdir(parents=True, exist_ok=True)
+    processes = [
+        multiprocessing.get_context("spawn").Process(
+            target=work, args=(options, number)
+        )
+        for number in range(options.workers)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    if failed := sum(process.exitcode != 0 for process in processes):
+        raise SystemExit(f"{failed} of {options.workers} workers failed.")
+
+
+def parsed(arguments=None):
+    """The options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=pathlib.Path)
     parser.add_argument("--texts", nargs="+", required=True, help="of smollm2_texts.py")
@@ -102,20 +120,7 @@ def main():
     parser.add_argument("--passes", type=int, default=1)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
-    processes = [
-        multiprocessing.get_context("spawn").Process(
-            target=work, args=(options, number)
-        )
-        for number in range(options.workers)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    if failed := sum(process.exitcode != 0 for process in processes):
-        raise SystemExit(f"{failed} of {options.workers} workers failed.")
+    return parser.parse_args(arguments)
 
 
 def work(options, number):

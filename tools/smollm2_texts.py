@@ -3,11 +3,11 @@
     python tools/smollm2_texts.py runs/texts --sources runs/sdists/*.tar.gz
 
 The standard library and each source archive are read, filtered, decontaminated and cleaned
-of secrets by the steps of `data build`. Of what an archive holds, at most `--most`
-characters are kept: whole folders in the order of a hash of their names, so that a few
-large projects are not most of the data. A text that occurs twice is kept once. Left out
-are files under a licence that is not permissive or not known, tests, and all of the
-packages that the model is scored on, with their copies in other projects: `HELD_OUT`.
+of secrets by the steps of `data build`. Of each archive, whole folders are kept until there
+are `--most` characters, in the order of a hash of their names, so that a few large projects
+are not most of the data. A text that occurs twice is kept once. Left out are files under a
+licence that is not permissive or not known, tests, and all of the packages that the model
+is scored on, with their copies in other projects: `HELD_OUT`.
 
 `OUT/texts.jsonl.xz` has a `Document` on each line, `OUT/texts.json` what was dropped and
 why. `smollm2_adapter.py --texts` makes rows of them.
@@ -114,7 +114,7 @@ def ours(documents, report):
 
 
 def enough(documents, most):
-    """Whole folders of at most `most` characters together, files in order."""
+    """Whole folders until there are `most` characters, files in order."""
     folders = {}
     for document in documents:
         folders.setdefault(folder_of(document), []).append(document)
