@@ -128,10 +128,9 @@ print("without stops ", repr(endless))
 # block.
 
 # %%
+start = 'def area(width, height):\n    """The area of a rectangle."""\n    '
 for until in ("line", "block", None):
-    found = lm.complete(
-        "def area(width, height):\n    ", until=until, max_new_tokens=max_new_tokens
-    )
+    found = lm.complete(start, until=until, max_new_tokens=max_new_tokens)
     print(f"until={until!s:6} {found.text!r}")
 
 # %% [markdown]

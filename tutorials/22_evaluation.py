@@ -238,10 +238,10 @@ for k, value in table.items():
     print(f"pass@{k}: {value:.0%}")
 
 # %% [markdown]
-# SmolLM2 has 135 million parameters. It is right with half of its answers, and each further
+# SmolLM2 has 135 million parameters. It is right with two of three answers, and each further
 # answer helps less than the one before. Some tasks it never solves, however many answers
-# you draw. `shout` shows why texts must be run: `upper() + "!"` looks plausible, and is not
-# what was asked. To measure another model, put its name into the parameters. The
+# you draw. `shout` shows why texts must be run: `lower()` looks as plausible as `upper()`,
+# and is not what was asked. To measure another model, put its name into the parameters. The
 # evaluation stays the same.
 #
 # ## How far to trust it

@@ -179,7 +179,8 @@ class Profile:
 
 
 _2B, _7B = "code_gemma_1.1_2b_en", "code_gemma_1.1_instruct_7b_en"
-_SMOL, _TINY = "smollm2_135m_code", "code_gemma_tiny_py"
+# Without the adapter, which has seen GSM8K's training set and much public Python.
+_SMOL, _TINY = "smollm2_135m", "code_gemma_tiny_py"
 PROFILES = {
     profile.name: profile
     for profile in (
