@@ -4,8 +4,8 @@
 def count_words(text):
     """How often each word occurs in a text, as a dictionary."""
     counts = {}
-    for word in text.lower().split():
-        
+    words = text.lower().split()
+    
     return counts
 
 

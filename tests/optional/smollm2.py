@@ -136,13 +136,13 @@ def test_the_example_of_the_readme_prints_what_it_says(capsys):
 def test_the_demo_is_right(lm):
     """What `make demo` shows parses, and does what the docstring says."""
     file = pathlib.Path(__file__).parents[2] / "examples" / "words.py"
-    prefix, suffix = file.read_text(encoding="utf-8").split("        \n")
+    prefix, suffix = file.read_text(encoding="utf-8").split("    \n")
     suffix = f"\n{suffix}"
     options = {"path": "examples/words.py", "until": "block", "tidy": True}
-    middle = lm.infill(f"{prefix}        ", suffix, **options)
+    middle = lm.infill(f"{prefix}    ", suffix, **options)
     checks = """
 assert count_words("") == {}
 assert count_words("One two one\\tthree ONE") == {"one": 3, "two": 1, "three": 1}
 """
-    result = sandbox.run(f"{prefix}        {middle}{suffix}{checks}")
+    result = sandbox.run(f"{prefix}    {middle}{suffix}{checks}")
     assert result.passed, (middle, result.reason)
