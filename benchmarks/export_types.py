@@ -1,7 +1,7 @@
 """What each type of GGUF costs in quality: bits per byte, greedy tokens, megabytes.
 
     KERAS_BACKEND=jax python benchmarks/export_types.py --files 12
-    KERAS_BACKEND=jax python benchmarks/export_types.py --preset smollm2_135m_code --files 3
+    KERAS_BACKEND=jax python benchmarks/export_types.py --preset smollm2_135m --files 3
 
 A preset, by default the embedded one, is exported as each type and read back in float32,
 so the numbers are those that llama.cpp's types hold, without its arithmetic. Bits per byte
