@@ -168,13 +168,16 @@ class FittedCausalLM(keras_hub.models.CausalLM):
     def _build_preprocessor(self):
         """Build the preprocessor, also one that was taken away, which Keras keeps as a layer.
 
-        While a layer is not built, Keras traces the whole network again at every batch.
+        On JAX, Keras traces the whole network again at every batch while a layer is not
+        built (benchmarks/traced_steps.py).
         """
         for layer in self._flatten_layers(include_self=False, recursive=False):
-            if isinstance(layer, keras_hub.models.Preprocessor) and not layer.built:
+            if not isinstance(layer, keras_hub.models.Preprocessor):
+                continue
+            if not layer.built:
                 layer.build(None)
-                for part in layer._flatten_layers(include_self=False):
-                    part.built = True  # its packers, which have no weights
+            for part in layer._flatten_layers(include_self=False):
+                part.built = True  # its packers, which have no weights
 
     # Keras keeps compiled steps, which hold the adapter that was active then.
 

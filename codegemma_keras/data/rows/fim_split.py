@@ -52,9 +52,6 @@ class FimSettings:
             does not stop after a line.
         block_share: of those, from a line to the end of its block.
         short_share: of those, any characters, mostly few.
-        cursor_share: of the spans of lines and blocks that begin within a line, those that
-            begin behind its indentation, which is where an editor puts the cursor on a new
-            line. The others begin at any of the line's characters.
         path_share: share of all pieces that are rendered with their path. A file without a
             name is what an editor's new buffer is.
         shortest_piece: pieces of a file have a random number of tokens, from this share
@@ -74,7 +71,6 @@ class FimSettings:
     line_share: float = 0.0
     block_share: float = 0.0
     short_share: float = 0.0
-    cursor_share: float = 0.0
     path_share: float = 1.0
     shortest_piece: float = 1.0
     spm_order: str = "suffix_first"
@@ -172,9 +168,7 @@ def example(
     found = syntax_split(text, language, rng) if span == "syntax" else None
     if span == "syntax" and found is None:
         span = "character"
-    prefix, middle, suffix = found or random_split(
-        text, rng, span, settings.cursor_share
-    )
+    prefix, middle, suffix = found or random_split(text, rng, span)
     parts = fim.render(
         prefix, suffix, middle, path=path, mode=mode, spm_order=settings.spm_order
     )
@@ -184,16 +178,13 @@ def example(
 # Spans
 
 
-def random_split(
-    text: str, rng, span: str = "character", cursor_share: float = 0.0
-) -> tuple[str, str, str]:
+def random_split(text: str, rng, span: str = "character") -> tuple[str, str, str]:
     """`(prefix, middle, suffix)` of a random span.
 
     Args:
         text: the file.
         rng: a `random.Random` or a `numpy.random.Generator`.
         span: one of `SPANS` but `"syntax"`, which needs a language: `syntax_split`.
-        cursor_share: as in `FimSettings`.
 
     Raises:
         ValueError: another kind of span.
@@ -205,7 +196,7 @@ def random_split(
         start = int(rng.random() * (len(text) - size + 1))
         cuts = [start, start + size]
     elif span in ("line", "block"):
-        cuts = _span_of_lines(text, rng, span, cursor_share)
+        cuts = _span_of_lines(text, rng, span)
     else:
         raise ValueError(f"span={span!r} must be one of {SPANS[:-1]}.")
     return fim.split_at(text, *(_not_in_a_line_end(text, cut) for cut in cuts))
@@ -215,7 +206,7 @@ def _not_in_a_line_end(text, cut):
     return cut - (text[cut - 1 : cut + 1] == "\r\n")
 
 
-def _span_of_lines(text, rng, span, cursor_share):
+def _span_of_lines(text, rng, span):
     """`[start, end]` of whole lines, or from within a line to the end of the last.
 
     The first line is not blank. Whole lines take their line end with them; the rest of
@@ -236,9 +227,6 @@ def _span_of_lines(text, rng, span, cursor_share):
         return [start, end]
     end = start + len(text[start:end].rstrip())
     line = text[start : lines[first][1]].rstrip()
-    # Without a share nothing is drawn: the same seed gives the cuts that it always gave.
-    if cursor_share and rng.random() < cursor_share:
-        return [start + len(line) - len(line.lstrip()), end]
     return [start + int(rng.random() * (len(line) + 1)), end]
 
 

@@ -1,7 +1,6 @@
 """Where files are cut: every kind of span, the shares, the draws, the weights."""
 
 import collections
-import dataclasses
 import json
 import math
 import pathlib
@@ -196,29 +195,6 @@ def test_line_spans():
     for blank in ("", " ", "\n\n"):
         for span in ("line", "block"):
             assert "".join(random_split(blank, rng, span)) == blank
-
-
-def test_lines_from_the_place_of_an_editor_s_cursor():
-    text = "a = 1\n\n  b = 2\r\nc = 3"
-    rng = np.random.default_rng(0)
-    splits = [random_split(text, rng, "line", 0.5) for _ in range(4000)]
-    middles = collections.Counter(m for p, m, _ in splits if p.endswith("\n  "))
-    # 1/3 this line x 1/2 not whole x (1/2 here + 1/2 x 1/8 of the places in the line).
-    expected = 4000 / 6 * (1 / 2 + 1 / 16)
-    assert abs(middles.total() - expected) < 4 * expected**0.5
-    assert middles["b = 2"] > expected / 2
-    always = [random_split(text, rng, "line", 1.0) for _ in range(400)]
-    rests = {(p, m[0]) for p, m, s in always if s.startswith(("\n", "\r"))}
-    assert rests == {("", "a"), ("a = 1\n\n  ", "b")}
-    # The settings carry it, and without it the cuts are what they were.
-    cuts = FimSettings(line_share=1.0, syntax_share=0.0, rate=1.0, spm_share=0.0)
-    documents = [Document(text, f"{n}.py") for n in range(200)]
-    behind = []
-    for share in (0.0, 1.0):
-        plan = dataclasses.replace(cuts, cursor_share=share)
-        found = [fim.parse(example(document, plan).parts) for document in documents]
-        behind.append(sum(each.prefix.endswith("\n  ") for each in found))
-    assert behind[0] < behind[1]
 
 
 BLOCKS = """\
