@@ -6,7 +6,8 @@ the same settings, and the same text, path and seed give the same example in bot
     kind of span    what the middle is
     "character"     between two characters drawn anywhere (Bavarian et al. 2022)
     "short"         any characters, the length uniform in its logarithm
-    "line"          one line or a few, whole or from within the first to the end
+    "line"          one line or a few, whole or from within the first to the end; half
+                    of the latter begin behind the indentation
     "block"         from a line to the end of the block of lines that it is in
     "syntax"        from any character to the end of a node of the syntax tree
 
@@ -210,7 +211,9 @@ def _span_of_lines(text, rng, span):
     """`[start, end]` of whole lines, or from within a line to the end of the last.
 
     The first line is not blank. Whole lines take their line end with them; the rest of
-    a line leaves it.
+    a line leaves it. Half of the rests begin behind the indentation, where an editor
+    puts the cursor of a new line: a cut drawn anywhere is seldom there, and the tokens
+    of such a prompt differ from those of a whole line.
     """
     lines = [match.span() for match in re.finditer(r"[^\n]*\n|[^\n]+", text)]
     used = [i for i, (start, end) in enumerate(lines) if not text[start:end].isspace()]
@@ -223,9 +226,12 @@ def _span_of_lines(text, rng, span):
         while last + 1 < len(lines) and rng.random() < ANOTHER_LINE:
             last += 1
     start, end = lines[first][0], lines[last][1]
-    if rng.random() < 0.5:
+    draw = rng.random()
+    if draw < 0.5:
         return [start, end]
     end = start + len(text[start:end].rstrip())
+    if draw < 0.75:
+        return [start + _indent(text, lines[first]), end]
     line = text[start : lines[first][1]].rstrip()
     return [start + int(rng.random() * (len(line) + 1)), end]
 

@@ -117,6 +117,23 @@ def test_line_share():
     assert abs(share - 0.75) < 4 * (0.75 * 0.25 / len(lines)) ** 0.5 + 0.03
 
 
+def test_a_quarter_of_the_lines_begins_behind_the_indentation():
+    """There the cursor of an editor stands after the enter key."""
+    text = "".join(f"def f{i}(x):\n        return x + {i}\n\n" for i in range(40))
+    rng, starts = random.Random(0), collections.Counter()
+    for _ in range(800):
+        prefix, middle, suffix = fim_split.random_split(text, rng, "line")
+        assert prefix + middle + suffix == text
+        line = prefix.rpartition("\n")[2]
+        whole = not line and middle.endswith("\n")
+        starts["whole" if whole else "behind" if line == " " * 8 else "other"] += 1
+        if not whole:
+            assert not middle.endswith("\n")
+    # Half of the lines are indented. A few cuts within a line stand there by chance.
+    assert abs(starts["whole"] - 400) < 4 * (800 / 4) ** 0.5
+    assert abs(starts["behind"] - 100) < 4 * (100 * 7 / 8) ** 0.5 + 10
+
+
 def test_path_share():
     plan = FimSettings(rate=1, path_share=0.25)
     paths = collections.Counter()
