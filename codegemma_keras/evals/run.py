@@ -6,7 +6,7 @@
     FOLDER/timings.jsonl    a line for each start and each portion
     FOLDER/scores.json      of a finished run
 
-Prompts are sorted, longest first, and asked in portions of `TURNS` batches, in which a
+Prompts are sorted, longest first, and asked in portions of at most `TURNS` batches, in which a
 prompt joins the batch as another's answer ends. Portions are planned from the question alone
 and appended whole. A portion of which a line is missing is computed again, and only what is
 missing is written. So a run that is killed at any moment and goes on gives the same bytes:
@@ -30,7 +30,7 @@ from codegemma_keras.evals.task import Problem, Task
 JUDGED_AT_ONCE = 64
 # Batches of a portion. At its end a batch runs empty, and until then nothing is written.
 TURNS = 4
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,8 +218,10 @@ def _text_batches(task, problems, model, settings) -> Iterator[list]:
     rows = [(p, index, a) for p, a in asked for index in range(settings.samples)]
     size = settings.batch_size
     size = TURNS * size if size > 1 else 1
-    for start in range(0, len(rows), size):
-        yield rows[start : start + size]
+    count = -(-len(rows) // size)
+    for number in range(count):  # Of one size: a small last one needs other programs.
+        start, end = (len(rows) * n // count for n in (number, number + 1))
+        yield rows[start:end]
 
 
 def _choice_batches(task, problems) -> Iterator[list]:

@@ -38,6 +38,18 @@ def whole(tmp_path_factory):
     return folder
 
 
+@pytest.mark.parametrize(
+    ("limit", "batch_size", "portions"),
+    [(20, 3, [10, 10]), (13, 3, [6, 7]), (12, 3, [12]), (3, 1, [1, 1, 1])],
+)
+def test_portions_are_of_one_size(tmp_path, limit, batch_size, portions):
+    """A few prompts that are left over would need programs of their own."""
+    gsm8k(tmp_path, limit, batch_size=batch_size)
+    timings = (tmp_path / "gsm8k" / "timings.jsonl").read_text().splitlines()
+    rows = [json.loads(line).get("rows") for line in timings]
+    assert [n for n in rows if n] == portions
+
+
 def test_a_finished_run_asks_nothing(whole):
     before = contents(whole)
     assert gsm8k(whole).asked == 0
