@@ -18,6 +18,9 @@ from keras import ops, tree
 # Tokens a prefill program takes. 8: what one keystroke adds. 512: enough to be bound by
 # arithmetic on a GPU.
 PREFILL_CHUNKS = (8, 32, 64, 128, 512)
+# Where programs are to be few: a twentieth more to compute on the prompts of HumanEval's
+# infilling, and less than half as many programs.
+FEW_CHUNKS = (32, 128, 512)
 # Reading the weights for a prefill chunk takes as long as computing so many of its
 # tokens: measured on two CPU cores (90 ms for a chunk of 32, 137 for 64, 228 for 128);
 # arithmetic over bandwidth of an H100 in bfloat16.
@@ -51,6 +54,7 @@ def prefill_plan(
     start: int = 0,
     read: int = TOKENS_PER_READ,
     room: int | None = None,
+    rows: int | None = None,
 ):
     """How to prefill prompts, longest first: the cheapest sequence of chunks.
 
@@ -59,12 +63,15 @@ def prefill_plan(
         start: slots below hold the right tokens already.
         read: what a chunk costs besides its tokens, in tokens.
         room: no chunk may end behind so many slots. Default: no limit.
+        rows: of every chunk, and widths are `FEW_CHUNKS`, so that few programs do. Default:
+            as many as go on, rounded up.
 
     Returns:
         List of `(offset, width, rows)`: columns offset..offset+width-1 of the first
         `rows` prompts.
     """
-    narrowest = PREFILL_CHUNKS[0]
+    widths = PREFILL_CHUNKS if rows is None else FEW_CHUNKS
+    narrowest = widths[0]
     chunks = -(-(lengths[0] - start) // narrowest)
     if room is not None:  # the last chunk's padding must fit: begin a few slots earlier
         start = max(0, min(start, room - chunks * narrowest))
@@ -72,18 +79,19 @@ def prefill_plan(
     best = {}  # offset -> cost of it and all after it, its (offset, width, rows)
     for offset in range(last, start - 1, -narrowest):
         left = [n - offset for n in lengths if n > offset]
-        rows = min(row_bucket(len(left)), row_bucket(len(lengths)))
-        for width in reversed(PREFILL_CHUNKS):
+        going = min(row_bucket(len(left)), row_bucket(len(lengths)))
+        size = rows or going
+        for width in reversed(widths):
             useful = sum(min(n, width) for n in left)
             # At least half full: `warm_up` counts on it.
-            if 2 * useful < rows * width and width > narrowest:
+            if 2 * useful < going * width and width > narrowest:
                 continue
             if room is not None and offset + width > room and width > narrowest:
                 continue
             after, _ = best.get(offset + width, (0, None))
-            cost = read + rows * width + after
+            cost = read + size * width + after
             if offset not in best or cost < best[offset][0]:
-                best[offset] = cost, (offset, width, rows)
+                best[offset] = cost, (offset, width, size)
     plan, offset = [], start
     while offset in best:
         plan.append(best[offset][1])

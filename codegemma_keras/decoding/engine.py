@@ -125,9 +125,9 @@ class Engine:
         generation.join(rows)
         return generation, rows
 
-    def generation(self, speculate=False, may_compile=True) -> Generation:
+    def generation(self, speculate=False, may_compile=True, least=None) -> Generation:
         """A `Generation` without rows, which may join; `speculate` as in `generate`."""
-        return Generation(self, self.drafter(speculate), may_compile)
+        return Generation(self, self.drafter(speculate), may_compile, least)
 
     def drafter(self, speculate):
         """Who guesses: None, `Lookup` or `SmallerModel`; `speculate` as in `generate`.

@@ -131,14 +131,18 @@ class Generation:
         drafter: who guesses tokens for all rows; see `speculation`. None: nobody.
         may_compile: whether rows that ended may be dropped for a program that is not
             compiled yet, if that can save much. Not where somebody waits for the others.
+        least: `(rows, slots)` that the cache of every group has at least which joins. With
+            it, groups of other sizes and lengths need no programs of their own. None: as
+            small as the prompts allow.
 
     Attributes:
         prefilled: how many prompt tokens were computed.
         forwards: how often the decode loop ran the network.
     """
 
-    def __init__(self, engine, drafter=None, may_compile=True):
+    def __init__(self, engine, drafter=None, may_compile=True, least=None):
         self._engine = engine
+        self._least = least
         self._drafter = drafter
         self._may_compile = may_compile
         self._joining = collections.deque()  # of `Prefill`
@@ -179,12 +183,14 @@ class Generation:
             return
         others = self._live() + [r for group in self._joining for r in group.rows]
         self._check_room(others + new)
-        self._joining.append(Prefill(self._engine, self._drafter, new))
+        self._joining.append(Prefill(self._engine, self._drafter, new, self._least))
 
     def _check_room(self, rows):
         longest = max(len(row.prompt) + row.limit - 1 for row in rows)
-        slots = bucket(longest + self._draft_slots)
-        self._engine.check_cache(row_bucket(len(rows)), slots, self._drafter)
+        least_rows, least_slots = self._least or (1, 1)
+        slots = max(bucket(longest + self._draft_slots), least_slots)
+        size = max(row_bucket(len(rows)), least_rows)
+        self._engine.check_cache(size, slots, self._drafter)
 
     @property
     def _draft_slots(self):

@@ -27,10 +27,18 @@ class Prefill:
 
     What all prompts begin with, such as the worked examples of an evaluation, is computed
     once, in a cache of one row, which is then copied for the others.
+
+    Args:
+        engine: an `Engine`.
+        drafter: as of `Generation`.
+        rows: of `Row`.
+        least: `(rows, slots)` that the cache has at least; all chunks have as many rows, so
+            that few programs do. None: as small as the prompts allow.
     """
 
-    def __init__(self, engine, drafter, rows):
+    def __init__(self, engine, drafter, rows, least=None):
         self._engine = engine
+        self._least = least
         self._drafter = drafter
         self.rows = rows
         self._prompts = sorted({tuple(r.prompt) for r in rows}, key=len, reverse=True)
@@ -74,17 +82,19 @@ class Prefill:
 
     def _lay_out(self):
         engine, drafter = self._engine, self._drafter
-        rows = row_bucket(len(self._prompts))
         lengths = [len(prompt) for prompt in self._prompts]
+        least_rows, least_slots = self._least or (1, 1)
+        rows = max(row_bucket(len(lengths)), least_rows)
         start, cache = self._cached()
         reach = max(len(row.prompt) + min(VISIT, row.limit - 1) for row in self.rows)
         slots = bucket(reach + (2 * drafter.width if drafter else 0))
-        slots = max(slots, cache.slots if cache else 0)
+        slots = max(slots, least_slots, cache.slots if cache else 0)
         plan = functools.partial(prefill_plan, read=engine.tokens_per_read, room=slots)
         self._shared = 0 if cache else shared_beginning(self._prompts)
         alone = plan([self._shared]) if self._shared else []
         self._alone = len(alone)
-        self._plan = alone + plan(lengths, self._shared or start)
+        fixed = rows if self._least else None
+        self._plan = alone + plan(lengths, self._shared or start, rows=fixed)
         reach = max(offset + width for offset, width, _ in self._plan)
         self._ids = np.zeros((rows, reach), "int32")
         for ids, prompt in zip(self._ids, self._prompts, strict=False):
@@ -116,7 +126,8 @@ class Prefill:
         rows = [row for row in self.rows if row.running]
         rows.sort(key=lambda row: place[tuple(row.prompt)])
         source = [place[tuple(row.prompt)] for row in rows]
-        unused = row_bucket(len(rows)) - len(rows)
+        least_rows, _ = self._least or (1, 1)
+        unused = max(row_bucket(len(rows)), least_rows) - len(rows)
         hidden, cache = self._hidden, self._cache
         if source != list(range(len(self._prompts))):
             index = np.array(source + [0] * unused, "int32")

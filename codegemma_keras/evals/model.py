@@ -16,7 +16,7 @@ from keras import ops
 from codegemma_keras import fim, presets
 from codegemma_keras.decoding import Sampling
 from codegemma_keras.decoding import request as requests
-from codegemma_keras.decoding.completion import write
+from codegemma_keras.decoding.completion import least_cache, write
 from codegemma_keras.decoding.request import Conversation, Cursor, Request, TokenIds
 from codegemma_keras.evals.asked import Asked, Text
 from codegemma_keras.evals.task import Hole, Message
@@ -176,7 +176,6 @@ class Model:
             rows: prompts at once; others join as these end. None: all.
             ended: called with the number of answers that have ended, as they do.
         """
-        generation = self.lm.engine.generation()
         sampling = Sampling(**(sampling or {}))
         seeds = [0] * len(asked) if seeds is None else seeds
         answers = [
@@ -198,6 +197,8 @@ class Model:
             for one, seed in zip(asked, seeds, strict=True)
         ]
         first, waiting = answers[:rows], answers[rows:] if rows else ()
+        least = least_cache([a.row for a in answers], len(first)) if waiting else None
+        generation = self.lm.engine.generation(least=least)
         generation.join([answer.row for answer in first])
         for _ in write(generation, first, waiting):
             if ended:

@@ -23,6 +23,21 @@ def test_plan_covers_every_token_and_pads_less_than_half():
         assert computed <= 2 * sum(lengths) + 8 * len(plan)
 
 
+def test_a_plan_of_fixed_rows_has_few_shapes():
+    rng = np.random.default_rng(3)
+    shapes = set()
+    for _ in range(50):
+        lengths = sorted(rng.integers(1, 600, 5).tolist(), reverse=True)
+        plan = cache.prefill_plan(lengths, room=768, rows=8)
+        end = 0
+        for offset, width, rows in plan:
+            assert (offset, rows) == (end, 8)
+            end += width
+        assert lengths[0] <= end <= 768
+        shapes |= {width for _, width, _ in plan}
+    assert shapes == set(cache.FEW_CHUNKS)
+
+
 def test_buckets_hold_and_are_few():
     sizes = {cache.bucket(n) for n in range(1, 8193)}
     assert all(cache.bucket(n) >= n for n in range(1, 8193))

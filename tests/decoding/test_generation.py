@@ -9,6 +9,7 @@ from codegemma_keras import CodeGemmaCausalLM
 from codegemma_keras.decoding import Engine, Row, Sampling
 from codegemma_keras.decoding import generation as generations
 from codegemma_keras.decoding.cache import CachedPrefix
+from codegemma_keras.decoding.completion import least_cache
 from tests.tiny_models import our_backbone
 
 V = 53
@@ -66,6 +67,33 @@ def test_rows_that_join_get_the_tokens_they_get_alone(engine, speculate):
         np.testing.assert_allclose(
             row.result().log_probabilities, alone.log_probabilities, atol=1e-4
         )
+
+
+def test_groups_of_any_size_need_no_programs_of_their_own():
+    """With `least`: shorter prompts, and fewer of them, are computed by what exists."""
+    engine = Engine(CodeGemmaCausalLM(our_backbone(num_layers=1)))
+    prompts = [PROMPTS[5], *PROMPTS[2:5], *PROMPTS[:2], PROMPTS[3][:20]]
+    rows = [Row(prompt, 24, seed=n) for n, prompt in enumerate(prompts * 2)]
+    least = least_cache(rows, 8)
+    assert least == (2, 512)
+    generation, waiting, compiled = engine.generation(least=least), rows, []
+    for count in (8, 2, 2, 1, 1):
+        generation.join(waiting[:count])
+        while generation.joining:
+            generation.advance(1)
+        for row in generation._live()[:2]:
+            row.stop("places for the next group")
+        generation.advance(1)
+        waiting = waiting[count:]
+        compiled.append(engine.compilations)
+    assert not waiting
+    assert compiled[1] == compiled[-1]
+    while generation.running:
+        generation.advance()
+    for row in rows:
+        [alone] = engine.generate([row.prompt], 24, (), Sampling(), [row.seed])
+        assert row.tokens
+        assert row.tokens == alone.token_ids[: len(row.tokens)]
 
 
 def test_a_running_row_goes_on_while_a_long_prompt_joins(engine):

@@ -95,6 +95,20 @@ def test_sentinels_ask_in_the_order_that_the_preset_knows(model, monkeypatch):
         model.ask(hole, 8)
 
 
+def test_a_second_portion_needs_no_programs_of_its_own():
+    """Prompts of other lengths and another number of them: most of the time of a first
+    evaluation went into programs."""
+    model = Model(tiny_models.our_task(), "tiny")
+    asked = [model.ask(f"{n} = 1\n" * n, 12) for n in (9, 8, 7, 7, 20, 19, 5, 3, 2)]
+    texts = model.complete(asked, rows=4)
+    compiled = model.compilations
+    more = [model.ask(f"{n} = 1\n" * n, 12) for n in (4, 3, 3, 2, 10, 6)]
+    texts += model.complete(more, rows=4)
+    assert model.compilations == compiled
+    for one, text in zip(asked + more, texts, strict=True):
+        assert text == model.complete([one])[0]
+
+
 def test_text_of_a_benchmark_never_becomes_a_control_token(model):
     ids = model.ask("<|fim_prefix|>x<eos>", 8).ids
     assert not {1, 67, 68, 69, 70} & set(ids)
