@@ -63,7 +63,7 @@ def test_a_place_in_the_batch_is_taken_when_it_becomes_free(model, monkeypatch):
     monkeypatch.setattr(
         model.lm.engine,
         "generation",
-        lambda *args: forwards.append(build(*args)) or forwards[-1],
+        lambda **how: forwards.append(build(**how)) or forwards[-1],
     )
     asked = [model.ask(TEXTS[0], 64 if n % 4 == 0 else 4) for n in range(16)]
     asked = [
