@@ -18,8 +18,7 @@ from keras import ops, tree
 # Tokens a prefill program takes. 8: what one keystroke adds. 512: enough to be bound by
 # arithmetic on a GPU.
 PREFILL_CHUNKS = (8, 32, 64, 128, 512)
-# Where programs are to be few: a twentieth more to compute on the prompts of HumanEval's
-# infilling, and less than half as many programs.
+# Where programs are to be few: more padding is computed, and fewer programs are compiled.
 FEW_CHUNKS = (32, 128, 512)
 # Reading the weights for a prefill chunk takes as long as computing so many of its
 # tokens: measured on two CPU cores (90 ms for a chunk of 32, 137 for 64, 228 for 128);
@@ -97,6 +96,19 @@ def prefill_plan(
         plan.append(best[offset][1])
         offset += plan[-1][1]
     return plan
+
+
+class Least(NamedTuple):
+    """What the cache of a group of prompts has at least, however few and short they are.
+
+    Groups of other sizes then need no programs of their own.
+    """
+
+    rows: int = 1
+    slots: int = 1
+
+
+AS_NEEDED = Least()
 
 
 class Cache(NamedTuple):

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from codegemma_keras.decoding.cache import bucket, row_bucket
+from codegemma_keras.decoding.cache import Least, bucket, row_bucket
 from codegemma_keras.decoding.generation import VISIT, Generation, Row
 from codegemma_keras.decoding.postprocessing import Tidying
 from codegemma_keras.decoding.stops import Stops
@@ -284,18 +284,18 @@ def join_size(rows: int) -> int:
     return max(1, rows // 4)
 
 
-def least_cache(rows: Sequence[Row], together: int) -> tuple[int, int]:
+def least_cache(rows: Sequence[Row], together: int) -> Least:
     """`least` of a `Generation` for prompts that are all known.
 
-    All groups then need the same programs, however many prompts are in the last one and
-    however long they are. Most of a first evaluation's time on two cores went into programs.
+    A first evaluation spent a third of its time and more on compiling programs for groups
+    of other sizes (docs/evaluation.md).
 
     Args:
         rows: all that will join.
         together: how many run at once.
     """
     reach = max(len(row.prompt) + max(0, min(VISIT, row.limit - 1)) for row in rows)
-    return row_bucket(join_size(together)), max(bucket(reach), LEAST_SLOTS)
+    return Least(row_bucket(join_size(together)), max(bucket(reach), LEAST_SLOTS))
 
 
 def end_from_outside(answers: Sequence[Answer]) -> None:

@@ -15,6 +15,7 @@ from codegemma_keras import platforms
 from codegemma_keras.decoding import ahead, loop, speculation
 from codegemma_keras.decoding import cache as caches
 from codegemma_keras.decoding.cache import (
+    AS_NEEDED,
     TOKENS_PER_READ,
     TOKENS_PER_READ_GPU,
     Cache,
@@ -125,7 +126,9 @@ class Engine:
         generation.join(rows)
         return generation, rows
 
-    def generation(self, speculate=False, may_compile=True, least=None) -> Generation:
+    def generation(
+        self, speculate=False, may_compile=True, least=AS_NEEDED
+    ) -> Generation:
         """A `Generation` without rows, which may join; `speculate` as in `generate`."""
         return Generation(self, self.drafter(speculate), may_compile, least)
 

@@ -17,7 +17,12 @@ import time
 
 import numpy as np
 
-from codegemma_keras.decoding.cache import CachedPrefix, bucket, row_bucket
+from codegemma_keras.decoding.cache import (
+    AS_NEEDED,
+    CachedPrefix,
+    bucket,
+    row_bucket,
+)
 from codegemma_keras.decoding.loop import VISIT, Rows
 from codegemma_keras.decoding.prefill import Prefill
 from codegemma_keras.decoding.sampling import Sampling, Settings, Work
@@ -131,16 +136,14 @@ class Generation:
         drafter: who guesses tokens for all rows; see `speculation`. None: nobody.
         may_compile: whether rows that ended may be dropped for a program that is not
             compiled yet, if that can save much. Not where somebody waits for the others.
-        least: `(rows, slots)` that the cache of every group has at least which joins. With
-            it, groups of other sizes and lengths need no programs of their own. None: as
-            small as the prompts allow.
+        least: a `Least` of the cache of every group that joins.
 
     Attributes:
         prefilled: how many prompt tokens were computed.
         forwards: how often the decode loop ran the network.
     """
 
-    def __init__(self, engine, drafter=None, may_compile=True, least=None):
+    def __init__(self, engine, drafter=None, may_compile=True, least=AS_NEEDED):
         self._engine = engine
         self._least = least
         self._drafter = drafter
@@ -187,9 +190,8 @@ class Generation:
 
     def _check_room(self, rows):
         longest = max(len(row.prompt) + row.limit - 1 for row in rows)
-        least_rows, least_slots = self._least or (1, 1)
-        slots = max(bucket(longest + self._draft_slots), least_slots)
-        size = max(row_bucket(len(rows)), least_rows)
+        slots = max(bucket(longest + self._draft_slots), self._least.slots)
+        size = max(row_bucket(len(rows)), self._least.rows)
         self._engine.check_cache(size, slots, self._drafter)
 
     @property

@@ -9,6 +9,7 @@ import functools
 import numpy as np
 
 from codegemma_keras.decoding.cache import (
+    AS_NEEDED,
     CachedPrefix,
     bucket,
     common_length,
@@ -32,11 +33,11 @@ class Prefill:
         engine: an `Engine`.
         drafter: as of `Generation`.
         rows: of `Row`.
-        least: `(rows, slots)` that the cache has at least; all chunks have as many rows, so
-            that few programs do. None: as small as the prompts allow.
+        least: of the cache. Unless it is `AS_NEEDED`, all chunks have as many rows as the
+            cache and few widths.
     """
 
-    def __init__(self, engine, drafter, rows, least=None):
+    def __init__(self, engine, drafter, rows, least=AS_NEEDED):
         self._engine = engine
         self._least = least
         self._drafter = drafter
@@ -83,17 +84,16 @@ class Prefill:
     def _lay_out(self):
         engine, drafter = self._engine, self._drafter
         lengths = [len(prompt) for prompt in self._prompts]
-        least_rows, least_slots = self._least or (1, 1)
-        rows = max(row_bucket(len(lengths)), least_rows)
+        rows = max(row_bucket(len(lengths)), self._least.rows)
         start, cache = self._cached()
         reach = max(len(row.prompt) + min(VISIT, row.limit - 1) for row in self.rows)
         slots = bucket(reach + (2 * drafter.width if drafter else 0))
-        slots = max(slots, least_slots, cache.slots if cache else 0)
+        slots = max(slots, self._least.slots, cache.slots if cache else 0)
         plan = functools.partial(prefill_plan, read=engine.tokens_per_read, room=slots)
         self._shared = 0 if cache else shared_beginning(self._prompts)
         alone = plan([self._shared]) if self._shared else []
         self._alone = len(alone)
-        fixed = rows if self._least else None
+        fixed = None if self._least == AS_NEEDED else rows
         self._plan = alone + plan(lengths, self._shared or start, rows=fixed)
         reach = max(offset + width for offset, width, _ in self._plan)
         self._ids = np.zeros((rows, reach), "int32")
@@ -126,8 +126,7 @@ class Prefill:
         rows = [row for row in self.rows if row.running]
         rows.sort(key=lambda row: place[tuple(row.prompt)])
         source = [place[tuple(row.prompt)] for row in rows]
-        least_rows, _ = self._least or (1, 1)
-        unused = max(row_bucket(len(rows)), least_rows) - len(rows)
+        unused = max(row_bucket(len(rows)), self._least.rows) - len(rows)
         hidden, cache = self._hidden, self._cache
         if source != list(range(len(self._prompts))):
             index = np.array(source + [0] * unused, "int32")

@@ -16,6 +16,7 @@ from keras import ops
 from codegemma_keras import fim, presets
 from codegemma_keras.decoding import Sampling
 from codegemma_keras.decoding import request as requests
+from codegemma_keras.decoding.cache import AS_NEEDED
 from codegemma_keras.decoding.completion import least_cache, write
 from codegemma_keras.decoding.request import Conversation, Cursor, Request, TokenIds
 from codegemma_keras.evals.asked import Asked, Text
@@ -197,7 +198,9 @@ class Model:
             for one, seed in zip(asked, seeds, strict=True)
         ]
         first, waiting = answers[:rows], answers[rows:] if rows else ()
-        least = least_cache([a.row for a in answers], len(first)) if waiting else None
+        least = AS_NEEDED
+        if waiting:
+            least = least_cache([answer.row for answer in answers], len(first))
         generation = self.lm.engine.generation(least=least)
         generation.join([answer.row for answer in first])
         for _ in write(generation, first, waiting):

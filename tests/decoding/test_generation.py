@@ -81,7 +81,7 @@ def test_groups_of_any_size_need_no_programs_of_their_own():
         generation.join(waiting[:count])
         while generation.joining:
             generation.advance(1)
-        for row in generation._live()[:2]:
+        for row in [row for row in rows if row.running and row.tokens][:2]:
             row.stop("places for the next group")
         generation.advance(1)
         waiting = waiting[count:]

@@ -96,8 +96,7 @@ def test_sentinels_ask_in_the_order_that_the_preset_knows(model, monkeypatch):
 
 
 def test_a_second_portion_needs_no_programs_of_its_own():
-    """Prompts of other lengths and another number of them: most of the time of a first
-    evaluation went into programs."""
+    """Prompts of other lengths, and another number of them."""
     model = Model(tiny_models.our_task(), "tiny")
     asked = [model.ask(f"{n} = 1\n" * n, 12) for n in (9, 8, 7, 7, 20, 19, 5, 3, 2)]
     texts = model.complete(asked, rows=4)
