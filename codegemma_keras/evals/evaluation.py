@@ -8,6 +8,7 @@ import pathlib
 from collections.abc import Callable, Sequence
 
 from codegemma_keras import bars, files
+from codegemma_keras.data.document import require
 from codegemma_keras.evals import answers as given
 from codegemma_keras.evals import catalog, comparison, report, run, summary
 from codegemma_keras.evals.data import Data
@@ -103,6 +104,7 @@ def evaluate(
         ValueError: an unknown task or convention; a folder of another evaluation.
         FileNotFoundError: the data of a task are nowhere.
         RuntimeError: no sandbox as strong as was asked for.
+        ImportError: the extra `evals` is not installed.
 
     Examples:
         >>> with bars.shown() as progress:
@@ -121,6 +123,7 @@ def evaluate(
     made = _make(tasks, convention, data or Data(), chat)
     if any(task.case for task, _ in made):
         accepted(judging.least)  # before hours of generation
+    require("matplotlib", "evals")  # for the report; said before hours of generation
     ask, said = _asker(preset, adapter, dtype, answers, settings, chat)
     out, found = pathlib.Path(out).expanduser(), {}
     for task, digests in made:

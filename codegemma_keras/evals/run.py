@@ -147,6 +147,12 @@ def _by_key(records):
 
 
 def _same_question(old, new, folder):
+    begun = old.get("format")
+    if begun != FORMAT:
+        raise ValueError(
+            f"{folder} was begun by another version of this package, whose format is "
+            f"{begun!r} and not {FORMAT}. Name another folder."
+        )
     different = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
     if different:
         said = "; ".join(

@@ -50,6 +50,21 @@ def test_portions_are_of_one_size(tmp_path, limit, batch_size, portions):
     assert [n for n in rows if n] == portions
 
 
+def test_a_run_of_another_version_is_refused(tmp_path):
+    (tmp_path / "gsm8k").mkdir()
+    (tmp_path / "gsm8k" / "question.json").write_text('{"format": 2}')
+    with pytest.raises(ValueError, match=r"begun by another version.*another folder"):
+        gsm8k(tmp_path)
+
+
+def test_without_the_extra_nothing_is_asked(tmp_path, monkeypatch):
+    """A report needs matplotlib; hours of answers must not come before the news."""
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ImportError, match=r"codegemma-keras\[evals\]"):
+        gsm8k(tmp_path)
+    assert not any(tmp_path.iterdir())
+
+
 def test_a_finished_run_asks_nothing(whole):
     before = contents(whole)
     assert gsm8k(whole).asked == 0
