@@ -235,6 +235,7 @@ def main():
     parser.add_argument("--tasks", nargs="+", default=[name for name, *_ in ASKED])
     parser.add_argument("--conventions", nargs="+", help="default: all")
     parser.add_argument("--limit", type=int)
+    parser.add_argument("--shuffle", action="store_true", help="limit: at random")
     parser.add_argument("--batch-size", type=int, default=16)
     args = parser.parse_args()
     work = args.work if args.preset == smollm2.BASE else args.work / args.preset
@@ -246,7 +247,11 @@ def main():
                 continue
             if args.conventions and convention not in args.conventions:
                 continue
-            settings = Settings(limit=args.limit or limit, batch_size=args.batch_size)
+            settings = Settings(
+                limit=args.limit or limit,
+                shuffle=args.shuffle,
+                batch_size=args.batch_size,
+            )
             [found] = evals.evaluate(
                 [task],
                 model,
@@ -262,6 +267,7 @@ def main():
                 "starts": found["speed"]["starts"],
                 "stop_rate": found["stop_rate"],
                 "batch_size": args.batch_size,
+                "shuffle": args.shuffle,
             }
             first = work / "ours" / convention / task
             if who != "ours" and (first / "samples.jsonl").exists():

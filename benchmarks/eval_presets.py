@@ -40,9 +40,12 @@ def main():
     parser.add_argument("--tasks", nargs="+", default=TASKS)
     parser.add_argument("--convention", choices=CONVENTIONS, default="paper")
     parser.add_argument("--limit", type=int)
+    parser.add_argument("--shuffle", action="store_true", help="limit: at random")
     parser.add_argument("--batch-size", type=int, default=32)
     args = parser.parse_args()
-    settings = Settings(limit=args.limit, batch_size=args.batch_size)
+    settings = Settings(
+        limit=args.limit, shuffle=args.shuffle, batch_size=args.batch_size
+    )
     rows = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else {}
     for preset in args.presets:
         for task in args.tasks:
@@ -54,6 +57,7 @@ def main():
             ).values()
             rows.setdefault(preset, {})[name] = {
                 **{key: found.get(key) for key in KEPT},
+                "shuffle": args.shuffle,
                 "date": f"{datetime.date.today()}",
             }
             print(preset, name, found["scores"], found["speed"], flush=True)

@@ -40,6 +40,9 @@ class EvalOptions:
     chat: bool = False
     # Use only this many problems of each task, from the first.
     limit: int | None = None
+    # Choose the problems of --limit at random, by the seed, instead of the first ones, which
+    # may all come from a few programs.
+    shuffle: bool = False
     # The number of samples for each problem. More than one needs a temperature.
     samples: int = 1
     # 0 always takes the most probable token; 1 samples from the model's probabilities.
@@ -48,7 +51,7 @@ class EvalOptions:
     top_p: float = 1.0
     # Sample only from this many of the most probable tokens. 0 keeps all.
     top_k: int = 0
-    # The seed of the sampling.
+    # The seed of the sampling, and of --shuffle.
     seed: int = 0
     # The number of prompts at once. Table 2 of CodeGemma's report was measured with 1.
     batch_size: int = 16
@@ -100,6 +103,7 @@ def evaluate(options: EvalOptions) -> None:
         seed=options.seed,
         batch_size=options.batch_size,
         limit=options.limit,
+        shuffle=options.shuffle,
     )
     with bars.shown() as progress:
         evals.evaluate(

@@ -198,7 +198,7 @@ def _asker(preset, adapter, dtype, answers, settings, chat) -> tuple[Callable, d
             )
 
         def fill(folder, task, progress):
-            problems = task.problems[: settings.limit]
+            problems = settings.chosen(task.problems)
             folder.append("samples", given.read(answers, task, problems))
 
         return fill, {"preset": None, "answers": given.describe(answers)}

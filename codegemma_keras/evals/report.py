@@ -101,13 +101,16 @@ def reason_rows(runs) -> Iterator[tuple]:
 
 def remarks(run) -> Iterator[str]:
     """What one must know to compare a score, in sentences."""
-    if run["problems"] < run["of_the_benchmark"]:
-        yield (
-            f"Only the first {run['problems']} of {run['of_the_benchmark']:,} problems "
-            "were asked, so this is no score of the benchmark."
-        )
-    yield from run["notes"]
     question = _question(run)
+    if run["problems"] < run["of_the_benchmark"]:
+        number = f"{run['problems']} of {run['of_the_benchmark']:,} problems"
+        which = (
+            f"{number}, chosen at random with the seed {question['seed']},"
+            if question.get("shuffle")
+            else f"the first {number}"
+        )
+        yield f"Only {which} were asked, so this is no score of the benchmark."
+    yield from run["notes"]
     drawn = (
         "Greedy, one sample a problem."
         if not question["temperature"]

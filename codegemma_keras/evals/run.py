@@ -30,7 +30,7 @@ from codegemma_keras.evals.task import Problem, Task
 JUDGED_AT_ONCE = 64
 # Batches of a portion. At its end a batch runs empty, and until then nothing is written.
 TURNS = 4
-FORMAT = 3
+FORMAT = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +44,8 @@ class Settings:
         seed: of all noise.
         batch_size: prompts at once.
         limit: the first so many problems; None: all.
+        shuffle: take `limit` problems from all parts of the benchmark, chosen at random by
+            `seed`. A larger limit has the problems of a smaller one, and more.
 
     Examples:
         >>> Settings(samples=10, temperature=0.8).sampling
@@ -61,6 +63,7 @@ class Settings:
     seed: int = 0
     batch_size: int = 16
     limit: int | None = None
+    shuffle: bool = False
 
     def __post_init__(self):
         for name in ("samples", "batch_size", "limit"):
@@ -73,6 +76,19 @@ class Settings:
                 "same. Set a temperature above 0, such as 0.2 for pass@1 or 0.8 for "
                 "pass@100."
             )
+        if self.shuffle and self.limit is None:
+            raise ValueError(
+                "shuffle=True chooses limit problems at random, and limit is not set. Set "
+                "limit, such as limit=200, or leave shuffle out to ask all problems."
+            )
+
+    def chosen(self, problems: Sequence[Problem]) -> Sequence[Problem]:
+        """The problems of a task that are asked, in the task's order."""
+        if not self.shuffle:
+            return problems[: self.limit]
+        drawn = sorted(problems, key=lambda problem: _noise(self.seed, problem.id))
+        ids = {problem.id for problem in drawn[: self.limit]}
+        return [problem for problem in problems if problem.id in ids]
 
     @property
     def sampling(self) -> dict:
@@ -179,7 +195,7 @@ def generate(
         settings: how.
         progress: called with (stage, samples done, of how many).
     """
-    problems = task.problems[: settings.limit]
+    problems = settings.chosen(task.problems)
     stage = f"{task.name}: asking"
     run.append("timings", [machine.start(model)])
     done, total = 0, len(problems) * settings.samples
@@ -296,8 +312,12 @@ def _choose(task, batch, model, settings, report):
 
 
 def _seed(seed, problem, index):
-    text = f"{seed} {problem} {index}".encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=4).digest(), "big")
+    return int.from_bytes(_noise(seed, problem, index), "big")
+
+
+def _noise(*about):
+    """Bytes that are the same in every process and release of Python."""
+    return hashlib.blake2b(" ".join(map(str, about)).encode(), digest_size=4).digest()
 
 
 # Verdicts
@@ -319,7 +339,7 @@ def judge(
         settings: of the run.
         progress: called with (stage, verdicts done, of how many).
     """
-    problems = {problem.id: problem for problem in task.problems[: settings.limit]}
+    problems = {problem.id: problem for problem in settings.chosen(task.problems)}
     records, stage = list(run.samples.values()), f"{task.name}: judging"
     if progress:
         progress(stage, 0, len(records))

@@ -52,7 +52,7 @@ def test_portions_are_of_one_size(tmp_path, limit, batch_size, portions):
 
 def test_a_run_of_another_version_is_refused(tmp_path):
     (tmp_path / "gsm8k").mkdir()
-    (tmp_path / "gsm8k" / "question.json").write_text('{"format": 2}')
+    (tmp_path / "gsm8k" / "question.json").write_text('{"format": 3}')
     with pytest.raises(ValueError, match=r"begun by another version.*another folder"):
         gsm8k(tmp_path)
 
@@ -123,6 +123,36 @@ def test_a_folder_of_somebody_else_is_left_alone(tmp_path):
     with pytest.raises(ValueError, match="no folder of an evaluation"):
         Run(tmp_path / "gsm8k", {"task": "gsm8k"})
     assert [p.name for p in (tmp_path / "gsm8k").iterdir()] == ["thesis.txt"]
+
+
+def asked(folder, limit, **settings):
+    """Ids of the problems that were asked, as places in the benchmark."""
+    gsm8k(folder, limit, **settings)
+    lines = (folder / "gsm8k" / "samples.jsonl").read_text().splitlines()
+    return {int(json.loads(line)["task_id"].split("/")[1]) for line in lines}
+
+
+def test_a_limit_takes_the_first_problems(tmp_path):
+    assert asked(tmp_path, 20) == set(range(20))
+    assert "Only the first 20 of 1,319 problems" in (tmp_path / "report.md").read_text()
+
+
+def test_a_shuffled_limit_takes_problems_of_all_parts(tmp_path):
+    some = asked(tmp_path / "some", 20, shuffle=True)
+    assert len(some) == 20
+    assert {place // 440 for place in some} == {0, 1, 2}
+    assert "Only 20 of 1,319 problems, chosen at random with the seed 0, were" in (
+        (tmp_path / "some" / "report.md").read_text()
+    )
+    assert some < asked(tmp_path / "more", 30, shuffle=True)
+    assert some != asked(tmp_path / "others", 20, shuffle=True, seed=1)
+    # Recorded: the same problems on every machine and with every release of Python.
+    assert sorted(some)[:4] == [6, 8, 35, 139]
+
+
+def test_a_shuffle_of_all_problems_is_refused():
+    with pytest.raises(ValueError, match=r"limit is not set. Set limit"):
+        Settings(shuffle=True)
 
 
 def test_several_samples_have_seeds_of_their_own(tmp_path):
