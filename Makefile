@@ -115,9 +115,11 @@ test-clients: $(VENV)/.installed-dev .venv-clients/.installed  ## Not in `test`:
 	  .venv-clients/bin/python -m pytest -v tests/optional/clients.py $(if $(LLAMA_VIM),,-k "not llama_vim") -p no:cacheprovider --noconftest
 
 CHROMIUM ?= $(shell command -v chromium || command -v google-chrome)
-test-jupyterlab: $(VENV)/.installed-dev .venv-clients/.installed  ## Not in `test`: ghost text in JupyterLab, in CHROMIUM.
+test-jupyterlab: $(VENV)/.installed-dev $(VENV)/.installed-notebooks .venv-clients/.installed  ## Not in `test`: ghost text in JupyterLab, in CHROMIUM; with NOTEBOOKS="01 04" also Run All.
 	PATH=$(abspath $(BIN)):$$PATH CHROMIUM=$(CHROMIUM) NODE=$(abspath .venv-clients/node) KERAS_BACKEND=jax \
 	  $(BIN)/python tests/optional/jupyterlab.py
+	$(if $(NOTEBOOKS),PATH=$(abspath $(BIN)):$$PATH CHROMIUM=$(CHROMIUM) NODE=$(abspath .venv-clients/node) \
+	  $(BIN)/python tests/optional/jupyterlab.py run $(NOTEBOOKS))
 
 test-serving: $(VENV)/.installed-dev .serving/.installed  ## Not in `test`: exports in llama.cpp, vLLM and MLX; builds them, 5 GB.
 	KERAS_BACKEND=jax $(BIN)/python benchmarks/export_readers.py \
