@@ -8,6 +8,8 @@ first name that needs one.
 import importlib
 from typing import TYPE_CHECKING
 
+from codegemma_keras import quiet
+
 __version__ = "0.1.0.dev0"
 
 # Public name -> the module that holds it.
@@ -54,11 +56,13 @@ __all__ = [
 
 def __getattr__(name):
     if name in _CLASSES:
-        module = importlib.import_module(f"{__name__}.{_CLASSES[name]}")
+        with quiet.in_notebook():
+            module = importlib.import_module(f"{__name__}.{_CLASSES[name]}")
         value = globals()[name] = getattr(module, name)
         return value
     if name in _MODULES:
-        return importlib.import_module(f"{__name__}.{name}")
+        with quiet.in_notebook():
+            return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -19,7 +19,8 @@ import sys
 import traceback
 
 from codegemma_keras import __version__
-from codegemma_keras.cli.process import BACKEND_HELP, choose_backend, quiet_libraries
+from codegemma_keras.cli.process import BACKEND_HELP, choose_backend
+from codegemma_keras.quiet import quiet_libraries
 
 PACKAGE = pathlib.Path(__file__).parents[1]
 

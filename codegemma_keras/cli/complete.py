@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from codegemma_keras.cli.process import choose_backend, quiet_libraries, visible
+from codegemma_keras.cli.process import choose_backend, visible
+from codegemma_keras.quiet import quiet_libraries
 from codegemma_keras.server.settings import DEFAULT_PRESET
 
 # Lines shown on each side of a completion.

@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 import tyro
 
 from codegemma_keras import bars
-from codegemma_keras.cli.process import choose_backend, quiet_libraries
+from codegemma_keras.cli.process import choose_backend
+from codegemma_keras.quiet import quiet_libraries
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,8 +4,9 @@
         --model_args preset=code_gemma_tiny_py --tasks boolq
 """
 
-from codegemma_keras.cli.process import choose_backend, quiet_libraries
+from codegemma_keras.cli.process import choose_backend
 from codegemma_keras.data.document import require
+from codegemma_keras.quiet import quiet_libraries
 
 
 def main() -> None:

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import tyro
 
-from codegemma_keras.cli.process import choose_backend, quiet_libraries
+from codegemma_keras.cli.process import choose_backend
+from codegemma_keras.quiet import quiet_libraries
 from codegemma_keras.server.settings import AUTO, DEFAULT_PRESET, Settings
 
 

@@ -4,7 +4,8 @@ import logging
 import socket
 import sys
 
-from codegemma_keras.cli.process import choose_backend, quiet_libraries
+from codegemma_keras.cli.process import choose_backend
+from codegemma_keras.quiet import quiet_libraries
 from codegemma_keras.server.settings import Settings
 
 # Requests under way are given so many seconds to end when the server is stopped.

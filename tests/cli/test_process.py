@@ -1,4 +1,4 @@
-"""What a command does to its process: backend, quiet libraries, what a terminal gets."""
+"""What a command does to its process: the backend, and what a terminal gets."""
 
 import os
 import pathlib
@@ -69,45 +69,6 @@ def test_backend_without_jax_is_left_to_keras(tmp_path):
     hide = "import importlib.util as u; find = u.find_spec;"
     hide += "u.find_spec = lambda name: None if name == 'jax' else find(name);"
     assert python(hide + CHOOSE, KERAS_HOME=str(tmp_path)).strip() == "None"
-
-
-NOISY = """
-import logging, os, sys
-from codegemma_keras.cli import process
-os.environ.pop("TF_CPP_MIN_LOG_LEVEL", None)
-with process.quiet_libraries():
-    logging.getLogger("lib").addHandler(logging.StreamHandler())
-    os.write(2, b"from a library\\n")
-    print("from Python", file=sys.stderr)
-    {error}
-os.write(2, b"library, later\\n")
-print("Python, later", file=sys.stderr)
-logging.getLogger("lib").warning("logged later")
-"""
-
-
-def stderr_of(program):
-    return subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    ).stderr
-
-
-def test_libraries_are_quiet_while_they_start():
-    assert stderr_of(NOISY.format(error="")).splitlines() == [
-        "from Python",
-        "library, later",
-        "Python, later",
-        "logged later",
-    ]
-
-
-def test_an_unexpected_error_shows_what_libraries_said():
-    assert "from a library" in stderr_of(NOISY.format(error="raise KeyError('bug')"))
-    assert "from a library" not in stderr_of(NOISY.format(error="raise ValueError()"))
-    assert "Fatal Python error" in stderr_of(NOISY.format(error="os.abort()"))
 
 
 @pytest.mark.parametrize("variable", [{"KERAS_BACKEND": "torch"}, {}])

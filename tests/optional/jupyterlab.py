@@ -106,12 +106,20 @@ def opened(notebooks):
             f"--ServerApp.root_dir={notebooks}",
         ]
         # Nothing of the user's own JupyterLab, but the user's models.
-        own = {f"JUPYTER_{n}_DIR": f"{folder / n}" for n in ("CONFIG", "DATA", "RUNTIME")}
+        own = {
+            f"JUPYTER_{n}_DIR": f"{folder / n}" for n in ("CONFIG", "DATA", "RUNTIME")
+        }
+        own["JUPYTERLAB_SETTINGS_DIR"] = f"{folder / 'settings'}"
+        news = folder / "settings" / "@jupyterlab" / "apputils-extension"
+        news.mkdir(parents=True)
+        (news / "notification.jupyterlab-settings").write_text('{"fetchNews": "false"}')
         with subprocess.Popen(command, env={**os.environ, **own}) as lab:
             try:
                 wait(f"http://127.0.0.1:{port}/api")
-                yield lambda name: (
-                    f"http://127.0.0.1:{port}/lab/tree/{name}?token={token}"
+                yield (
+                    lambda name: (
+                        f"http://127.0.0.1:{port}/lab/tree/{name}?token={token}"
+                    )
                 )
             finally:
                 lab.terminate()

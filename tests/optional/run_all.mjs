@@ -12,6 +12,10 @@ const page = await browser.newPage({ viewport: { width: 1100, height: 900 } });
 page.setDefaultTimeout(120000);
 await page.goto(address);
 await page.locator(".jp-Notebook .jp-Cell").first().waitFor();
+// Before the kernel is there, JupyterLab would ask which one to use.
+await page.waitForFunction(
+  () => window.jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.status === "idle"
+);
 await page.getByRole("menuitem", { name: "Run", exact: true }).click();
 await page.getByRole("menuitem", { name: "Run All Cells", exact: true }).click();
 // After a cell that fails and must not, JupyterLab runs no other.
