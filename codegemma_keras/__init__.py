@@ -58,7 +58,7 @@ def __getattr__(name):
     if name in _CLASSES:
         with quiet.in_notebook():
             module = importlib.import_module(f"{__name__}.{_CLASSES[name]}")
-        value = globals()[name] = getattr(module, name)
+            value = globals()[name] = getattr(module, name)
         return value
     if name in _MODULES:
         with quiet.in_notebook():
