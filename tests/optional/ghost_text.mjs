@@ -6,13 +6,15 @@
 import { chromium } from "playwright-core";
 
 const [address, executablePath, screenshot] = process.argv.slice(2);
-const TYPED = "def mean(values):\n    total = sum(values)\nreturn total ";
+const PASTED = "def mean(values):\n    total = sum(values)\n    return";
+const TYPED = " total ";
 const browser = await chromium.launch({ executablePath, args: ["--no-sandbox"] });
 const page = await browser.newPage({ viewport: { width: 1000, height: 600 } });
 page.setDefaultTimeout(240000);
 await page.goto(address);
 const cell = page.locator(".jp-Notebook .jp-CodeCell").last();
 await cell.locator(".cm-content").click();
+await page.keyboard.insertText(PASTED); // As it is: JupyterLab may indent what is typed.
 await page.keyboard.type(TYPED, { delay: 60 });
 // The first completion waits for the model; JupyterLab gives up after five seconds.
 const ghost = page.locator(".jp-GhostText").first();
