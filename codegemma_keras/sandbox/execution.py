@@ -24,10 +24,13 @@ import tempfile
 import threading
 import time
 
-from codegemma_keras.sandbox.levels import ENVIRONMENT, accepted, command
+from codegemma_keras.sandbox import levels
+from codegemma_keras.sandbox.levels import ENVIRONMENT, accepted
 
 SHOWN = 4_000  # characters of output that a result keeps
 LOOKS = 0.05  # seconds between two looks at the group's processes and memory
+# In /tmp, and in /dev/shm: an empty file takes memory that is no part of their size.
+FILES = 10_000
 PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 TIME_WAS_UP = 128 + signal.SIGXCPU  # exit code
 TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
@@ -179,6 +182,7 @@ STOPS = {
     "timeout": "timeout",
     "too much memory": "memory",
     "too many processes": "processes",
+    "too many files": "output",
 }
 
 
@@ -197,8 +201,11 @@ class Fresh:
         arguments = [role, *limits, *given, *numbers]
         child = [*PYTHON, INSIDE, *map(str, arguments)]
         stdin, stdout, stderr = files
-        self._process = subprocess.Popen(
-            command(level, child, size, folders),
+        self._process = levels.start(
+            level,
+            child,
+            size,
+            folders,
             stdin=stdin,
             stdout=stdout,
             stderr=stderr,
@@ -266,6 +273,7 @@ class Child:
     ):
         self.limits = limits
         self.starved = False
+        self._shut_in = level == "bubblewrap"
         self._stopped = None
         self._ended = threading.Event()
         self._files = [in_memory() for _ in range(3)]
@@ -321,9 +329,10 @@ class Child:
         return tuple(texts)
 
     def _watch(self):
-        """End the group when it has too many processes or too much memory.
+        """End the group when it has too many processes, files or too much memory.
 
         The kernel counts no processes for root, and memory for each process alone.
+        bubblewrap cannot limit the number of files.
         """
         while not self._ended.wait(LOOKS):
             group = self._process.group()
@@ -331,6 +340,8 @@ class Child:
                 self._stopped = "too many processes"
             elif sum(map(_memory, group)) > self.limits.memory_mb << 20:
                 self._stopped = "too much memory"
+            elif self._shut_in and max(map(_files, group), default=0) > FILES:
+                self._stopped = "too many files"
             if self._stopped:
                 self._process.kill()
                 return
@@ -359,6 +370,21 @@ def _memory(pid):
         return int(pathlib.Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE
     except (OSError, IndexError):
         return 0
+
+
+def _files(pid):
+    """The files in a process's own /tmp or /dev/shm, the larger number; 0 if it has ended.
+
+    bubblewrap's first process sees our folders, which are not counted.
+    """
+    most = 0
+    for place in ("/tmp", "/dev/shm"):
+        with contextlib.suppress(OSError):
+            theirs = f"/proc/{pid}/root{place}"
+            if os.stat(theirs).st_dev != os.stat(place).st_dev:
+                about = os.statvfs(theirs)
+                most = max(most, about.f_files - about.f_ffree)
+    return most
 
 
 def _processor_seconds(pid):

@@ -71,10 +71,6 @@ LEFT = {
         " s = socket.socket(socket.AF_UNIX); s.bind('\\0left'); s.listen(); time.sleep(9)",
         "import socket; socket.socket(socket.AF_UNIX).connect('\\0left')",
     ),
-    "System V shared memory": (
-        "import ctypes; assert ctypes.CDLL(None).shmget(77, 4096, 0o1666) >= 0",
-        "import ctypes; assert ctypes.CDLL(None).shmget(77, 4096, 0o666) >= 0",
-    ),
     "a key": (
         f"{KEYS}\ncall(248, b'user', b'left', b'x', 1, -4)",
         f"{KEYS}\nassert call(249, b'user', b'left', None, -4) > 0",
