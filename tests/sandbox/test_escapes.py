@@ -84,14 +84,14 @@ WANTS = {
     "memory of many processes": "import os, time\nr, w = os.pipe()\nfor _ in range(8):\n if os.fork() == 0: x = bytearray(100 << 20); os.write(w, b'x'); time.sleep(9); os._exit(0)\nfor _ in range(8): os.read(r, 1)\ntime.sleep(9)",
     "time without end": "while True: pass",
     # Memory that no process shows. Where a call is refused, the program fails there.
-    "System V shared memory": "import ctypes\nl = ctypes.CDLL(None); l.shmat.restype = ctypes.c_void_p\nfor _ in range(20):\n n = l.shmget(0, 16 << 20, 0o1666); assert n >= 0\n p = l.shmat(n, None, 0); ctypes.memset(p, 1, 16 << 20); l.shmdt(ctypes.c_void_p(p))",
+    "System V shared memory": "import ctypes\nl = ctypes.CDLL(None); l.shmat.restype = ctypes.c_void_p\nheld = []\nfor _ in range(20):\n n = l.shmget(0, 16 << 20, 0o1666); assert n >= 0\n p = l.shmat(n, None, 0); ctypes.memset(p, 1, 16 << 20); l.shmdt(ctypes.c_void_p(p)); held.append(n)\nfor n in held: l.shmctl(n, 0, None)",
     "files in memory": "import os\nheld = [os.memfd_create('x') for _ in range(24)]\nfor n in held: os.write(n, bytes(15 << 20))",
     "shared pages that are unmapped": "import ctypes, mmap\nl = ctypes.CDLL(None); l.mmap.restype = ctypes.c_void_p\nfor _ in range(6):\n p = l.mmap(None, ctypes.c_size_t(64 << 20), 3, 0x21, -1, 0); assert p != ctypes.c_void_p(-1).value\n ctypes.memset(p, 1, 64 << 20); l.munmap(ctypes.c_void_p(p + 4096), ctypes.c_size_t((64 << 20) - 4096))",
     "shared pages of a device": "import mmap\nwith open('/dev/zero', 'r+b') as f: mmap.mmap(f.fileno(), 1 << 20)[0] = 1",
-    "messages": "import ctypes; assert ctypes.CDLL(None).msgget(0, 0o1666) >= 0",
-    "semaphores": "import ctypes; assert ctypes.CDLL(None).semget(0, 32000, 0o1666) >= 0",
+    "messages": "import ctypes; n = ctypes.CDLL(None).msgget(0, 0o1666); assert n >= 0; ctypes.CDLL(None).msgctl(n, 0, None)",
+    "semaphores": "import ctypes; n = ctypes.CDLL(None).semget(0, 9999, 0o1666); assert n >= 0; ctypes.CDLL(None).semctl(n, 0, 0)",
     "rings of the kernel": "import ctypes\nassert ctypes.CDLL(None).syscall(425, 4096, bytes(120)) >= 0",
-    "files without end": "import os\nfor n in range(40_000): os.close(os.open(f'/tmp/{n}', os.O_CREAT))\nwhile True: pass",
+    "files without end": "import os\nfor n in range(40_000): os.close(os.open(f'{n}', os.O_CREAT))\nwhile True: pass",
 }
 RIGHT = "def f(x): return x * 2"
 
