@@ -11,8 +11,8 @@ it, `filters` names the calls of the kernel that fail, `checking` keeps the prog
 tests in two sandboxes, and `inside` is what runs within them. `languages` has the compilers
 and runtimes.
 
-Left out: virtual machines, and a count of what sockets and pipes hold, which is bounded by
-their number (64 descriptors of each process).
+Left out: virtual machines, and a count of what pipes hold, which the kernel bounds for each
+user (64 MB, /proc/sys/fs/pipe-user-pages-soft).
 """
 
 from codegemma_keras.sandbox.checking import check, check_all

@@ -14,6 +14,7 @@ be judged, use `checking.check`, whose verdict the program cannot reach.
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import os
 import pathlib
 import secrets
@@ -346,7 +347,7 @@ class Child:
             group = self._process.group()
             if len(group) > self.limits.processes + 3:
                 self._stopped = "too many processes"
-            elif sum(map(_memory, group)) > self.limits.memory_mb << 20:
+            elif _memory(group) > self.limits.memory_mb << 20:
                 self._stopped = "too much memory"
             elif self._shut_in and max(map(_files, group), default=0) > FILES:
                 self._stopped = "too many files"
@@ -372,7 +373,32 @@ def children(pid: int) -> list[int]:
     return found
 
 
-def _memory(pid):
+def _memory(group):
+    """Bytes that processes hold: resident ones, and the most that their sockets may."""
+    sockets = len(_sockets(group))
+    # Twice: what it sent, and what one sent to it that has been closed since.
+    return sum(map(_resident, group)) + (sockets and sockets * 2 * _buffer())
+
+
+@functools.cache
+def _buffer():
+    """Bytes that the kernel keeps of what a socket has sent; see `filters`."""
+    return int(pathlib.Path("/proc/sys/net/core/wmem_default").read_text())
+
+
+def _sockets(group):
+    """The sockets of processes, each once."""
+    found = set()
+    for pid in group:
+        # A file may be closed, and a process end, while we look.
+        with contextlib.suppress(OSError):
+            for number in os.listdir(f"/proc/{pid}/fd"):
+                with contextlib.suppress(OSError):
+                    found.add(os.readlink(f"/proc/{pid}/fd/{number}"))
+    return {name for name in found if name.startswith("socket:")}
+
+
+def _resident(pid):
     """Resident bytes of a process; 0 if it has ended."""
     try:
         return int(pathlib.Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE

@@ -91,6 +91,9 @@ WANTS = {
     "messages": "import ctypes; n = ctypes.CDLL(None).msgget(0, 0o1666); assert n >= 0; ctypes.CDLL(None).msgctl(n, 0, None)",
     "semaphores": "import ctypes; n = ctypes.CDLL(None).semget(0, 9999, 0o1666); assert n >= 0; ctypes.CDLL(None).semctl(n, 0, 0)",
     "rings of the kernel": "import ctypes\nassert ctypes.CDLL(None).syscall(425, 4096, bytes(120)) >= 0",
+    "buffers of connections": "import socket\ns = socket.create_server(('127.0.0.1', 0)); total = 0; held = []\nwhile total < 256 << 20:\n a = socket.create_connection(s.getsockname()); held += [a, s.accept()[0]]; a.setblocking(False)\n try:\n  while True: total += a.send(bytes(1 << 16))\n except BlockingIOError: pass",
+    "buffers of a size": "import socket\ntotal = 0; held = []\nwhile total < 256 << 20:\n held += socket.socketpair()\n for x in held[-2:]:\n  x.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 30); x.setblocking(False)\n  try:\n   while True: total += x.send(bytes(1 << 16))\n  except BlockingIOError: pass",
+    "buffers of many processes": "import os, socket, time\nr, w = os.pipe()\nfor _ in range(14):\n if os.fork() == 0:\n  held = [x for _ in range(26) for x in socket.socketpair()]\n  for x in held:\n   x.setblocking(False)\n   try:\n    while True: x.send(bytes(1 << 16))\n   except BlockingIOError: pass\n  os.write(w, b'x'); time.sleep(9); os._exit(0)\nfor _ in range(14): os.read(r, 1)\ntime.sleep(9)",
     "files without end": "import os\nfor n in range(40_000): os.close(os.open(f'{n}', os.O_CREAT))\nwhile True: pass",
 }
 RIGHT = "def f(x): return x * 2"
@@ -131,6 +134,9 @@ def test_memory_that_no_process_shows_is_refused(results):
     """Once 320 and 360 MB of it passed under a limit of 128."""
     refused = "PermissionError: [Errno 1] Operation not permitted"
     assert results["files in memory"].reason == refused
+    assert results["buffers of connections"].reason == refused
+    assert results["buffers of a size"].reason == refused
+    assert results["buffers of many processes"].reason == "too much memory"
     for name in ("System V shared memory", "shared pages that are unmapped"):
         assert results[name].reason == "AssertionError"
 
@@ -141,9 +147,10 @@ def test_the_number_of_files_is_limited(results):
     assert why == "too many files" or "No space left on device" in why
 
 
-def test_ordinary_shared_memory_is_there():
+def test_ordinary_shared_memory_and_event_loops_are_there():
     program = """
-import multiprocessing
+import asyncio, multiprocessing
+asyncio.run(asyncio.sleep(0))
 value = multiprocessing.Value("i", 3)
 def f(x): return x * 2 if value.value == 3 else None
 """
