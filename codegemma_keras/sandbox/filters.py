@@ -5,8 +5,8 @@ size of its file systems (`execution`). Some calls keep memory that neither show
 V's shared memory and messages, files in memory without a file system, shared pages that no
 process has mapped any more, rings of the kernel, sockets. Programs of the eight languages
 need none of them. Connected pairs are left, which event loops and Rust's processes take,
-with buffers of their usual size; the watcher counts those. Keys are refused as well, since they belong
-to a user and outlive a program.
+with buffers of their usual size; the watcher counts those. Keys are refused as well, since
+they belong to a user and outlive a program.
 
 Each refused call fails with EPERM, as in the usual containers.
 """
