@@ -26,7 +26,9 @@ class EvalOptions:
     # babelcode-humaneval-rust), gsm8k, math, choice (or boolq, piqa, hellaswag, arc-easy,
     # arc-challenge, winogrande, mmlu, triviaqa).
     tasks: Annotated[
-        tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="TASK...")
+        tuple[str, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="TASK [TASK...]", help_behavior_hint="(required)"),
     ]
     # The folder of the results.
     out: pathlib.Path
@@ -39,7 +41,7 @@ class EvalOptions:
     convention: Literal["paper", "openai", "bigcode", "lm-eval", "editor"] = "paper"
     # Ask in the chat format, which instruct models need.
     chat: bool = False
-    # Use only this many problems of each task, from the first.
+    # Use only the first so many problems of each task.
     limit: int | None = None
     # Choose the problems of --limit at random, by the seed, instead of the first ones, which
     # may all come from a few programs.
@@ -69,10 +71,13 @@ class EvalOptions:
     # The folder of another evaluation of the same tasks, to compare with it problem by
     # problem.
     compare: pathlib.Path | None = None
-    # The weakest isolation to accept for programs; "none" is for canonical answers only.
+    # The weakest isolation to accept for programs. In "namespaces" a program can write the
+    # files of the user who runs this command: as root, every file of the machine. "none" is
+    # for canonical answers only.
     sandbox: Literal["bubblewrap", "namespaces", "none"] = "bubblewrap"
-    # The number of seconds that a program may take.
-    seconds: float = 10.0
+    # The number of seconds that a program may take. The default is 10, and 15 for babelcode,
+    # where compiling has limits of its own.
+    seconds: float | None = None
     # The number of programs at once. The default is one for each processor.
     workers: int | None = None
 

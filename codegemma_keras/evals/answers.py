@@ -7,11 +7,10 @@ list with a list of whole programs for each problem, in the order of the data).
 
 import collections
 import hashlib
-import json
 import pathlib
 from collections.abc import Sequence
 
-from codegemma_keras.evals.data import read_rows
+from codegemma_keras.evals.data import parsed, read_rows
 from codegemma_keras.evals.run import Run, sample
 from codegemma_keras.evals.task import Problem, Task
 
@@ -49,6 +48,11 @@ def read(answers: str, task: Task, problems: Sequence[Problem]) -> list[dict]:
             f"{task.name} compares likelihoods, so answers cannot be read from a file."
         )
     if answers == "canonical":
+        if task.canonical is None:
+            raise ValueError(
+                f"{task.name} has no answers of its own: nobody has written them in its "
+                "language. Give --answers a file of samples, or leave it out."
+            )
         return [sample(task, p, 0, task.canonical(p)) for p in problems]
     if answers == "empty":
         return [sample(task, p, 0, "") for p in problems]
@@ -89,31 +93,29 @@ def _check_ids(path, rows, task, problems):
     strange = [i for i in ids if i not in everything]
     if strange:
         raise ValueError(
-            f"{path} holds samples of another task: {task.name} has no problem "
-            f"{strange[0]!r}{_more(strange)}."
+            f"{path} holds samples of another task: {task.name} lacks {len(strange)} of "
+            f"its problems, such as {strange[0]!r}. Give a file of {task.name}'s samples."
         )
     wanted = [problem.id for problem in problems]
     missing = [i for i in wanted if i not in ids]
     if missing:
         raise ValueError(
-            f"{path} has no sample of {missing[0]!r}{_more(missing)}: a score of part of "
-            "the problems is no score of the benchmark. Add them, or use --limit."
+            f"{path} has no sample for {len(missing)} problem{'s' * (len(missing) > 1)}, "
+            f"such as {missing[0]!r}: a score of part of the problems is no score of the "
+            "benchmark. Add them, or use --limit."
         )
     most = max(ids[i] for i in wanted)
     uneven = [i for i in wanted if ids[i] != most]
     if uneven:
         raise ValueError(
             f"{path} has {ids[uneven[0]]} samples of {uneven[0]!r} but {most} of others: "
-            "some task ids are missing, or doubled. Each problem needs as many."
+            "some task ids are missing, or doubled. Give every problem the same number of "
+            "samples."
         )
 
 
-def _more(names):
-    return f" nor {len(names) - 1} more" if len(names) > 1 else ""
-
-
 def _bigcode(path, task, problems):
-    programs = json.loads(path.read_text("utf-8"))
+    programs = parsed(path.read_bytes(), path)
     if task.program is None:
         raise ValueError(f"{task.name} has no programs, which {path} would hold.")
     shape = isinstance(programs, list) and all(

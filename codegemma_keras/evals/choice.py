@@ -27,7 +27,7 @@ class Kind:
     Attributes:
         source: its problems.
         choices: of a row.
-        by_length: see `task.Task`.
+        size, by_length: see `task.Task`.
         shots: worked examples in Gemma's report; they come from `examples`.
         examples: where they come from.
         subject: the field that an example must share with the problem, and that is named
@@ -36,6 +36,7 @@ class Kind:
 
     source: data.Source
     choices: Callable[[dict], Choices]
+    size: int
     by_length: bool = False
     shots: int = 0
     examples: data.Source | None = None
@@ -102,6 +103,7 @@ KINDS = {
             ("google/boolq", "default", "validation"),
         ),
         boolq,
+        3270,
     ),
     "piqa": Kind(
         _source(
@@ -113,6 +115,7 @@ KINDS = {
             ("baber/piqa", "default", "validation"),
         ),
         piqa,
+        1838,
         by_length=True,
     ),
     "hellaswag": Kind(
@@ -122,11 +125,13 @@ KINDS = {
             ("Rowan/hellaswag", "default", "validation"),
         ),
         hellaswag,
+        10_042,
         by_length=True,
     ),
     "arc-easy": Kind(
         _source("arc_easy_test", *_ARC, ("allenai/ai2_arc", "ARC-Easy", "test")),
         arc,
+        2376,
         by_length=True,
     ),
     "arc-challenge": Kind(
@@ -134,6 +139,7 @@ KINDS = {
             "arc_challenge_test", *_ARC, ("allenai/ai2_arc", "ARC-Challenge", "test")
         ),
         arc,
+        1172,
         by_length=True,
     ),
     "winogrande": Kind(
@@ -143,10 +149,12 @@ KINDS = {
             ("allenai/winogrande", "winogrande_xl", "validation"),
         ),
         winogrande,
+        1267,
     ),
     "mmlu": Kind(
         _source("mmlu_test", *_MMLU, ("cais/mmlu", "all", "test")),
         mmlu,
+        14_042,
         shots=5,
         examples=_source("mmlu_dev", *_MMLU, ("cais/mmlu", "all", "dev")),
         subject="subject",
@@ -183,6 +191,7 @@ def make(name: str, convention: str, rows: data.Data) -> Task:
         probe=lambda problem: decontaminate.Task(
             problem.id, kind.choices(problem.row).contexts[0]
         ),
+        size=kind.size,
         notes=(_NOTE, f"{shots} worked examples." if shots else "No worked examples."),
     )
 
@@ -239,6 +248,7 @@ def make_triviaqa(name: str, convention: str, rows: data.Data) -> Task:
         ),
         canonical=lambda problem: problem.row["answer"]["aliases"][0],
         probe=lambda problem: decontaminate.Task(problem.id, problem.row["question"]),
+        size=17_944,
         notes=("An answer ends at the first line end, full stop or comma.",),
     )
 

@@ -51,6 +51,7 @@ def make(name: str, convention: str, rows: data.Data) -> Task:
             "within \\boxed{}."
         ),
         probe=lambda problem: decontaminate.Task(problem.id, problem.row["problem"]),
+        size=5000,
         notes=notes,
     )
 

@@ -37,6 +37,21 @@ def texts(source) -> Iterator[tuple[str, str, str]]:
         yield f"{document.repo}/{document.path}", document.language, document.text
 
 
+def check(trained_on: Sequence[str]) -> None:
+    """Refuse sources that cannot be read, before anything is asked.
+
+    Raises:
+        OSError: there is none of a name.
+        ValueError: it is none of the kinds that `texts` takes.
+    """
+    for source in trained_on:
+        path = pathlib.Path(source)
+        if (path / "data.json").is_file():
+            next(iter(_of_dataset(path)), None)
+        else:
+            sources.check_source(path)
+
+
 def _of_dataset(folder):
     rows = Rows(folder)
     codec = PlainCodec((folder / "tokenizer.model").read_bytes())
@@ -104,23 +119,26 @@ def find(tasks: Sequence[Task], trained_on: Sequence[str]) -> tuple[dict, int]:
     return dict(found), documents
 
 
-def about(task: str, counts: Mapping, found: Mapping, documents, trained_on) -> dict:
-    """What `contamination.json` holds.
+def about(task: Task, counts: Mapping, found: Mapping, documents, trained_on) -> dict:
+    """What `contamination.json` holds. `problems` is None where nothing was looked for.
 
     Args:
-        task: name.
+        task: whose run.
         counts: `{problem: (samples, right ones)}`.
         found, documents: of `find`.
         trained_on: the sources.
     """
+    read = [pathlib.Path(source).name for source in trained_on]
+    if task.probe is None:
+        return {"sources": read, "documents": documents, "problems": None}
     problems = {
         problem: places[:PLACES]
         for (name, problem), places in sorted(found.items())
-        if name == task and problem in counts
+        if name == task.name and problem in counts
     }
     clean = {p: c for p, c in counts.items() if p not in problems}
     return {
-        "sources": [pathlib.Path(source).name for source in trained_on],
+        "sources": read,
         "documents": documents,
         "problems": problems,
         "without": scores.score(clean).to_json() if clean else None,

@@ -13,6 +13,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import zlib
 from collections.abc import Mapping, Sequence
 
 SHIPPED = pathlib.Path(__file__).parent / "benchmarks"
@@ -68,6 +69,7 @@ class Data:
 
     def __init__(self, places: Sequence[str] = ()):
         self._folders, self._named, self._downloads = [], {}, []
+        self._read, self._used = set(), set()
         self.digests = {}
         for place in map(os.fspath, places):
             name, equals, file = place.partition("=")
@@ -91,7 +93,9 @@ class Data:
             ValueError: the rows are not what the source has.
         """
         file = self._file(source)
+        self._read.add(source.name)
         if file is not None:
+            self._used |= {file, file.parent}
             rows, origin = read_rows(file, source.columns), str(file)
         elif "hub" in self._downloads and source.hub:
             rows, origin = _from_hub(source), f"hf://datasets/{source.hub[0]}"
@@ -104,6 +108,28 @@ class Data:
         text = json.dumps(rows, sort_keys=True).encode()
         self.digests[source.name] = hashlib.blake2b(text, digest_size=8).hexdigest()
         return rows
+
+    def check_used(self) -> None:
+        """Refuse places of which nothing was read.
+
+        Raises:
+            ValueError: a name that no source has, or a folder without a file of one.
+        """
+        names = ", ".join(sorted(self._read))
+        for name, file in self._named.items():
+            if name not in self._read:
+                raise ValueError(
+                    f"--data {name}={file}: no task that was asked for reads {name!r}. "
+                    f"They read {names}: give the file one of these names, or leave it out."
+                )
+        for folder in self._folders:
+            if folder not in self._used:
+                raise ValueError(
+                    f"--data {folder}: nothing in this folder was read. The tasks that "
+                    f"were asked for read {names}: a file is called one of these, with "
+                    f"one of the endings {', '.join(ENDS)}. Rename it, or leave the folder "
+                    "out."
+                )
 
     def _file(self, source):
         if source.name in self._named:
@@ -146,23 +172,29 @@ def read_rows(path, columns: Sequence[str] | None = None) -> list[dict]:
     try:
         with opener(path, "rt", encoding="utf-8", newline="") as file:
             text = file.read()
-    except (UnicodeDecodeError, gzip.BadGzipFile) as error:
+    except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not text in UTF-8: {error}.") from None
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} is no whole gzip file: {error}.") from None
     if path.suffix == ".csv":
         return list(csv.DictReader(text.splitlines(keepends=True), columns))
     if path.suffix == ".json":
-        return _objects(json.loads(text), path)
-    rows = []
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            rows.append(json.loads(line))
-        except ValueError as error:
-            raise ValueError(
-                f"{path}, line {number} is no JSON object: {error}."
-            ) from None
+        return _objects(parsed(text, path), path)
+    lines = enumerate(text.split("\n"), 1)
+    rows = [parsed(line, f"{path}, line {n}") for n, line in lines if line.strip()]
     return _objects(rows, path)
+
+
+def parsed(text: str | bytes, place):
+    """The value of a text in JSON.
+
+    Raises:
+        ValueError: it is none; names `place`.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:  # binary ones, too
+        raise ValueError(f"{place} is no JSON: {error}.") from None
 
 
 def _objects(rows, path):

@@ -4,7 +4,9 @@ import contextlib
 import dataclasses
 import functools
 import json
+import math
 import pathlib
+import sys
 from collections.abc import Callable, Sequence
 
 from codegemma_keras import bars, files
@@ -13,8 +15,14 @@ from codegemma_keras.evals import answers as given
 from codegemma_keras.evals import catalog, comparison, report, run, summary
 from codegemma_keras.evals.data import Data
 from codegemma_keras.evals.run import Run, Settings
-from codegemma_keras.evals.task import in_chat
-from codegemma_keras.sandbox import Limits, Pool, check_all, run_all
+from codegemma_keras.evals.task import SECONDS, in_chat
+from codegemma_keras.sandbox import (
+    Limits,
+    MissingToolchainError,
+    Pool,
+    check_all,
+    run_all,
+)
 from codegemma_keras.sandbox.levels import accepted
 
 
@@ -24,7 +32,7 @@ class Judging:
 
     Attributes:
         least: the weakest of `sandbox.LEVELS` to accept.
-        seconds: of the wall clock, for each program.
+        seconds: of the wall clock, for each program; None: the task's own.
         workers: programs at once; None: one for each processor.
         memory_mb: of each program.
 
@@ -36,9 +44,23 @@ class Judging:
     """
 
     least: str = "bubblewrap"
-    seconds: float = 10.0
+    seconds: float | None = None
     workers: int | None = None
     memory_mb: int = 1024
+
+    def __post_init__(self):
+        if self.seconds is not None and not 0 < self.seconds < math.inf:
+            raise ValueError(
+                f"seconds={self.seconds:g} must be above 0: it is the time that a program "
+                "may take. Leave it out for the task's own, 10 or 15 seconds."
+            )
+        if self.workers is not None and self.workers < 1:
+            raise ValueError(
+                f"workers={self.workers} must be at least 1: it is the number of programs "
+                "at once. Leave it out for one per processor."
+            )
+        if self.memory_mb < 1:
+            raise ValueError(f"memory_mb={self.memory_mb} must be at least 1.")
 
     @contextlib.contextmanager
     def opened(self):
@@ -47,7 +69,8 @@ class Judging:
             yield functools.partial(self._check_all, pool)
 
     def _check_all(self, pool, cases):
-        limits = Limits(seconds=self.seconds, memory_mb=self.memory_mb)
+        seconds = SECONDS if self.seconds is None else self.seconds
+        limits = Limits(seconds=seconds, memory_mb=self.memory_mb)
         how = {"least": self.least, "pool": pool}
         outside = [(c.program, c.tests, c.names, c.helpers) for c in cases if c.names]
         found = iter(check_all(outside, limits, **how))
@@ -103,7 +126,9 @@ def evaluate(
     Raises:
         ValueError: an unknown task or convention; a folder of another evaluation.
         FileNotFoundError: the data of a task are nowhere.
-        RuntimeError: no sandbox as strong as was asked for.
+        RuntimeError: no sandbox as strong as was asked for, or no task can be judged
+            here for want of a compiler. Where some can, the others are left out, which
+            stderr and the report say.
         ImportError: the extra `evals` is not installed.
 
     Examples:
@@ -120,12 +145,19 @@ def evaluate(
         >>> pathlib.Path("out", "report.html").exists()
         True
     """
-    made = _make(tasks, convention, data or Data(), chat)
-    if any(task.case for task, _ in made):
-        accepted(judging.least)  # before hours of generation
-    require("matplotlib", "evals")  # for the report; said before hours of generation
-    ask, said = _asker(preset, adapter, dtype, answers, settings, chat)
     out, found = pathlib.Path(out).expanduser(), {}
+    # All that can be wrong is said before hours of generation.
+    made, left_out = _runnable(_make(tasks, convention, data or Data(), chat))
+    if any(task.case for task, _ in made):
+        accepted(judging.least)
+    require("matplotlib", "evals")  # for the report
+    contamination = _contamination(trained_on)
+    if compared_with is not None:
+        compared_with = pathlib.Path(compared_with).expanduser()
+        ids = {task.name: _ids(settings, task) for task, _ in made}
+        comparison.check(compared_with, ids)
+    every = [task for task, _ in made]
+    ask, said = _asker(preset, adapter, dtype, answers, settings, chat, every)
     for task, digests in made:
         question = {
             "task": task.name,
@@ -133,7 +165,7 @@ def evaluate(
             **said,
             **dataclasses.asdict(settings),
             "data": digests,
-            "seconds": judging.seconds,
+            "seconds": task.seconds if judging.seconds is None else judging.seconds,
         }
         folder = Run(out / task.name, question)
         ask(folder, task, progress)
@@ -142,11 +174,12 @@ def evaluate(
         found[task.name] = summary.summary(folder, task)
         folder.put("scores.json", found[task.name])
         given.write_bigcode(folder, task)
-    if trained_on:
-        _look_for([task for task, _ in made], out, trained_on)
+    if contamination:
+        _look_for(contamination, every, out, trained_on)
     if compared_with is not None:
         for name in found:
-            comparison.write(out / name, pathlib.Path(compared_with) / name)
+            comparison.write(out / name, compared_with / name)
+    report.put_left_out(out, left_out)
     report.write(out)
     return found
 
@@ -160,7 +193,22 @@ def _make(names, convention, data, chat):
         made.append((in_chat(task) if chat else task, dict(data.digests)))
     if not made:
         raise ValueError(f"Name a task: {', '.join(catalog.TASKS)}.")
+    data.check_used()
     return made
+
+
+def _runnable(made):
+    """Those of the tasks that can be judged here, and why not, of the others."""
+    left_out = {task.name: why for task, _ in made if (why := task.lacking())}
+    if len(left_out) == len(made):
+        raise MissingToolchainError(" ".join(dict.fromkeys(left_out.values())))
+    for name, why in left_out.items():
+        sys.stderr.write(f"{name} is left out. {why}\n")
+    return [(t, digests) for t, digests in made if t.name not in left_out], left_out
+
+
+def _ids(settings, task):
+    return [problem.id for problem in settings.chosen(task.problems)]
 
 
 @contextlib.contextmanager
@@ -175,20 +223,30 @@ def _checker(task, judging):
             yield check
 
 
-def _look_for(tasks, out, trained_on):
-    """Write `contamination.json` of each task."""
+def _contamination(trained_on):
+    """The module that looks for problems in sources, which can be read; None for none."""
+    if not trained_on:
+        return None
     from codegemma_keras.evals import contamination
 
+    contamination.check(trained_on)
+    return contamination
+
+
+def _look_for(contamination, tasks, out, trained_on):
+    """Write `contamination.json` of each task."""
     found, documents = contamination.find(tasks, trained_on)
     for task in tasks:
         counts = summary.counts(out / task.name)
-        said = contamination.about(task.name, counts, found, documents, trained_on)
+        said = contamination.about(task, counts, found, documents, trained_on)
         files.put(
             out / task.name / "contamination.json", (json.dumps(said) + "\n").encode()
         )
 
 
-def _asker(preset, adapter, dtype, answers, settings, chat) -> tuple[Callable, dict]:
+def _asker(
+    preset, adapter, dtype, answers, settings, chat, tasks
+) -> tuple[Callable, dict]:
     """What fills a run with samples, and what the question says of it."""
     if answers is not None:
         if adapter is not None:
@@ -197,11 +255,16 @@ def _asker(preset, adapter, dtype, answers, settings, chat) -> tuple[Callable, d
                 "none. Leave one of them out."
             )
 
-        def fill(folder, task, progress):
-            problems = settings.chosen(task.problems)
-            folder.append("samples", given.read(answers, task, problems))
+        said = given.describe(answers)
+        samples = {
+            task.name: given.read(answers, task, settings.chosen(task.problems))
+            for task in tasks
+        }
 
-        return fill, {"preset": None, "answers": given.describe(answers)}
+        def fill(folder, task, progress):
+            folder.append("samples", samples[task.name])
+
+        return fill, {"preset": None, "answers": said}
     model = open_model(preset, dtype, adapter)
     model.check(settings.sampling, chat)
     said = {

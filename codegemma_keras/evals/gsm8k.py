@@ -58,6 +58,7 @@ def make(name: str, convention: str, rows: data.Data) -> Task:
             'says "The answer is" and the number.'
         ),
         probe=lambda problem: decontaminate.task_of(problem.row, problem.id),
+        size=1319,
         notes=notes,
     )
 

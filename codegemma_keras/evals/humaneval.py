@@ -103,6 +103,7 @@ def make(name: str, convention: str, rows: data.Data) -> Task:
         ),
         message_program=whole_function,
         probe=lambda problem: decontaminate.task_of(problem.row, problem.id),
+        size=164,
         notes=how.notes,
     )
 

@@ -19,6 +19,7 @@ SPANS = {
     "random": data.Source("HumanEval-RandomSpanInfilling", KEYS, PAGE),
     "light": data.Source("HumanEval-RandomSpanInfillingLight", KEYS, PAGE),
 }
+SIZES = {"single": 1033, "multi": 5815, "random": 1640, "light": 164}
 LINES = {"single": "SingleLineInfilling", "multi": "MultiLineInfilling"}
 
 
@@ -117,6 +118,7 @@ def make(name: str, convention: str, rows: data.Data) -> Task:
         case=case,
         canonical=canonical,
         probe=lambda problem: decontaminate.task_of(problem.row, problem.id),
+        size=SIZES[kind],
         notes=how.notes,
     )
 

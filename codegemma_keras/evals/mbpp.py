@@ -98,6 +98,7 @@ def make(name: str, convention: str, rows: data.Data) -> Task:
         canonical=lambda problem: problem.row["code"],
         message=lambda problem: question(problem.row).removesuffix("[BEGIN]\n"),
         probe=lambda problem: decontaminate.task_of(problem.row, problem.id),
+        size=len(TEST),
         notes=how.notes,
     )
 

@@ -3,6 +3,8 @@
 Source: "CodeGemma: Open Code Models Based on Gemma", arXiv 2406.11409v2.
 """
 
+from collections.abc import Mapping
+
 PRESETS = (
     "code_gemma_2b_en",
     "code_gemma_1.1_2b_en",
@@ -10,6 +12,14 @@ PRESETS = (
     "code_gemma_instruct_7b_en",
     "code_gemma_1.1_instruct_7b_en",
 )
+# Their names on the Hugging Face Hub, in Transformers' format.
+HUB = {
+    "codegemma-2b": "code_gemma_2b_en",
+    "codegemma-1.1-2b": "code_gemma_1.1_2b_en",
+    "codegemma-7b": "code_gemma_7b_en",
+    "codegemma-7b-it": "code_gemma_instruct_7b_en",
+    "codegemma-1.1-7b-it": "code_gemma_1.1_instruct_7b_en",
+}
 # None: not in the report.
 SCORES = {
     "humaneval-infilling-single": (78.41, 79.28, 76.09, 68.25, 77.44),
@@ -35,8 +45,45 @@ SECONDS = {
 }
 
 
+# Problems of each task there; BabelCode's authors translated 161 of HumanEval's 164.
+SIZES = {
+    "humaneval-infilling-single": 1033,
+    "humaneval-infilling-multi": 5815,
+    "humaneval": 164,
+    "mbpp": 500,
+    "gsm8k": 1319,
+    "math": 5000,
+    **{task: 161 for task in SCORES if task.startswith("babelcode")},
+}
+HANDLES = ("kaggle://", "hf://")
+
+
+def model(preset: str) -> str:
+    """The name of a preset; of a handle its last part that is no version."""
+    if not preset.startswith(HANDLES):
+        return preset
+    parts = [part for part in preset.split("/") if part and not part.isdigit()]
+    return HUB.get(parts[-1], parts[-1])
+
+
 def of(table, task: str, preset: str | None):
     """The figure of a task and a preset, or None."""
-    if preset not in PRESETS or task not in table:
+    name = model(preset or "")
+    if name not in PRESETS or task not in table:
         return None
-    return table[task][PRESETS.index(preset)]
+    return table[task][PRESETS.index(name)]
+
+
+def beside(table, run: Mapping):
+    """The figure that may stand beside a run's, or None.
+
+    None where the run has another number of problems than the report, or asked otherwise.
+
+    Args:
+        table: `SCORES` or `SECONDS`.
+        run: what `scores.json` holds.
+    """
+    task = run["task"]
+    if run["convention"] != "paper" or run["problems"] != SIZES.get(task):
+        return None
+    return of(table, task, run["preset"])

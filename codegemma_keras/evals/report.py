@@ -8,11 +8,13 @@ import html
 import json
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from codegemma_keras import files
-from codegemma_keras.evals import paper, pictures, summary
+from codegemma_keras.evals import answers, paper, pictures, summary
+from codegemma_keras.evals.data import parsed
 
+LEFT_OUT = "left_out.json"
 EXAMPLES = 12  # failures that are shown
 SHOWN = 3_000  # characters of one text
 _UNSEEN = re.compile(
@@ -24,16 +26,33 @@ def load(out: pathlib.Path) -> list[dict]:
     """What each finished run in a folder says: its scores, and its folder's path."""
     found = []
     for path in sorted(pathlib.Path(out).glob("*/scores.json")):
-        found.append({**json.loads(path.read_text("utf-8")), "folder": path.parent})
+        found.append({**parsed(path.read_bytes(), path), "folder": path.parent})
     return found
 
 
 def write(out: pathlib.Path) -> None:
     """Write the report of all finished runs in a folder."""
     out = pathlib.Path(out)
-    runs = load(out)
-    files.put(out / "report.md", markdown(runs).encode())
-    files.put(out / "report.html", page(runs).encode("utf-8", "backslashreplace"))
+    runs, missing = load(out), left_out(out)
+    files.put(out / "report.md", markdown(runs, missing).encode())
+    made = page(runs, missing)
+    files.put(out / "report.html", made.encode("utf-8", "backslashreplace"))
+
+
+def left_out(out: pathlib.Path) -> dict[str, str]:
+    """The tasks that could not be judged, each with the reason."""
+    path = pathlib.Path(out) / LEFT_OUT
+    return parsed(path.read_bytes(), path) if path.exists() else {}
+
+
+def put_left_out(out: pathlib.Path, more: Mapping[str, str]) -> None:
+    """Keep for the report which tasks could not be judged; those that since were, go."""
+    known = {**left_out(out), **more}
+    known = {n: w for n, w in known.items() if not (out / n / "scores.json").exists()}
+    if known:
+        files.put(out / LEFT_OUT, (json.dumps(known, indent=1) + "\n").encode())
+    else:
+        (out / LEFT_OUT).unlink(missing_ok=True)
 
 
 # The tables
@@ -46,19 +65,34 @@ def score_rows(runs) -> Iterator[tuple]:
         *("95 % interval", "CodeGemma's report"),
     )
     for run in runs:
-        theirs = paper.of(paper.SCORES, run["task"], run["preset"])
         for metric, score in run["scores"].items():
+            theirs = _theirs(run, metric)
             low, high = score["interval"]
             yield (
                 run["task"],
                 run["convention"],
-                run["preset"] or "answers of a file",
+                asked(run["preset"], _question(run).get("answers")),
                 metric,
                 f"{score['right']:g}/{score['of']}",
                 f"{score['percent']:.1f}",
                 f"{low:.1f} to {high:.1f}",
                 "-" if theirs is None else f"{theirs:.1f}",
             )
+
+
+def _theirs(run, metric):
+    """The score of CodeGemma's report beside this one; None where there is none."""
+    single = metric in ("pass@1", "accuracy")
+    return paper.beside(paper.SCORES, run) if single else None
+
+
+def asked(preset: str | None, said: str | None) -> str:
+    """Who answered: a model, or what `answers.describe` says of other answers."""
+    if preset is not None:
+        return preset
+    if said in answers.OWN:
+        return f"{said} answers"
+    return f"answers of {visible(said.rpartition(' ')[0]) if said else 'a file'}"
 
 
 def speed_rows(runs) -> Iterator[tuple]:
@@ -71,7 +105,7 @@ def speed_rows(runs) -> Iterator[tuple]:
         speed = run["speed"]
         if "ms_per_request" not in speed:
             continue
-        theirs = paper.of(paper.SECONDS, run["task"], run["preset"])
+        theirs = paper.beside(paper.SECONDS, run)
         stopped = run.get("stop_rate")
         yield (
             run["task"],
@@ -87,7 +121,8 @@ def speed_rows(runs) -> Iterator[tuple]:
 
 
 def _question(run):
-    return json.loads((run["folder"] / "question.json").read_text("utf-8"))
+    path = run["folder"] / "question.json"
+    return parsed(path.read_bytes(), path)
 
 
 def reason_rows(runs) -> Iterator[tuple]:
@@ -102,15 +137,14 @@ def reason_rows(runs) -> Iterator[tuple]:
 def remarks(run) -> Iterator[str]:
     """What one must know to compare a score, in sentences."""
     question = _question(run)
-    if run["problems"] < run["of_the_benchmark"]:
-        number = f"{run['problems']} of {run['of_the_benchmark']:,} problems"
-        which = (
-            f"{number}, chosen at random with the seed {question['seed']},"
-            if question.get("shuffle")
-            else f"the first {number}"
-        )
-        yield f"Only {which} were asked, so this is no score of the benchmark."
+    yield from _part(run, question)
     yield from run["notes"]
+    figure = paper.of(paper.SCORES, run["task"], run["preset"])
+    if figure is not None and run["problems"] != paper.SIZES[run["task"]]:
+        yield (
+            f"CodeGemma's report gives {figure:.1f} % of {paper.SIZES[run['task']]:,} "
+            "problems, which are not the same ones."
+        )
     drawn = (
         "Greedy, one sample a problem."
         if not question["temperature"]
@@ -119,13 +153,36 @@ def remarks(run) -> Iterator[str]:
         f"{question['top_k']}, seed {question['seed']}."
     )
     if question["preset"] is None:
-        yield f"No model was asked; judged were the answers {question['answers']}."
+        number = "one sample" if run["samples"] == 1 else f"{run['samples']} samples"
+        yield (
+            "No model was asked; judged were the answers "
+            f"{visible(question['answers'])}, {number} a problem."
+        )
     else:
         yield drawn
     if run.get("truncated_prompts"):
         yield (
             f"{run['truncated_prompts']} prompts did not fit into the model's context of "
             f"{question['context']} tokens and were cut."
+        )
+
+
+def _part(run, question):
+    """That it is a part of the benchmark, if it is."""
+    whole = run["of_the_benchmark"]
+    held = run.get("of_the_data", whole)
+    if run["problems"] < held:
+        number = f"{run['problems']} of {held:,} problems"
+        which = (
+            f"{number}, chosen at random with the seed {question['seed']},"
+            if question.get("shuffle")
+            else f"the first {number}"
+        )
+        yield f"Only {which} were asked, so this is no score of the benchmark."
+    if held < whole:
+        yield (
+            f"The data hold {held:,} of the benchmark's {whole:,} problems, so this is no "
+            "score of the benchmark."
         )
 
 
@@ -147,13 +204,16 @@ def machines(runs) -> list[str]:
 # Markdown
 
 
-def markdown(runs) -> str:
+def markdown(runs, missing: Mapping[str, str] | None = None) -> str:
     """The report without pictures. What stands before its first section is a summary."""
     parts = ["# Evaluation", "", *_table(score_rows(runs)), ""]
     parts += ["## How it was asked", ""]
     for run in runs:
         said = " ".join(remarks(run))
         parts.append(f"* **{run['task']}** ({run['convention']}). {said}")
+    parts += [
+        f"* **{name}** was left out. {why}" for name, why in (missing or {}).items()
+    ]
     for title, rows in (
         ("Speed and stopping", speed_rows(runs)),
         ("Why samples failed", reason_rows(runs)),
@@ -186,7 +246,8 @@ def comparison_lines(runs) -> Iterator[str]:
         if not path.exists():
             continue
         found = json.loads(path.read_text("utf-8"))
-        other = f"{found['preset'] or 'answers of a file'} ({found['convention']})"
+        theirs = asked(found["preset"], found.get("answers"))
+        other = f"{theirs} ({found['convention']})"
         sure = "more than chance" if found["p_value"] < 0.05 else "no more than chance"
         yield (
             f"{run['task']}: {found['only_first']} problems were solved by this run only, "
@@ -198,11 +259,17 @@ def comparison_lines(runs) -> Iterator[str]:
 
 def contamination_lines(runs) -> Iterator[str]:
     """What was found of the benchmarks in what the model was trained on."""
+    checked = any((run["folder"] / "contamination.json").exists() for run in runs)
     for run in runs:
         path = run["folder"] / "contamination.json"
         if not path.exists():
+            if checked:
+                yield f"{run['task']}: not checked."
             continue
         found = json.loads(path.read_text("utf-8"))
+        if found["problems"] is None:
+            yield f"{run['task']}: not checked, for it has no text to look for."
+            continue
         without = found["without"]
         score = (
             "no problem is left"
@@ -215,7 +282,7 @@ def contamination_lines(runs) -> Iterator[str]:
             f"stand in {found['documents']:,} documents of "
             f"{', '.join(map(visible, found['sources']))}; {score}."
         )
-    if not any((run["folder"] / "contamination.json").exists() for run in runs):
+    if not checked:
         yield (
             "Not checked. `--trained-on SOURCE` looks for every problem in the files "
             "that the model was trained on."
@@ -236,7 +303,7 @@ pre{background:#f5f5f5;padding:.6em;overflow:auto}.wide{overflow-x:auto}
 """
 
 
-def page(runs) -> str:
+def page(runs, missing: Mapping[str, str] | None = None) -> str:
     """The report as one HTML page with pictures."""
     parts = [_HEAD, *_html_table(score_rows(runs))]
     bars = [
@@ -244,7 +311,7 @@ def page(runs) -> str:
             f"{run['task']} {metric}",
             score["percent"],
             tuple(score["interval"]),
-            paper.of(paper.SCORES, run["task"], run["preset"]),
+            _theirs(run, metric),
         )
         for run in runs
         for metric, score in run["scores"].items()
@@ -254,6 +321,8 @@ def page(runs) -> str:
     for run in runs:
         parts += [f"<h2>{_text(run['task'])}</h2>"]
         parts += [f"<p>{_text(' '.join(remarks(run)))}</p>", *_details(run)]
+    for name, why in (missing or {}).items():
+        parts += [f"<h2>{_text(name)}</h2><p>This task was left out. {_text(why)}</p>"]
     for title, rows in (
         ("Speed and stopping", speed_rows(runs)),
         ("Why samples failed", reason_rows(runs)),

@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from codegemma_keras import files
 from codegemma_keras.bars import Progress
 from codegemma_keras.evals import machine
+from codegemma_keras.evals.data import parsed
 from codegemma_keras.evals.task import Problem, Task
 
 JUDGED_AT_ONCE = 64
@@ -112,7 +113,8 @@ class Run:
         question = json.loads(json.dumps({"format": FORMAT, **question}))
         path = self.folder / "question.json"
         if path.exists():
-            _same_question(json.loads(path.read_text("utf-8")), question, self.folder)
+            begun = _record(path.read_bytes(), path, (), "Name another folder.")
+            _same_question(begun, question, self.folder)
         else:
             if self.folder.exists() and any(self.folder.iterdir()):
                 raise ValueError(
@@ -122,10 +124,12 @@ class Run:
             files.put(path, (json.dumps(question, indent=1) + "\n").encode())
         self.question = question
         self._read("timings.jsonl")
-        self.samples = _by_key(self._read("samples.jsonl"))
-        self.verdicts = _by_key(self._read("verdicts.jsonl"))
+        key = ("task_id", "index")
+        self.samples = _by_key(self._read("samples.jsonl", key))
+        verdicts = self._read("verdicts.jsonl", (*key, "passed", "kind", "reason"))
+        self.verdicts = _by_key(verdicts)
 
-    def _read(self, name):
+    def _read(self, name, keys=()):
         """The records of a file; a line that a kill cut short is removed."""
         path = self.folder / name
         if not path.exists():
@@ -135,7 +139,8 @@ class Run:
         if whole < len(data):
             with open(path, "r+b") as file:
                 file.truncate(whole)
-        return [json.loads(line) for line in data[:whole].splitlines()]
+        lines = enumerate(data[:whole].split(b"\n")[:-1], 1)
+        return [_record(line, f"{path}, line {n}", keys) for n, line in lines]
 
     def append(self, name: str, records: Sequence[dict]) -> None:
         """Write records at the end of `NAME.jsonl`, but for those that are there."""
@@ -160,6 +165,21 @@ class Run:
 
 def _by_key(records):
     return {(record["task_id"], record["index"]): record for record in records}
+
+
+AGAIN = "Remove this line, and what it said is made again."
+
+
+def _record(text, place, keys, mend=AGAIN):
+    """The object of a text in JSON, which has at least these keys."""
+    try:
+        record = parsed(text, place)
+        if not isinstance(record, dict) or not record.keys() >= set(keys):
+            lacking = f" with {', '.join(keys)}" if keys else ""
+            raise ValueError(f"{place} must be a JSON object{lacking}.")
+    except ValueError as error:
+        raise ValueError(f"{error} The file is damaged. {mend}") from None
+    return record
 
 
 def _same_question(old, new, folder):

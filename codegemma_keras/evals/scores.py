@@ -2,7 +2,8 @@
 
 A problem has n samples of which c are right. With one sample the score is the share of
 right ones, with Wilson's interval; with several it is pass@k, unbiased (Chen et al. 2021),
-with an interval from resampling the problems, since samples of one problem are alike.
+with an interval from resampling the problems, since samples of one problem are alike;
+where all problems have the same share of right samples, it is Wilson's on the problems.
 """
 
 import dataclasses
@@ -63,7 +64,7 @@ def pass_at_k(n: int, c: int, k: int) -> float:
     return 1.0 - math.prod(1.0 - k / i for i in range(n - c + 1, n + 1))
 
 
-def wilson(right: int, of: int) -> tuple[float, float]:
+def wilson(right: float, of: int) -> tuple[float, float]:
     """The 95 % interval of a share, by Wilson's formula; (0, 1) of nothing."""
     if not of:
         return 0.0, 1.0
@@ -92,7 +93,11 @@ def score(counts: Mapping[str, tuple[int, int]], k: int = 1) -> Score:
             raise ValueError(f"{problem}: {error}") from None
     if all(n == 1 for n, _ in counts.values()):
         return Score(sum(values), len(values), *wilson(int(sum(values)), len(values)))
-    return Score(math.fsum(values), len(values), *resampled(values))
+    total = math.fsum(values)
+    if len(set(values)) == 1:
+        # Resampling equal values gives an interval of no width, as if they were certain.
+        return Score(total, len(values), *wilson(total, len(values)))
+    return Score(total, len(values), *resampled(values))
 
 
 def resampled(values: Sequence[float], seed: int = 0) -> tuple[float, float]:

@@ -1,17 +1,18 @@
 """What a finished run says of itself: `scores.json`, made from the files of its folder."""
 
 import collections
-import json
 import pathlib
 
 from codegemma_keras.evals import scores
+from codegemma_keras.evals.data import parsed
 from codegemma_keras.evals.run import Run
 from codegemma_keras.evals.task import Task
 
 
 def lines(path: pathlib.Path) -> list[dict]:
     """The records of a file of JSON lines; what a kill cut short is left out."""
-    return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
+    whole = enumerate(path.read_bytes().split(b"\n")[:-1], 1)
+    return [parsed(line, f"{path}, line {number}") for number, line in whole]
 
 
 def counts(folder: pathlib.Path) -> dict[str, tuple[int, int]]:
@@ -32,8 +33,11 @@ def summary(run: Run, task: Task) -> dict:
         "task": task.name,
         "convention": task.convention,
         "preset": run.question["preset"],
+        "answers": run.question.get("answers"),
         "problems": len(by_problem),
-        "of_the_benchmark": len(task.problems),
+        # The data may be a part of the benchmark, or hold more than a task knows of.
+        "of_the_data": len(task.problems),
+        "of_the_benchmark": max(task.size or 0, len(task.problems)),
         "samples": n,
         "scores": {
             f"pass@{k}" if task.case else "accuracy": scores.score(

@@ -17,6 +17,10 @@ from typing import Any
 from codegemma_keras.data.clean import decontaminate
 
 CONVENTIONS = ("paper", "openai", "bigcode", "lm-eval", "editor")
+SECONDS = 10.0  # that a program may take, where neither task nor user says otherwise
+_FENCE = re.compile(r"```(\w*)")
+# Lines that stand in Python and hardly in a sentence: indented ones and these words.
+_CODE = re.compile(r"^(?:[ \t]+\S|(?:def|class|import|from|return)\s)", re.M)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +126,13 @@ class Task:
         message: the problem as a user would put it to a model that chats; None where a
             conversation makes no sense.
         message_program: `program` for answers to such messages, if it is another.
-        probe: the problem as `decontaminate` looks for it.
+        probe: the problem as `decontaminate` looks for it; None where nothing is to be
+            looked for.
+        size: problems of the whole benchmark, which the data may hold a part of; None:
+            the data are all there is.
+        seconds: that a program may take, of the wall clock.
+        lacking: why programs cannot be judged on this machine, such as a compiler that is
+            to be installed; None where they can.
         notes: what the convention leaves open, and what was chosen.
     """
 
@@ -143,6 +153,9 @@ class Task:
     message: Callable[[Problem], str] | None = None
     message_program: Callable[[Problem, str], str] | None = None
     probe: Callable[[Problem], decontaminate.Task] | None = None
+    size: int | None = None
+    seconds: float = SECONDS
+    lacking: Callable[[], str | None] = lambda: None
     notes: tuple[str, ...] = ()
 
     @property
@@ -175,7 +188,17 @@ def in_chat(task: Task) -> Task:
 
 
 def code_of(text: str) -> str:
-    """The first block between ``` marks, if there is one, else all of the text."""
+    """The first block between ``` marks, if there is one, else all of the text.
+
+    A first mark that closes a block, which the prompt or nothing opened, ends the code.
+    """
+    marks = list(_FENCE.finditer(text))
+    if marks:
+        before = text[: marks[0].start()]
+        # One that opens a block may name a language, and so may the second if it opens one.
+        lone = len(marks) % 2 == 1 or bool(marks[1][1])
+        if lone and not marks[0][1] and _CODE.search(before):
+            return before
     found = re.search(r"```(?:\w*\n)?(.*?)(?:```|\Z)", text, re.S)
     return found[1] if found else text
 

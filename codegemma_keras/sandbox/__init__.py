@@ -7,10 +7,12 @@
     Pool     warm sandboxes for many programs
 
 `levels` says what stands around a program on this machine, `execution` starts and watches
-it, `checking` keeps the program and its tests in two sandboxes, and `inside` is what runs
-within them. `languages` has the compilers and runtimes.
+it, `filters` names the calls of the kernel that fail, `checking` keeps the program and its
+tests in two sandboxes, and `inside` is what runs within them. `languages` has the compilers
+and runtimes.
 
-Left out: system-call filters and virtual machines.
+Left out: virtual machines, and a count of what pipes hold, which the kernel bounds for each
+user (64 MB, /proc/sys/fs/pipe-user-pages-soft).
 """
 
 from codegemma_keras.sandbox.checking import check, check_all

@@ -14,6 +14,7 @@ be judged, use `checking.check`, whose verdict the program cannot reach.
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import os
 import pathlib
 import secrets
@@ -24,10 +25,13 @@ import tempfile
 import threading
 import time
 
-from codegemma_keras.sandbox.levels import ENVIRONMENT, accepted, command
+from codegemma_keras.sandbox import levels
+from codegemma_keras.sandbox.levels import ENVIRONMENT, accepted
 
 SHOWN = 4_000  # characters of output that a result keeps
 LOOKS = 0.05  # seconds between two looks at the group's processes and memory
+# In /tmp, and in /dev/shm: an empty file takes memory that is no part of their size.
+FILES = 10_000
 PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 TIME_WAS_UP = 128 + signal.SIGXCPU  # exit code
 TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
@@ -154,13 +158,21 @@ def _failure(ended, error):
     if ended == "exit 0":
         return "exited early", "exited early"
     line = (error.strip().splitlines() or [""])[-1][:300]
-    if not line or int(ended.split()[1]) > 128:
-        return "killed", line or f"killed, {ended}"
+    kind, reason = ended_by(int(ended.split()[1]), line)
+    if kind != "exception":
+        return kind, reason
     name = line.split(":")[0]
     syntax = name in ("SyntaxError", "IndentationError", "TabError")
     if name == "MemoryError":
         return "memory", line
     return "syntax" if syntax else "exception", line
+
+
+def ended_by(code, line):
+    """Kind and reason of an exit code other than 0, and of the line that tells why."""
+    if code > 128:
+        return "killed", line or f"killed, exit {code}"
+    return ("exception", line) if line else ("exited early", f"exit code {code}")
 
 
 def each(function, arguments, workers=None) -> dict:
@@ -179,6 +191,7 @@ STOPS = {
     "timeout": "timeout",
     "too much memory": "memory",
     "too many processes": "processes",
+    "too many files": "output",
 }
 
 
@@ -197,8 +210,11 @@ class Fresh:
         arguments = [role, *limits, *given, *numbers]
         child = [*PYTHON, INSIDE, *map(str, arguments)]
         stdin, stdout, stderr = files
-        self._process = subprocess.Popen(
-            command(level, child, size, folders),
+        self._process = levels.start(
+            level,
+            child,
+            size,
+            folders,
             stdin=stdin,
             stdout=stdout,
             stderr=stderr,
@@ -266,6 +282,7 @@ class Child:
     ):
         self.limits = limits
         self.starved = False
+        self._shut_in = level == "bubblewrap"
         self._stopped = None
         self._ended = threading.Event()
         self._files = [in_memory() for _ in range(3)]
@@ -321,16 +338,19 @@ class Child:
         return tuple(texts)
 
     def _watch(self):
-        """End the group when it has too many processes or too much memory.
+        """End the group when it has too many processes, files or too much memory.
 
         The kernel counts no processes for root, and memory for each process alone.
+        bubblewrap cannot limit the number of files.
         """
         while not self._ended.wait(LOOKS):
             group = self._process.group()
             if len(group) > self.limits.processes + 3:
                 self._stopped = "too many processes"
-            elif sum(map(_memory, group)) > self.limits.memory_mb << 20:
+            elif _memory(group) > self.limits.memory_mb << 20:
                 self._stopped = "too much memory"
+            elif self._shut_in and max(map(_files, group), default=0) > FILES:
+                self._stopped = "too many files"
             if self._stopped:
                 self._process.kill()
                 return
@@ -353,12 +373,52 @@ def children(pid: int) -> list[int]:
     return found
 
 
-def _memory(pid):
+def _memory(group):
+    """Bytes that processes hold: resident ones, and the most that their sockets may."""
+    sockets = len(_sockets(group))
+    # Twice: what it sent, and what one sent to it that has been closed since.
+    return sum(map(_resident, group)) + (sockets and sockets * 2 * _buffer())
+
+
+@functools.cache
+def _buffer():
+    """Bytes that the kernel keeps of what a socket has sent; see `filters`."""
+    return int(pathlib.Path("/proc/sys/net/core/wmem_default").read_text())
+
+
+def _sockets(group):
+    """The sockets of processes, each once."""
+    found = set()
+    for pid in group:
+        # A file may be closed, and a process end, while we look.
+        with contextlib.suppress(OSError):
+            for number in os.listdir(f"/proc/{pid}/fd"):
+                with contextlib.suppress(OSError):
+                    found.add(os.readlink(f"/proc/{pid}/fd/{number}"))
+    return {name for name in found if name.startswith("socket:")}
+
+
+def _resident(pid):
     """Resident bytes of a process; 0 if it has ended."""
     try:
         return int(pathlib.Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE
     except (OSError, IndexError):
         return 0
+
+
+def _files(pid):
+    """The files in a process's own /tmp or /dev/shm, the larger number; 0 if it has ended.
+
+    bubblewrap's first process sees our folders, which are not counted.
+    """
+    most = 0
+    for place in ("/tmp", "/dev/shm"):
+        with contextlib.suppress(OSError):
+            theirs = f"/proc/{pid}/root{place}"
+            if os.stat(theirs).st_dev != os.stat(place).st_dev:
+                about = os.statvfs(theirs)
+                most = max(most, about.f_files - about.f_ffree)
+    return most
 
 
 def _processor_seconds(pid):

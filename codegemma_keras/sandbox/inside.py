@@ -176,7 +176,8 @@ def build(compiled, answers):
         job["compile"], stdin=subprocess.DEVNULL, stdout=sys.stderr, env=variables
     )
     if done.returncode:
-        sys.exit(1)
+        # As a shell would say it, where a signal ended the compiler.
+        sys.exit(1 if done.returncode > 0 else 128 - done.returncode)
     os.write(compiled, b"compiled")
     os.close(compiled)
     os.dup2(answers, 3)

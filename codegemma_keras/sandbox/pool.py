@@ -18,7 +18,9 @@ import subprocess
 import threading
 import time
 
+from codegemma_keras.sandbox import levels
 from codegemma_keras.sandbox.execution import (
+    FILES,
     INSIDE,
     PYTHON,
     Child,
@@ -32,7 +34,6 @@ from codegemma_keras.sandbox.execution import (
 from codegemma_keras.sandbox.levels import (
     ENVIRONMENT,
     accepted,
-    command,
     environments,
     links,
 )
@@ -195,8 +196,10 @@ class Sandbox:
     def __init__(self):
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         number = str(theirs.fileno())
-        self._process = subprocess.Popen(
-            command("bubblewrap", [*PYTHON, WARM, INSIDE, number], nests=True),
+        self._process = levels.start(
+            "bubblewrap",
+            [*PYTHON, WARM, INSIDE, number],
+            nests=True,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -216,7 +219,8 @@ class Sandbox:
         ours, theirs = socket.socketpair()
         limits = [*limits[:3], limits[3] + 2]  # of this user, two processes are ours
         job = {"role": role, "limits": limits, "numbers": list(numbers)}
-        job |= {"size": size << 20, "kept": self._kept, "links": self._links}
+        job |= {"size": size << 20, "files": FILES}
+        job |= {"kept": self._kept, "links": self._links}
         descriptors = [*(file.fileno() for file in files), theirs.fileno(), *given]
         message = [json.dumps(job).encode()]
         try:

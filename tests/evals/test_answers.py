@@ -1,6 +1,7 @@
 """Samples from files: the three formats there and back, and files that are wrong."""
 
 import contextlib
+import gzip
 import json
 
 import pytest
@@ -97,7 +98,9 @@ ALL = [one(f"HumanEval/{i}") for i in range(LIMIT)]
     ("rows", "said"),
     [
         ([one("SingleLineInfilling/HumanEval/0/L0")], "samples of another task"),
-        (ALL[:-1], "has no sample of 'HumanEval/3'"),
+        (ALL[:-1], "has no sample for 1 problem, such as 'HumanEval/3'"),
+        (ALL[:1], "has no sample for 3 problems, such as 'HumanEval/1'"),
+        ([*ALL, one()], "Give every problem the same number of samples"),
         ([*ALL, one()], "1 samples of 'HumanEval/1' but 2 of others"),
         ([{"completion": ""}], "sample 1 has no task_id"),
         (
@@ -119,6 +122,8 @@ def test_wrong_files(task, tmp_path, rows, said):
         ("[[]]", "a list with a list of programs"),
         ('[["a"]]', "programs for 1 problems, and humaneval has 4"),
         ('[["a"], ["b"], ["c"], ["d", "e"]]', "not the same number"),
+        ("no JSON", r"b\.json is no JSON"),
+        ("[" * 100_000, r"b\.json is no JSON"),
     ],
 )
 def test_wrong_lists(task, tmp_path, text, said):
@@ -129,10 +134,16 @@ def test_wrong_lists(task, tmp_path, text, said):
 
 def test_files_that_are_no_json(task, tmp_path):
     (tmp_path / "s.jsonl").write_bytes(b'{"task_id": "HumanEval/0"}\nrubbish\n')
-    with pytest.raises(ValueError, match=r"line 2 is no JSON object"):
+    with pytest.raises(ValueError, match=r"line 2 is no JSON"):
         answers.read(str(tmp_path / "s.jsonl"), task, task.problems)
     (tmp_path / "s.jsonl").write_bytes(b"\xff\xfe\x00binary")
     with pytest.raises(ValueError, match="is not text in UTF-8"):
         answers.read(str(tmp_path / "s.jsonl"), task, task.problems)
+    (tmp_path / "b.json").write_bytes(b"\xff\xfe\x00binary")
+    with pytest.raises(ValueError, match=r"b\.json is no JSON"):
+        answers.read(str(tmp_path / "b.json"), task, task.problems)
+    (tmp_path / "s.jsonl.gz").write_bytes(gzip.compress(b"{}\n" * 99)[:-4])
+    with pytest.raises(ValueError, match="no whole gzip file"):
+        answers.read(str(tmp_path / "s.jsonl.gz"), task, task.problems)
     with pytest.raises(FileNotFoundError, match="there is no such file"):
         answers.describe(str(tmp_path / "none.jsonl"))

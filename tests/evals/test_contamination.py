@@ -60,7 +60,7 @@ def test_the_score_without_them(task, repository):
     counts = {
         problem.id: (1, problem.id.endswith("4")) for problem in task.problems[:10]
     }
-    about = contamination.about("humaneval", counts, found, documents, [repository])
+    about = contamination.about(task, counts, found, documents, [repository])
     assert list(about["problems"]) == ["HumanEval/2", "HumanEval/4"]
     assert (about["without"]["right"], about["without"]["of"]) == (0, 8)
 

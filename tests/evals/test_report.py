@@ -1,11 +1,13 @@
 """Reports: what they say follows from the folder, and nothing in them can act."""
 
+import dataclasses
 import json
 
 import pytest
 
 from codegemma_keras import evals
-from codegemma_keras.evals import report
+from codegemma_keras.evals import catalog, paper, report
+from codegemma_keras.evals.data import Data
 from codegemma_keras.evals.run import Settings
 from tests.evals.fake_model import FakeModel
 
@@ -87,8 +89,97 @@ def test_a_report_can_be_made_again(pages):
 
 
 def test_the_papers_column_is_there_for_official_presets():
-    from codegemma_keras.evals import paper
-
     assert paper.of(paper.SCORES, "humaneval", "code_gemma_1.1_2b_en") == 37.8
     assert paper.of(paper.SCORES, "gsm8k", "code_gemma_2b_en") is None
     assert paper.of(paper.SCORES, "humaneval", "mine") is None
+
+
+@pytest.mark.parametrize(
+    ("preset", "figure"),
+    [
+        ("kaggle://keras/codegemma/keras/code_gemma_1.1_2b_en/2", 37.8),
+        ("kaggle://keras/codegemma/keras/code_gemma_1.1_2b_en", 37.8),
+        ("hf://google/codegemma-1.1-2b", 37.8),
+        ("hf://somebody/code_gemma_7b_en", 44.5),
+        ("hf://somebody/mine", None),
+        ("code_gemma_2b_en with adapters/code_gemma_2b_en", None),
+        ("runs/code_gemma_2b_en", None),
+        (None, None),
+    ],
+)
+def test_a_handle_is_told_by_its_last_name(preset, figure):
+    assert paper.of(paper.SCORES, "humaneval", preset) == figure
+
+
+def about(**changed):
+    run = {"task": "humaneval", "convention": "paper", "preset": "code_gemma_2b_en"}
+    return {**run, "problems": 164, **changed}
+
+
+@pytest.mark.parametrize(
+    ("changed", "figure"),
+    [
+        ({}, 31.1),
+        ({"problems": 20}, None),
+        ({"convention": "openai"}, None),
+        ({"task": "mbpp", "problems": 2}, None),
+        ({"task": "mbpp", "problems": 500}, 43.6),
+        ({"task": "babelcode-humaneval-rust", "problems": 149}, None),
+        ({"task": "boolq", "problems": 164}, None),
+    ],
+)
+def test_the_papers_figure_stands_beside_the_same_problems_only(changed, figure):
+    assert paper.beside(paper.SCORES, about(**changed)) == figure
+
+
+def test_a_part_has_no_figure_of_the_paper(tmp_path):
+    model = FakeModel(lambda prompt: "    return 1 / 0")
+    model.name = "code_gemma_2b_en"
+    tasks = ["humaneval", "babelcode-humaneval-python"]
+    evals.evaluate(tasks, model, tmp_path, settings=Settings(limit=2))
+    text = (tmp_path / "report.md").read_text()
+    for task in tasks:
+        row = next(r for r in text.splitlines() if r.startswith(f"| {task} | paper"))
+        assert row.endswith("| - |")
+    assert "report gives 21.7 % of 161 problems, which are not the same ones" in text
+
+
+def test_a_file_with_a_part_of_a_benchmark_is_said_to_be_one(tmp_path):
+    row = {"text": "Double n.", "code": "def double(n): return 2 * n"}
+    row |= {"test_list": ["assert double(2) == 4"], "test_setup_code": ""}
+    rows = "".join(json.dumps({**row, "task_id": n}) + "\n" for n in (11, 12))
+    (tmp_path / "mbpp.jsonl").write_text(rows)
+    evals.evaluate(
+        ["mbpp"],
+        None,
+        tmp_path / "out",
+        answers="canonical",
+        data=Data([tmp_path]),
+    )
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "| mbpp | paper | canonical answers | pass@1 | 2/2 |" in text
+    assert "hold 2 of the benchmark's 500 problems, so this is no score of the" in text
+    assert "were the answers canonical, one sample a problem" in text
+    scores = json.loads((tmp_path / "out" / "mbpp" / "scores.json").read_text())
+    assert scores["of_the_benchmark"] == 500
+
+
+def test_what_cannot_be_looked_for_is_not_checked(tmp_path, monkeypatch):
+    make = catalog.make
+
+    def without(name, *rest):
+        task = make(name, *rest)
+        return dataclasses.replace(task, probe=None) if name == "gsm8k" else task
+
+    monkeypatch.setattr(catalog, "make", without)
+    (tmp_path / "seen.jsonl").write_text('{"text": "x = 1", "path": "a.py"}\n')
+    evals.evaluate(
+        ["gsm8k", "humaneval"],
+        FakeModel(lambda prompt: "    pass"),
+        tmp_path / "out",
+        settings=Settings(limit=2),
+        trained_on=[str(tmp_path / "seen.jsonl")],
+    )
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "* gsm8k: not checked, for it has no text to look for." in text
+    assert "* humaneval: 0 of 2 problems stand in" in text

@@ -55,6 +55,15 @@ def test_the_interval_of_several_samples_covers_their_mean():
     assert found == scores.score(counts)  # repeatable
 
 
+@pytest.mark.parametrize(("right", "share"), [(0, 0.0), (4, 1.0), (2, 0.5)])
+def test_equal_problems_are_no_certainty(right, share):
+    """Resampling them gave an interval of no width: 0.0 to 0.0."""
+    found = scores.score({str(i): (4, right) for i in range(20)})
+    assert found.share == share
+    assert (found.low, found.high) == scores.wilson(20 * share, 20)
+    assert found.high - found.low > 0.15
+
+
 def test_paired_test_is_exact():
     # 10 problems that differ, 9 to 1: p = 2 * (1 + 10) / 1024.
     first = {str(i): i < 9 for i in range(30)}

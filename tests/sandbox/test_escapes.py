@@ -9,7 +9,7 @@ import os
 
 import pytest
 
-from codegemma_keras.sandbox import Limits, Pool, check_all
+from codegemma_keras.sandbox import Limits, Pool, check, check_all
 
 TESTS = "assert f(4) == 8\nassert f([1]) == [1, 1]\nassert not f(0)"
 LIMITS = Limits(seconds=8, memory_mb=256)
@@ -83,6 +83,18 @@ WANTS = {
     "many processes": "import os, time\nfor _ in range(60):\n if os.fork() == 0: time.sleep(5); os._exit(0)\ntime.sleep(1)",
     "memory of many processes": "import os, time\nr, w = os.pipe()\nfor _ in range(8):\n if os.fork() == 0: x = bytearray(100 << 20); os.write(w, b'x'); time.sleep(9); os._exit(0)\nfor _ in range(8): os.read(r, 1)\ntime.sleep(9)",
     "time without end": "while True: pass",
+    # Memory that no process shows. Where a call is refused, the program fails there.
+    "System V shared memory": "import ctypes\nl = ctypes.CDLL(None); l.shmat.restype = ctypes.c_void_p\nheld = []\nfor _ in range(20):\n n = l.shmget(0, 16 << 20, 0o1666); assert n >= 0\n p = l.shmat(n, None, 0); ctypes.memset(p, 1, 16 << 20); l.shmdt(ctypes.c_void_p(p)); held.append(n)\nfor n in held: l.shmctl(n, 0, None)",
+    "files in memory": "import os\nheld = [os.memfd_create('x') for _ in range(24)]\nfor n in held: os.write(n, bytes(15 << 20))",
+    "shared pages that are unmapped": "import ctypes, mmap\nl = ctypes.CDLL(None); l.mmap.restype = ctypes.c_void_p\nfor _ in range(6):\n p = l.mmap(None, ctypes.c_size_t(64 << 20), 3, 0x21, -1, 0); assert p != ctypes.c_void_p(-1).value\n ctypes.memset(p, 1, 64 << 20); l.munmap(ctypes.c_void_p(p + 4096), ctypes.c_size_t((64 << 20) - 4096))",
+    "shared pages of a device": "import mmap\nwith open('/dev/zero', 'r+b') as f: mmap.mmap(f.fileno(), 1 << 20)[0] = 1",
+    "messages": "import ctypes; n = ctypes.CDLL(None).msgget(0, 0o1666); assert n >= 0; ctypes.CDLL(None).msgctl(n, 0, None)",
+    "semaphores": "import ctypes; n = ctypes.CDLL(None).semget(0, 9999, 0o1666); assert n >= 0; ctypes.CDLL(None).semctl(n, 0, 0)",
+    "rings of the kernel": "import ctypes\nassert ctypes.CDLL(None).syscall(425, 4096, bytes(120)) >= 0",
+    "buffers of connections": "import socket\ns = socket.create_server(('127.0.0.1', 0)); total = 0; held = []\nwhile total < 256 << 20:\n a = socket.create_connection(s.getsockname()); held += [a, s.accept()[0]]; a.setblocking(False)\n try:\n  while True: total += a.send(bytes(1 << 16))\n except BlockingIOError: pass",
+    "buffers of a size": "import socket\ntotal = 0; held = []\nwhile total < 256 << 20:\n held += socket.socketpair()\n for x in held[-2:]:\n  x.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 30); x.setblocking(False)\n  try:\n   while True: total += x.send(bytes(1 << 16))\n  except BlockingIOError: pass",
+    "buffers of many processes": "import os, socket, time\nr, w = os.pipe()\nfor _ in range(14):\n if os.fork() == 0:\n  held = [x for _ in range(26) for x in socket.socketpair()]\n  for x in held:\n   x.setblocking(False)\n   try:\n    while True: x.send(bytes(1 << 16))\n   except BlockingIOError: pass\n  os.write(w, b'x'); time.sleep(9); os._exit(0)\nfor _ in range(14): os.read(r, 1)\ntime.sleep(9)",
+    "files without end": "import os\nfor n in range(40_000): os.close(os.open(f'{n}', os.O_CREAT))\nwhile True: pass",
 }
 RIGHT = "def f(x): return x * 2"
 
@@ -116,3 +128,32 @@ def test_limits_of_the_whole_group_are_named(results):
     assert results["memory of many processes"].reason == "too much memory"
     assert results["time without end"].reason == "timeout"
     assert "No space left" in results["fill the memory file system"].reason
+
+
+def test_memory_that_no_process_shows_is_refused(results):
+    """Once 320 and 360 MB of it passed under a limit of 128."""
+    refused = "PermissionError: [Errno 1] Operation not permitted"
+    assert results["files in memory"].reason == refused
+    assert results["buffers of connections"].reason == refused
+    assert results["buffers of a size"].reason == refused
+    assert results["buffers of many processes"].reason == "too much memory"
+    for name in ("System V shared memory", "shared pages that are unmapped"):
+        assert results[name].reason == "AssertionError"
+
+
+def test_the_number_of_files_is_limited(results):
+    """bubblewrap's own file systems are watched, those of warm sandboxes are bounded."""
+    why = results["files without end"].reason
+    assert why == "too many files" or "No space left on device" in why
+
+
+def test_ordinary_shared_memory_and_event_loops_are_there():
+    program = """
+import asyncio, multiprocessing
+asyncio.run(asyncio.sleep(0))
+value = multiprocessing.Value("i", 3)
+def f(x): return x * 2 if value.value == 3 else None
+"""
+    with Pool(1) as pool:
+        for where in (pool, None):
+            assert check(program, TESTS, ["f"], LIMITS, pool=where).passed

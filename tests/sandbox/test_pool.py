@@ -62,19 +62,6 @@ LEFT = {
         "import os, time\nif os.fork() == 0: os.setsid(); time.sleep(99)",
         "import os; assert len([p for p in os.listdir('/proc') if p.isdigit()]) > 2",
     ),
-    "an address": (
-        "import socket; s = socket.create_server(('127.0.0.1', 9999)); s.close()",
-        "import socket; socket.create_connection(('127.0.0.1', 9999), 1)",
-    ),
-    "an abstract socket": (
-        "import os, socket, time\nif os.fork() == 0:\n"
-        " s = socket.socket(socket.AF_UNIX); s.bind('\\0left'); s.listen(); time.sleep(9)",
-        "import socket; socket.socket(socket.AF_UNIX).connect('\\0left')",
-    ),
-    "System V shared memory": (
-        "import ctypes; assert ctypes.CDLL(None).shmget(77, 4096, 0o1666) >= 0",
-        "import ctypes; assert ctypes.CDLL(None).shmget(77, 4096, 0o666) >= 0",
-    ),
     "a key": (
         f"{KEYS}\ncall(248, b'user', b'left', b'x', 1, -4)",
         f"{KEYS}\nassert call(249, b'user', b'left', None, -4) > 0",

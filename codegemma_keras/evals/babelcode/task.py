@@ -5,10 +5,16 @@ say. Here every problem that has a counterpart in the language is asked (149 and
 only the percentages of one generator compare.
 """
 
+import dataclasses
+
+from codegemma_keras.data.clean import decontaminate
 from codegemma_keras.evals import babelcode, data, humaneval, mbpp
 from codegemma_keras.evals.task import Problem, Task, choose_convention
+from codegemma_keras.sandbox import LANGUAGES, MissingToolchainError
+from codegemma_keras.sandbox.languages import toolchain
 
 MAX_NEW_TOKENS = 512
+SIZES = {"humaneval": 149, "mbpp": 444}  # problems that have a counterpart
 WHY = dict.fromkeys(
     ("openai", "bigcode", "lm-eval"), "that harness has no problems of BabelCode"
 )
@@ -60,10 +66,31 @@ def make(name: str, convention: str, rows: data.Data) -> Task:
         ),
         case=case,
         check_all=check_all,
+        # Of the set: a row in Python is what stands in other people's files.
+        probe=lambda problem: decontaminate.task_of(problem.row, problem.id),
+        size=SIZES[of],
+        seconds=LANGUAGES[language].limits.seconds,
+        lacking=lambda: lacking(language),
         notes=tuple(notes),
     )
 
 
+def lacking(language: str) -> str | None:
+    """What is to be installed before a language can be run here."""
+    try:
+        toolchain(language)
+    except MissingToolchainError as error:
+        return str(error)
+    return None
+
+
 def check_all(cases, judging) -> list:
-    """Results of `(problem, language, program)` each, with the language's own limits."""
-    return babelcode.judge_all(cases, least=judging.least, workers=judging.workers)
+    """Results of `(problem, language, program)` each, of one language.
+
+    Limits are the language's own, but for the seconds if `judging` states them.
+    """
+    limits = LANGUAGES[cases[0][1]].limits if cases else None
+    if limits and judging.seconds is not None:
+        limits = dataclasses.replace(limits, seconds=judging.seconds)
+    how = {"least": judging.least, "workers": judging.workers}
+    return babelcode.judge_all(cases, limits, **how)
