@@ -30,7 +30,7 @@ least = 3
 print("steps:", steps)
 
 # %% [markdown]
-# Now you.
+# Now you. The next cell fails on purpose.
 
 # %% tags=["exercise"]
 twice = None
@@ -178,6 +178,7 @@ def test_a_bar_is_kept_in_its_last_state():
         ('tags=["parameters"]', "", "tagged `parameters`"),
         ('tags=["exercise"]', 'tags=["excercise"]', "unknown tags"),
         ("assert steps >= least", "print(least)", "must assert"),
+        ("fails on purpose", "is yours", "must say that such a cell `fails on purpose`"),
     ],
 )
 def test_conventions_are_checked(folder, old, new, message):
@@ -236,11 +237,7 @@ def test_every_tutorial_keeps_the_conventions():
         notebooks.solutions(file)
 
 
-# 02 and 03 are being rewritten, and get their links with that.
-READ = [f for f in notebooks.sources() if f.name[:2] not in ("02", "03")]
-
-
-@pytest.mark.parametrize("file", READ, ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", notebooks.sources(), ids=lambda file: file.stem)
 def test_ends_with_papers(file):
     last = notebooks.read(file)[-1]
     assert last.cell_type == "markdown"

@@ -131,6 +131,13 @@ def read(file):
         )
     if unknown := set(tags) - ALLOWED_TAGS:
         raise NotebookError(f"{file.name}: unknown tags {sorted(unknown)}.")
+    first = next((n for n, c in enumerate(cells) if "exercise" in tags_of(c)), 0)
+    before = " ".join(c.source for c in cells[:first] if c.cell_type == "markdown")
+    if first and "fails on purpose" not in " ".join(before.split()):
+        raise NotebookError(
+            f"{file.name}: the markdown before the first exercise must say that such a "
+            "cell `fails on purpose`."
+        )
     claims = [cell for cell in code if not tags_of(cell)]
     if not claims or "assert " not in claims[-1].source:
         raise NotebookError(

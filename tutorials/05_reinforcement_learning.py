@@ -341,6 +341,9 @@ for text, value in zip(tricks, strict, strict=True):
 #
 # ## Exercises
 #
+# Each of the next cells fails on purpose, with a hint, until you have filled it in. The
+# solutions are in `tutorials/solutions/05_reinforcement_learning.py`.
+#
 # **1.** Write the advantages of GRPO (DeepSeekMath, 2024): the reward less the mean of its
 # group, divided by the standard deviation of the group (with $G - 1$ in the denominator)
 # plus $10^{-4}$.

@@ -273,6 +273,9 @@ for line in text.splitlines():
 # %% [markdown]
 # ## Exercises
 #
+# Each of the next cells fails on purpose, with a hint, until you have filled it in. The
+# solutions are in `tutorials/solutions/06_serving.py`.
+#
 # **1.** Write a parser for server-sent events. It gets the bytes of a whole stream and
 # returns the JSON object of every event. The event `[DONE]` ends the stream and is no
 # JSON.

@@ -95,8 +95,8 @@ axes.set(
 plt.show()
 
 # %% [markdown]
-# The bars are the price list of a model: it pays per token, in time, in memory and in
-# context. This vocabulary was learnt from Python files. English, as docstrings have it, is
+# The bars show what text costs: time, memory and context grow with the number of tokens.
+# This vocabulary was learnt from Python files. English, as docstrings have it, is
 # cheap; code has more names and signs; a digit is always one token; and a script that the
 # vocabulary has never met costs a token for each byte.
 #
@@ -277,9 +277,9 @@ print(f"{inside:.0%} of the places change the number of tokens")
 # (Where the bar points down, two halves take fewer tokens than the whole: merging greedily
 # is not always the shortest way.)
 #
-# A programmer's cursor stands at any of these places. A model that was trained only on
-# whole tokens meets rows at every second keystroke that it has never seen. Chapter 13 is
-# about that.
+# A programmer's cursor stands at any of these places. If a model was trained only on
+# whole tokens, about half of the cursor positions give it token sequences unlike its
+# training data. Chapter 13 is about that.
 #
 # ## Characters from tokens
 #

@@ -74,8 +74,8 @@ print(f"{len(train_rows)} rows to learn from, {len(test_rows)} to be tested on")
 # ## The network, and two checks
 #
 # An untrained network should know nothing. All V tokens should be equally likely, which
-# gives a loss of `ln V`. A much larger loss means that the network starts with wrong
-# convictions.
+# gives a loss of `ln V`. A much larger loss means that the untrained network already
+# prefers some tokens, which suggests a faulty initialisation.
 
 
 # %%
@@ -211,8 +211,16 @@ for step, text in samples.items():
     print(f"after {step} steps:", repr(text))
 
 # %% [markdown]
-# First it learns which tokens are frequent, then which follow which; from there on it has
-# to look further back, and that takes most of the time.
+# In the run shown here, the network ends at 4.48 nats. That is clearly better than counting
+# single tokens (5.79), and clearly worse than the table of pairs (3.48). The table has
+# counted every pair of the 476,160 tokens that there are to learn from. The network has
+# read a third of them, each once, and changes its numbers only a little at each step. It
+# must also share half a million numbers among all pairs, where the table has a place for
+# each of a million. So a simple model can be hard to beat with little training, and without
+# the dashed lines you would not know it.
+#
+# The last three tests differ by a few hundredths, which is no progress any more: the
+# schedule has ended, and a longer run needs a longer schedule.
 #
 # ## What it costs at full size
 #
