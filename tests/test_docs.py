@@ -216,3 +216,11 @@ def test_the_tree_names_what_is_there_and_nothing_else():
     assert package == there
     assert all(any(ROOT.glob(name.replace("NN_name", "*"))) for name in beside)
     assert beside
+
+
+def test_the_commands_of_readme_write_into_different_folders():
+    """A folder holds one run, and a second recipe is refused there."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    folders = re.findall(r"`codegemma [^`]*--out (\S+?)[ `]", text)
+    assert len(folders) > 4
+    assert len(set(folders)) == len(folders)

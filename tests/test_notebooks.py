@@ -212,6 +212,36 @@ def test_execution(folder, tmp_path, monkeypatch):
     assert json.loads(text)["metadata"] == notebooks.METADATA
 
 
+def test_the_memory_of_a_child_is_counted(folder, monkeypatch):
+    monkeypatch.setattr(notebooks, "INSTALL", "pass")
+    child = "import subprocess, sys\nprogram = 'text = \"x\" * 400_000_000'\n"
+    child += "subprocess.run([sys.executable, '-c', program], check=True)\n"
+    file = edit(folder / "05_small.py", "assert steps", child + "assert steps")
+    _, cost = notebooks.execute(file)
+    assert cost["child_gb"] > 0.37
+    assert cost["peak_gb"] < 0.37
+
+
+def test_the_line_below_the_title(folder):
+    cost = {"minutes": 3.8, "peak_gb": 1.83, "child_gb": 3.6, "backend": "jax", "cores": 2}
+    line = notebooks.notebook_costs.line
+    assert line("a", {}) == ""
+    assert line("a", {"a": cost}) == (
+        "*This notebook takes about 4 minutes on 2 CPU cores (JAX) and needs 1.8 GB of "
+        "memory, plus 3.6 GB for a process that it starts.*"
+    )
+    cost = {**cost, "minutes": 0.2, "child_gb": 0.1}
+    assert line("a", {"a": cost}, downloads=True) == (
+        "*This notebook takes about 1 minute on 2 CPU cores (JAX) and needs 1.8 GB of "
+        "memory. It downloads 93 MB the first time.*"
+    )
+    file = folder / "05_small.py"
+    costs = {"05_small": cost}
+    assert "downloads" not in notebooks.make(file, costs).cells[0].source
+    edit(file, "steps = 30", 'steps = 30\npreset = "smollm2_135m_code"')
+    assert "It downloads 93 MB" in notebooks.make(file, costs).cells[0].source
+
+
 @pytest.mark.parametrize(
     ("where", "old", "new", "message"),
     [
@@ -235,6 +265,16 @@ def test_every_tutorial_keeps_the_conventions():
         notebooks.make(file)
         notebooks.smoke_cells(file)
         notebooks.solutions(file)
+
+
+def test_readme_has_the_measured_minutes():
+    costs = notebooks.notebook_costs
+    text = (ROOT / "README.md").read_text("utf-8")
+    assert costs.in_table(text) == text
+    rows = {match[2] for match in costs.ROW.finditer(text)}
+    assert rows == {file.stem for file in notebooks.sources()}
+    changed = costs.in_table(text, {"10_tokens": {"minutes": 99.94}})
+    assert "| 99.9 | [Colab]" in changed
 
 
 @pytest.mark.parametrize("file", notebooks.sources(), ids=lambda file: file.stem)

@@ -10,7 +10,8 @@
 Names after the command choose notebooks (`run 01 04`); default: all. KERAS_BACKEND
 chooses the backend; default: what the notebook itself asks for, JAX if nothing else.
 
-`build` adds the badges and one cell that installs; a cell's id is a hash of its text, and
+`build` adds the badges and one cell that installs, and writes the measured minutes into
+README.md's table; a cell's id is a hash of its text, and
 nothing else of the moment of building goes in, so a rebuild has the same bytes. Outputs
 stay while no code cell changes. `smoke` puts the lines of tutorials/smoke/NAME.py in a
 cell after the one tagged `parameters`, and exchanges exercises for their solutions, after
@@ -47,6 +48,7 @@ from notebook_execution import ROOT, NotebookError, output_problems, tags_of
 
 TUTORIALS = ROOT / "tutorials"
 NOTEBOOKS = ROOT / "notebooks"
+README = ROOT / "README.md"  # its table of notebooks says what each takes
 # Where the package is had, and what the badges open. Set in one place, pyproject.toml.
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))[
     "project"
@@ -151,12 +153,13 @@ def make(file, costs=None):
 
     Args:
         file: the percent file.
-        costs: `{name: {"minutes", "peak_gb", ...}}` of full runs on their own backends,
+        costs: `{name: {"minutes", "peak_gb", "child_gb", ...}}` of full runs on their own backends,
             for the line below the title; default: those in benchmarks/results.
     """
     cells = read(file)
     title, _, rest = cells[0].source.partition("\n")
-    head = f"{title}\n\n{badges(file.stem)}\n\n{notebook_costs.line(file.stem, costs)}".rstrip()
+    cost = notebook_costs.line(file.stem, costs, downloads(cells))
+    head = f"{title}\n\n{badges(file.stem)}\n\n{cost}".rstrip()
     made = [
         nbformat.v4.new_markdown_cell(f"{head}\n{rest}".rstrip()),
         nbformat.v4.new_code_cell(
@@ -193,6 +196,12 @@ def backend_of(cells):
     if backend not in BACKENDS:
         raise NotebookError(f"backend={backend!r} must be one of {sorted(BACKENDS)}.")
     return backend
+
+
+def downloads(cells):
+    """Whether a tutorial asks for SmolLM2, which is fetched at the first run."""
+    parameters = next(cell for cell in cells if "parameters" in tags_of(cell)).source
+    return bool(re.search(r'^\w+ = "smol', parameters, re.MULTILINE))
 
 
 def extras_of(cells):
@@ -264,6 +273,8 @@ def build(files, folder=NOTEBOOKS):
     folder.mkdir(exist_ok=True)
     for file in files:
         write(folder / f"{file.stem}.ipynb", to_text(expected(file, folder)))
+    if folder == NOTEBOOKS:
+        write(README, notebook_costs.in_table(README.read_text("utf-8")))
 
 
 def check(files, folder=NOTEBOOKS):
@@ -284,6 +295,12 @@ def check(files, folder=NOTEBOOKS):
         found += [f"{target.name}: {problem}" for problem in output_problems(cells)]
         if target.stat().st_size > MAX_BYTES:
             found.append(f"{target.name} has more than {MAX_BYTES:,} bytes.")
+    readme = README.read_text("utf-8")
+    if readme != notebook_costs.in_table(readme):
+        found.append(
+            "README.md has other minutes than benchmarks/results/notebooks_run.json: run "
+            "`tools/notebooks.py build`."
+        )
     stems = {file.stem for file in sources(files[0].parent)}
     stale = [f.name for f in folder.glob("*.ipynb") if f.stem not in stems]
     return found + [f"{name} has no source: delete it." for name in sorted(stale)]
@@ -373,7 +390,7 @@ def execute(file, smoke=False, verbose=False):
         verbose: print what cells print.
 
     Returns:
-        `(notebook with outputs, {"minutes", "peak_gb", "backend"})`.
+        `(notebook with outputs, {"minutes", "peak_gb", "child_gb", "backend"})`.
 
     Raises:
         NotebookError: a cell failed, or an output is not fit to be shown.
@@ -382,11 +399,12 @@ def execute(file, smoke=False, verbose=False):
     environment = {**os.environ, "PYTHONHASHSEED": "0"}
     backend = environment.setdefault("KERAS_BACKEND", backend_of(read(file)))
     solved = solutions(file)
-    minutes, peak = notebook_execution.execute(
+    minutes, peak, child = notebook_execution.execute(
         notebook, file.name, environment, solved if smoke else None, verbose
     )
     notebook.metadata = copy.deepcopy(METADATA)
-    cost = {"minutes": round(minutes, 2), "peak_gb": round(peak, 2)}
+    cost = {"minutes": minutes, "peak_gb": peak, "child_gb": child}
+    cost = {name: round(value, 2) for name, value in cost.items()}
     return notebook, {**cost, "backend": backend}
 
 

@@ -8,7 +8,8 @@
 #
 # You should have seen notebook 01. Everything here runs on your own machine: the server
 # listens at the loopback address, and the last part shows how it protects itself from web
-# pages in your browser.
+# pages in your browser. The server is a process of its own, and needs about 3.6 GB of memory
+# besides that of the notebook.
 
 # %% tags=["parameters"] extras="serve"
 preset = "smollm2_135m_code"
