@@ -11,6 +11,7 @@ import doctest
 import importlib
 import importlib.util
 import inspect
+import json
 import pathlib
 import pkgutil
 import re
@@ -224,3 +225,18 @@ def test_the_commands_of_readme_write_into_different_folders():
     folders = re.findall(r"`codegemma [^`]*--out (\S+?)[ `]", text)
     assert len(folders) > 4
     assert len(set(folders)) == len(folders)
+
+
+def test_the_guides_have_the_measured_step_beside_kerashub():
+    found = json.loads((ROOT / "benchmarks/results/train_memory.json").read_text())
+    ratios = [
+        f"{found['ratios'][backend][key]:.2f}"
+        for backend in ("jax", "tensorflow")
+        for key in ("peak_above_weights_gib", "seconds_per_step")
+    ]
+    figures = (ROOT / "docs" / "figures.md").read_text(encoding="utf-8")
+    assert "JAX {} and {}; TensorFlow {} and {} |".format(*ratios) in figures
+    training = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    for row in found["rows"].values():
+        peak, seconds = row["peak_above_weights_gib"], row["seconds_per_step"]
+        assert re.search(rf"\| {peak:.2f}[^|]*\| {seconds:.1f} ", training)

@@ -9,6 +9,8 @@ import tempfile
 
 import nbformat
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SPEC = importlib.util.spec_from_file_location("notebooks", ROOT / "tools/notebooks.py")
@@ -130,6 +132,20 @@ def test_check_finds_drift(folder, tmp_path):
     assert notebooks.unexecuted(files, out) == ["05_small"]
     (out / "06_gone.ipynb").write_text(file.read_text())
     assert "06_gone.ipynb has no source" in notebooks.check(files, out)[-1]
+
+
+def test_outputs_stay_if_only_comments_of_the_install_cell_change(
+    folder, tmp_path, monkeypatch
+):
+    out, files = tmp_path / "notebooks", notebooks.sources(folder)
+    executed(folder, out)
+    install = notebooks.INSTALL
+    monkeypatch.setattr(notebooks, "INSTALL", "# Another comment.\n" + install)
+    notebooks.build(files, out)
+    assert notebooks.unexecuted(files, out) == []
+    monkeypatch.setattr(notebooks, "INSTALL", install.replace("-q", "-qq"))
+    notebooks.build(files, out)
+    assert notebooks.unexecuted(files, out) == ["05_small"]
 
 
 @pytest.mark.parametrize(
@@ -284,3 +300,38 @@ def test_ends_with_papers(file):
     assert last.source.startswith("## Further reading\n\n* ")
     links = re.findall(r"\]\(https://(?:arxiv\.org/abs|doi\.org)/\S+\)", last.source)
     assert 1 <= len(links) <= 3
+
+
+PLATFORMS = sorted((ROOT / "tools" / "platforms").glob("*.txt"))
+
+
+def requirements(extra):
+    """What the package asks for with an extra, without asking an index."""
+    texts = list(notebooks.PROJECT["dependencies"])
+    names = [name for name in extra.split(",") if name]
+    while names:
+        for text in notebooks.PROJECT["optional-dependencies"][names.pop()]:
+            found = Requirement(text)
+            if found.name == "codegemma-keras":
+                names += found.extras
+            else:
+                texts.append(text)
+    return [Requirement(text) for text in texts]
+
+
+def test_every_extra_of_an_install_cell_is_checked():
+    asked = {notebooks.extras_of(notebooks.read(file)) for file in notebooks.sources()}
+    assert "notebooks,serve" in asked
+    assert asked <= set(notebooks.platforms.extras())
+
+
+@pytest.mark.parametrize("file", PLATFORMS, ids=lambda file: file.stem)
+def test_ranges_hold_what_colab_and_kaggle_carry(file):
+    """Else an installation moves it there; `tools/platforms.py` asks a real resolver."""
+    carried = notebooks.platforms.read(file)[1]
+    carried = {canonicalize_name(name): version for name, version in carried.items()}
+    for extra in notebooks.platforms.extras():
+        for wanted in requirements(extra):
+            version = carried.get(canonicalize_name(wanted.name))
+            if version is not None:
+                assert wanted.specifier.contains(version, prereleases=True), wanted

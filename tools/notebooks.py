@@ -64,8 +64,9 @@ METADATA = {
     "language_info": {"name": "python"},
 }
 INSTALL = """\
-# On Colab and Kaggle this installs the package, and leaves all that is there as it is.
-# Where the package is installed already, nothing happens.
+# On Colab and Kaggle, this cell installs the package. It keeps the installed versions of
+# Jupyter, NumPy, JAX, Keras, TensorFlow and PyTorch. If the package is installed already,
+# the cell installs nothing.
 import importlib.metadata
 import importlib.util
 import os
@@ -232,12 +233,20 @@ def badges(name):
 
 
 def keep_outputs(new, old):
-    """Give `new` the outputs of `old`, if both have the same code."""
+    """Give `new` the outputs of `old`, if both have the same code.
+
+    Comments of the install cell may differ: it has no output where notebooks are made.
+    """
 
     def code(notebook):
         return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
-    if [c.source for c in code(new)] == [c.source for c in code(old)]:
+    def compared(cell):
+        if "install" not in tags_of(cell):
+            return cell.source
+        return re.sub(r"^#.*\n", "", cell.source, flags=re.MULTILINE)
+
+    if list(map(compared, code(new))) == list(map(compared, code(old))):
         for cell, before in zip(code(new), code(old), strict=True):
             cell.outputs = before.outputs
             for output in cell.outputs:
