@@ -240,3 +240,15 @@ def test_the_guides_have_the_measured_step_beside_kerashub():
     for row in found["rows"].values():
         peak, seconds = row["peak_above_weights_gib"], row["seconds_per_step"]
         assert re.search(rf"\| {peak:.2f}[^|]*\| {seconds:.1f} ", training)
+
+
+def test_formulas_of_the_site_are_no_latex():
+    """The build fails where a page still has some; `pymdownx.arithmatex` writes this."""
+    found = site.site_mathematics.formulas_left
+    assert found('<p><span class="arithmatex">\\(p_i\\)</span></p>')
+    assert found('<div class="arithmatex">\\[J = \\sum_i p_i\\]</div>')
+    assert found("<p>$\\nabla p_i$ is left alone</p>")
+    assert not found("<p><math><mi>p</mi></math> costs $5 or $6.</p>")
+    assert not found("<code>r'\\(x\\)'</code> <pre>echo $HOME \\n $A</pre>")
+    hooks = re.search(r"^hooks: \[(.*?)\]", (ROOT / "mkdocs.yml").read_text(), re.M)[1]
+    assert hooks == "tools/site_mathematics.py"

@@ -208,9 +208,9 @@ plt.show()
 
 # %% [markdown]
 # With uniform cuts, a model hardly ever practises the short middles that it will be asked
-# for, and it hardly ever sees one *end*. A large model with hundreds of billions of tokens
-# learns them all the same. The small one in this package learnt neither to stop nor to
-# fill a line until its cuts were drawn by the other rules.
+# for, and it hardly ever sees one *end*. A large model learns both nevertheless, because it
+# reads hundreds of billions of tokens. The small model in this package learnt neither to
+# stop nor to fill a line until its cuts were drawn by the other rules.
 #
 # ## Characters, not tokens
 #
@@ -232,7 +232,7 @@ print(f"{inside / total:.0%} of all cursor places are inside a token")
 # Therefore training must cut between *characters* first, and then encode each part by
 # itself. A model that was trained on cuts between tokens has never seen a half word
 # before the cursor. Bavarian et al. (2022) trained the same model three times and
-# published this, the pass rate on middles between random characters:
+# published the pass rates on middles between random characters:
 
 # %%
 published = {

@@ -104,7 +104,8 @@ axes.set(xlabel="likeness to the reference; blue: passes, orange: fails", xlim=(
 plt.show()
 
 # %% [markdown]
-# One letter decides, and a quite different text may be right. Likeness says little.
+# A single letter can make an answer wrong, and a very different text can be right. So the
+# likeness says little about whether an answer is right.
 #
 # ## pass@k
 #

@@ -106,7 +106,7 @@ print(f"{path}\n...{before[-160:]}▶{line}◀{after}")
 #   cursor. The similarity of two sets is the size of their intersection over that of their
 #   union. RepoCoder and several editor plug-ins begin with this.
 # * **BM25**: the same idea, but a name counts more if few snippets contain it. `self` says
-#   nothing, and `topological_sort` says much. This is the formula of search engines.
+#   nothing, and `topological_sort` says much. Search engines use this formula.
 #
 # The names that we search for are those near the cursor, of the last lines before it and
 # of the lines after it. The hidden line itself is never used.
@@ -164,9 +164,8 @@ for where, text in chosen("bm25", holes[0])[-1:]:
     print(f"the best snippet for the first hole, from {where}:\n\n{text}")
 
 # %% [markdown]
-# The snippets come from other files than the one of the cursor. If they came from the same
-# file, the lines after the hole would tell the answer, as they do in an editor only when you
-# have written them already.
+# The snippets come from other files than the one with the cursor. A snippet of the same file
+# could contain the hidden line itself, or lines that show its result.
 #
 # ## The measure
 #
@@ -217,7 +216,7 @@ for way in WAYS:
 # %% [markdown]
 # ## Is the difference real?
 #
-# A few dozen lines are few. We compare the ways on the *same* lines, because the difference
+# A few dozen lines are a small sample. We compare the ways on the *same* lines, because the difference
 # of a pair varies much less than the lines themselves do. The interval resamples the holes.
 
 # %%

@@ -59,7 +59,7 @@ for expression in ("MIT OR GPL-3.0-only", "MIT AND MPL-2.0"):
 
 # %% [markdown]
 # With `OR` you may choose, and with `AND` you must meet both. What is not recognised is left
-# out, because no licence means that nothing is allowed.
+# out, because code without a known licence may not be used.
 #
 # ## Secrets and personal data
 #
