@@ -194,7 +194,11 @@ def test_a_bar_is_kept_in_its_last_state():
         ('tags=["parameters"]', "", "tagged `parameters`"),
         ('tags=["exercise"]', 'tags=["excercise"]', "unknown tags"),
         ("assert steps >= least", "print(least)", "must assert"),
-        ("fails on purpose", "is yours", "must say that such a cell `fails on purpose`"),
+        (
+            "fails on purpose",
+            "is yours",
+            "must say that such a cell `fails on purpose`",
+        ),
     ],
 )
 def test_conventions_are_checked(folder, old, new, message):
@@ -239,7 +243,13 @@ def test_the_memory_of_a_child_is_counted(folder, monkeypatch):
 
 
 def test_the_line_below_the_title(folder):
-    cost = {"minutes": 3.8, "peak_gb": 1.83, "child_gb": 3.6, "backend": "jax", "cores": 2}
+    cost = {
+        "minutes": 3.8,
+        "peak_gb": 1.83,
+        "child_gb": 3.6,
+        "backend": "jax",
+        "cores": 2,
+    }
     line = notebooks.notebook_costs.line
     assert line("a", {}) == ""
     assert line("a", {"a": cost}) == (

@@ -11,7 +11,8 @@ from notebook_execution import ROOT
 RESULTS = ROOT / "benchmarks" / "results"
 # A notebook's row of README.md, up to the minutes and after them.
 ROW = re.compile(
-    r"^(\| \[[^]]*\]\(notebooks/(\w+)\.ipynb\) \|.*\| )[\d.]+( \| \[Colab\])", re.MULTILINE
+    r"^(\| \[[^]]*\]\(notebooks/(\w+)\.ipynb\) \|.*\| )[\d.]+( \| \[Colab\])",
+    re.MULTILINE,
 )
 LARGE_CHILD = 0.5  # GB; sandboxed programs and pip take less, and end at once
 
@@ -33,7 +34,11 @@ def in_table(text, costs=None):
 
     def row(match):
         before, name, after = match.groups()
-        return f"{before}{costs[name]['minutes']:.1f}{after}" if name in costs else match[0]
+        return (
+            f"{before}{costs[name]['minutes']:.1f}{after}"
+            if name in costs
+            else match[0]
+        )
 
     return ROW.sub(row, text)
 

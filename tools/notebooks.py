@@ -154,8 +154,8 @@ def make(file, costs=None):
 
     Args:
         file: the percent file.
-        costs: `{name: {"minutes", "peak_gb", "child_gb", ...}}` of full runs on their own backends,
-            for the line below the title; default: those in benchmarks/results.
+        costs: `{name: {"minutes", "peak_gb", "child_gb", ...}}` of full runs on their own
+            backends, for the line below the title; default: those in benchmarks/results.
     """
     cells = read(file)
     title, _, rest = cells[0].source.partition("\n")

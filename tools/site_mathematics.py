@@ -29,7 +29,9 @@ def in_mathml(page):
         try:
             return convert(latex, display="block" if match[2] == "[" else "inline")
         except Exception as error:
-            raise ValueError(f"The formula {latex!r} cannot be read: {error!r}") from error
+            raise ValueError(
+                f"The formula {latex!r} cannot be read: {error!r}"
+            ) from error
 
     return MARKED.sub(made, page)
 

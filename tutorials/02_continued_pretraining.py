@@ -178,9 +178,9 @@ print(f"{len(list(general.rglob('*.py')))} files to replay")
 # ## The graph of imports
 #
 # Two hundred files are too many for one picture, so each box is a folder or a file at the
-# top of the repository. A line leads from what is imported up to what imports it, and is
-# as wide as the number of imports. Boxes higher up are read later. For a folder, we use the mean
-# position of its files. Lines that lead downwards are dashed. Dashed lines are possible
+# top of the repository. A line leads from what is imported up to what imports it, and is as
+# wide as the number of imports. Boxes higher up are read later. For a folder, we use the
+# mean position of its files. Lines that lead downwards are dashed. Dashed lines are possible
 # because folder positions are means; every single file still follows the imports that were
 # kept.
 

@@ -459,8 +459,9 @@ print(
 #
 # The adapter raised the pass rate of the kinds of functions that it was trained on, for
 # functions whose names it had never seen. On other kinds and on real functions, the
-# intervals overlap, so this run shows no reliable change. The adapter survives saving, loading and
-# merging, and an adapter on a quantized base can be trained. The last cell checks this.
+# intervals overlap, so this run shows no reliable change. The adapter survives saving,
+# loading and merging, and an adapter on a quantized base can be trained. The last cell
+# checks this.
 
 # %%
 import os
@@ -485,5 +486,5 @@ assert quantized_loss < untrained
 #
 # * [LoRA](https://arxiv.org/abs/2106.09685) introduced adapters of low rank.
 # * [QLoRA](https://arxiv.org/abs/2305.14314) trains such adapters beside a base in four bits.
-# * [Magicoder](https://arxiv.org/abs/2312.02120) introduced OSS-Instruct, in which a model writes
-#   tasks that are inspired by pieces of real code.
+# * [Magicoder](https://arxiv.org/abs/2312.02120) introduced OSS-Instruct, in which a model
+#   writes tasks that are inspired by pieces of real code.

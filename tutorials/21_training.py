@@ -7,7 +7,8 @@
 # compute what the same training costs at the size of CodeGemma.
 #
 # You need chapters 10 and 11, or to know what a token and a network are. The network that
-# you train here has half a million parameters. It will learn how Python looks, and not what it means.
+# you train here has half a million parameters. It will learn how Python looks, and not what
+# it means.
 
 # %% tags=["parameters"]
 packages = ("json", "logging", "email", "http", "asyncio")  # of the standard library
@@ -241,9 +242,9 @@ print(
 print(f"CodeGemma 2B on this machine: {years:,.0f} years")
 
 # %% [markdown]
-# (The time includes the tests along the way, and a small network does not use
-# the whole processor. But even a factor of ten would not change the conclusion.) That is why one starts from a trained
-# model, and why chapter 23 changes as little of it as possible.
+# (The time includes the tests along the way, and a small network does not use the whole
+# processor. But even a factor of ten would not change the conclusion.) That is why one
+# starts from a trained model, and why chapter 23 changes as little of it as possible.
 #
 # ## Exercises
 #

@@ -37,8 +37,8 @@ print(result.passed, result.reason)
 #
 # A model writes whatever is likely, and some of it is worse than wrong. Each program below
 # does something else instead of its task. None of them may count as solved, and none may do
-# harm. (`sys.exit(0)` is the hardest to detect: the process ends *without an error* before any test
-# has run. So the sandbox looks for a secret line that is printed last.)
+# harm. (`sys.exit(0)` is the hardest to detect: the process ends *without an error* before
+# any test has run. So the sandbox looks for a secret line that is printed last.)
 
 # %%
 bodies = {
@@ -241,8 +241,8 @@ for k, value in table.items():
 
 # %% [markdown]
 # SmolLM2 has 135 million parameters. It is right with two of three answers, and each further
-# answer helps less than the one before. None of its six answers solved the
-# task `squares`. The task `shout` shows why texts must be run: `lower()` looks as plausible as `upper()`,
+# answer helps less than the one before. None of its six answers solved the task `squares`.
+# The task `shout` shows why texts must be run: `lower()` looks as plausible as `upper()`,
 # and is not what was asked. To measure another model, put its name into the parameters. The
 # evaluation stays the same.
 #

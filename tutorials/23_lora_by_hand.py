@@ -2,11 +2,11 @@
 # # LoRA by hand
 #
 # There are two ways to teach a model one more thing. You can train all of its numbers. Or
-# you can leave them as they are, and train a small *addition* to some of its matrices,
-# which is the product of two thin matrices. The second way is called LoRA. In this chapter you see why a small addition may be enough.
-# You write it as a layer of twenty lines, put it into CodeGemma, train it, compare it
-# with full fine-tuning, and merge it into the matrices. In the end you see that the
-# package's own adapters are the same thing.
+# you can leave them as they are, and train a small *addition* to some of its matrices, which
+# is the product of two thin matrices. The second way is called LoRA. In this chapter you see
+# why a small addition may be enough. You write it as a layer of twenty lines, put it into
+# CodeGemma, train it, compare it with full fine-tuning, and merge it into the matrices. In
+# the end you see that the package's own adapters are the same thing.
 #
 # You need to know what training is; chapter 11 names the matrices.
 
@@ -167,8 +167,8 @@ plt.show()
 #     y = x W + (alpha / rank) * (x A) B        A [in, rank], B [rank, out]
 #
 # and leave W as it is. A begins with random numbers and B with zeros. So the product is zero
-# at first and the model is unchanged, but B gets a gradient at once. Scaling by `alpha / rank` keeps the
-# size of the addition about the same when you try another rank.
+# at first and the model is unchanged, but B gets a gradient at once. Scaling by
+# `alpha / rank` keeps the size of the addition about the same when you try another rank.
 #
 # So we need a layer that takes the output and the input of a linear layer and returns the
 # output with the addition, and a way to have it called after each linear layer:

@@ -216,8 +216,9 @@ for way in WAYS:
 # %% [markdown]
 # ## Is the difference real?
 #
-# A few dozen lines are a small sample. We compare the ways on the *same* lines, because the difference
-# of a pair varies much less than the lines themselves do. The interval resamples the holes.
+# A few dozen lines are a small sample. We compare the ways on the *same* lines, because the
+# difference of a pair varies much less than the lines themselves do. The interval resamples
+# the holes.
 
 # %%
 import matplotlib.pyplot as plt

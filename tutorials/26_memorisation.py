@@ -82,9 +82,9 @@ cleaned = secrets.replace(text, findings)
 print(cleaned)
 
 # %% [markdown]
-# Such a search misses some secrets, and takes some harmless texts for secrets. `docs/data.md` has the
-# measured rates. A second line of defence is therefore needed: the model should not repeat
-# what it has read only a few times.
+# Such a search misses some secrets, and takes some harmless texts for secrets.
+# `docs/data.md` has the measured rates. A second line of defence is therefore needed: the
+# model should not repeat what it has read only a few times.
 #
 # ## Made-up secrets
 #
@@ -267,10 +267,11 @@ print(
 )
 
 # %% [markdown]
-# Deduplication is no guarantee. With three epochs at twice the learning rate (`epochs = 3` and
-# `learning_rate = 1e-3` above), this model also knew every secret that stood in the data once
-# (7 bits), with and without the duplicates. A much larger model may need one reading only. That is why the pipeline looks for secrets
-# first, why licences are checked, and why a model card should say what a model has read.
+# Deduplication is no guarantee. With three epochs at twice the learning rate (`epochs = 3`
+# and `learning_rate = 1e-3` above), this model also knew every secret that stood in the data
+# once (7 bits), with and without the duplicates. A much larger model may need one reading
+# only. That is why the pipeline looks for secrets first, why licences are checked, and why a
+# model card should say what a model has read.
 #
 # ## Exercises
 #
