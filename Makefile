@@ -127,7 +127,7 @@ test-serving: $(VENV)/.installed-dev .serving/.installed  ## Not in `test`: expo
 	KERAS_BACKEND=jax $(BIN)/python benchmarks/export_http.py \
 	  --vllm .serving/vllm/bin/python --llama-server .serving/llama/bin/llama-server
 
-notebooks: $(VENV)/.installed-dev  ## Build and execute every notebook in full; under an hour.
+notebooks: $(VENV)/.installed-dev  ## Build and execute every notebook in full; an hour and a half on two cores.
 	$(BIN)/python tools/notebooks.py run
 
 notebooks-check: $(VENV)/.installed-dev  ## The notebooks are what tutorials/ make; seconds.

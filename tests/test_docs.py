@@ -11,6 +11,7 @@ import doctest
 import importlib
 import importlib.util
 import inspect
+import json
 import pathlib
 import pkgutil
 import re
@@ -216,3 +217,38 @@ def test_the_tree_names_what_is_there_and_nothing_else():
     assert package == there
     assert all(any(ROOT.glob(name.replace("NN_name", "*"))) for name in beside)
     assert beside
+
+
+def test_the_commands_of_readme_write_into_different_folders():
+    """A folder holds one run, and a second recipe is refused there."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    folders = re.findall(r"`codegemma [^`]*--out (\S+?)[ `]", text)
+    assert len(folders) > 4
+    assert len(set(folders)) == len(folders)
+
+
+def test_the_guides_have_the_measured_step_beside_kerashub():
+    found = json.loads((ROOT / "benchmarks/results/train_memory.json").read_text())
+    ratios = [
+        f"{found['ratios'][backend][key]:.2f}"
+        for backend in ("jax", "tensorflow")
+        for key in ("peak_above_weights_gib", "seconds_per_step")
+    ]
+    figures = (ROOT / "docs" / "figures.md").read_text(encoding="utf-8")
+    assert "JAX {} and {}; TensorFlow {} and {} |".format(*ratios) in figures
+    training = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    for row in found["rows"].values():
+        peak, seconds = row["peak_above_weights_gib"], row["seconds_per_step"]
+        assert re.search(rf"\| {peak:.2f}[^|]*\| {seconds:.1f} ", training)
+
+
+def test_formulas_of_the_site_are_no_latex():
+    """The build fails where a page still has some; `pymdownx.arithmatex` writes this."""
+    found = site.site_mathematics.formulas_left
+    assert found('<p><span class="arithmatex">\\(p_i\\)</span></p>')
+    assert found('<div class="arithmatex">\\[J = \\sum_i p_i\\]</div>')
+    assert found("<p>$\\nabla p_i$ is left alone</p>")
+    assert not found("<p><math><mi>p</mi></math> costs $5 or $6.</p>")
+    assert not found("<code>r'\\(x\\)'</code> <pre>echo $HOME \\n $A</pre>")
+    hooks = re.search(r"^hooks: \[(.*?)\]", (ROOT / "mkdocs.yml").read_text(), re.M)[1]
+    assert hooks == "tools/site_mathematics.py"

@@ -9,6 +9,8 @@ import tempfile
 
 import nbformat
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SPEC = importlib.util.spec_from_file_location("notebooks", ROOT / "tools/notebooks.py")
@@ -30,7 +32,7 @@ least = 3
 print("steps:", steps)
 
 # %% [markdown]
-# Now you.
+# Now you. The next cell fails on purpose.
 
 # %% tags=["exercise"]
 twice = None
@@ -132,6 +134,20 @@ def test_check_finds_drift(folder, tmp_path):
     assert "06_gone.ipynb has no source" in notebooks.check(files, out)[-1]
 
 
+def test_outputs_stay_if_only_comments_of_the_install_cell_change(
+    folder, tmp_path, monkeypatch
+):
+    out, files = tmp_path / "notebooks", notebooks.sources(folder)
+    executed(folder, out)
+    install = notebooks.INSTALL
+    monkeypatch.setattr(notebooks, "INSTALL", "# Another comment.\n" + install)
+    notebooks.build(files, out)
+    assert notebooks.unexecuted(files, out) == []
+    monkeypatch.setattr(notebooks, "INSTALL", install.replace("-q", "-qq"))
+    notebooks.build(files, out)
+    assert notebooks.unexecuted(files, out) == ["05_small"]
+
+
 @pytest.mark.parametrize(
     ("output", "problem"),
     [
@@ -178,6 +194,11 @@ def test_a_bar_is_kept_in_its_last_state():
         ('tags=["parameters"]', "", "tagged `parameters`"),
         ('tags=["exercise"]', 'tags=["excercise"]', "unknown tags"),
         ("assert steps >= least", "print(least)", "must assert"),
+        (
+            "fails on purpose",
+            "is yours",
+            "must say that such a cell `fails on purpose`",
+        ),
     ],
 )
 def test_conventions_are_checked(folder, old, new, message):
@@ -211,6 +232,42 @@ def test_execution(folder, tmp_path, monkeypatch):
     assert json.loads(text)["metadata"] == notebooks.METADATA
 
 
+def test_the_memory_of_a_child_is_counted(folder, monkeypatch):
+    monkeypatch.setattr(notebooks, "INSTALL", "pass")
+    child = "import subprocess, sys\nprogram = 'text = \"x\" * 400_000_000'\n"
+    child += "subprocess.run([sys.executable, '-c', program], check=True)\n"
+    file = edit(folder / "05_small.py", "assert steps", child + "assert steps")
+    _, cost = notebooks.execute(file)
+    assert cost["child_gb"] > 0.37
+    assert cost["peak_gb"] < 0.37
+
+
+def test_the_line_below_the_title(folder):
+    cost = {
+        "minutes": 3.8,
+        "peak_gb": 1.83,
+        "child_gb": 3.6,
+        "backend": "jax",
+        "cores": 2,
+    }
+    line = notebooks.notebook_costs.line
+    assert line("a", {}) == ""
+    assert line("a", {"a": cost}) == (
+        "*This notebook takes about 4 minutes on 2 CPU cores (JAX) and needs 1.8 GB of "
+        "memory, plus 3.6 GB for a process that it starts.*"
+    )
+    cost = {**cost, "minutes": 0.2, "child_gb": 0.1}
+    assert line("a", {"a": cost}, downloads=True) == (
+        "*This notebook takes about 1 minute on 2 CPU cores (JAX) and needs 1.8 GB of "
+        "memory. It downloads 93 MB the first time.*"
+    )
+    file = folder / "05_small.py"
+    costs = {"05_small": cost}
+    assert "downloads" not in notebooks.make(file, costs).cells[0].source
+    edit(file, "steps = 30", 'steps = 30\npreset = "smollm2_135m_code"')
+    assert "It downloads 93 MB" in notebooks.make(file, costs).cells[0].source
+
+
 @pytest.mark.parametrize(
     ("where", "old", "new", "message"),
     [
@@ -236,14 +293,55 @@ def test_every_tutorial_keeps_the_conventions():
         notebooks.solutions(file)
 
 
-# 02 and 03 are being rewritten, and get their links with that.
-READ = [f for f in notebooks.sources() if f.name[:2] not in ("02", "03")]
+def test_readme_has_the_measured_minutes():
+    costs = notebooks.notebook_costs
+    text = (ROOT / "README.md").read_text("utf-8")
+    assert costs.in_table(text) == text
+    rows = {match[2] for match in costs.ROW.finditer(text)}
+    assert rows == {file.stem for file in notebooks.sources()}
+    changed = costs.in_table(text, {"10_tokens": {"minutes": 99.94}})
+    assert "| 99.9 | [Colab]" in changed
 
 
-@pytest.mark.parametrize("file", READ, ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", notebooks.sources(), ids=lambda file: file.stem)
 def test_ends_with_papers(file):
     last = notebooks.read(file)[-1]
     assert last.cell_type == "markdown"
     assert last.source.startswith("## Further reading\n\n* ")
     links = re.findall(r"\]\(https://(?:arxiv\.org/abs|doi\.org)/\S+\)", last.source)
     assert 1 <= len(links) <= 3
+
+
+PLATFORMS = sorted((ROOT / "tools" / "platforms").glob("*.txt"))
+
+
+def requirements(extra):
+    """What the package asks for with an extra, without asking an index."""
+    texts = list(notebooks.PROJECT["dependencies"])
+    names = [name for name in extra.split(",") if name]
+    while names:
+        for text in notebooks.PROJECT["optional-dependencies"][names.pop()]:
+            found = Requirement(text)
+            if found.name == "codegemma-keras":
+                names += found.extras
+            else:
+                texts.append(text)
+    return [Requirement(text) for text in texts]
+
+
+def test_every_extra_of_an_install_cell_is_checked():
+    asked = {notebooks.extras_of(notebooks.read(file)) for file in notebooks.sources()}
+    assert "notebooks,serve" in asked
+    assert asked <= set(notebooks.platforms.extras())
+
+
+@pytest.mark.parametrize("file", PLATFORMS, ids=lambda file: file.stem)
+def test_ranges_hold_what_colab_and_kaggle_carry(file):
+    """Else an installation moves it there; `tools/platforms.py` asks a real resolver."""
+    carried = notebooks.platforms.read(file)[1]
+    carried = {canonicalize_name(name): version for name, version in carried.items()}
+    for extra in notebooks.platforms.extras():
+        for wanted in requirements(extra):
+            version = carried.get(canonicalize_name(wanted.name))
+            if version is not None:
+                assert wanted.specifier.contains(version, prereleases=True), wanted

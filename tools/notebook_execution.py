@@ -142,7 +142,7 @@ def execute(notebook, name, environment, solutions=None, verbose=False):
         verbose: print what cells print.
 
     Returns:
-        `(minutes, peak memory in GB)`.
+        `(minutes, peak memory in GB, that of the largest process that it started)`.
 
     Raises:
         NotebookError: a cell failed, or an output is not fit to be shown.
@@ -172,10 +172,10 @@ def execute(notebook, name, environment, solutions=None, verbose=False):
                 elif solutions is not None:
                     check_exercise(client, cell, number, name, waiting.pop(0))
             minutes = (time.monotonic() - started) / 60
-            peak = peak_memory(client)
+            peaks = peak_memory(client)
     if problems := output_problems(notebook.cells):
         raise NotebookError(f"{name}: " + "; ".join(problems))
-    return minutes, peak
+    return minutes, *peaks
 
 
 def run_cell(client, cell, number, name, verbose=False):
@@ -222,12 +222,19 @@ def check_exercise(client, cell, number, name, solution):
 
 
 def peak_memory(client):
-    """The kernel's peak resident memory, GB."""
+    """The peak resident memory, GB: `(of the kernel, of its largest child)`.
+
+    A child counts once the kernel has waited for its end, as it does for a server that it
+    stops in its last cell.
+    """
     cell = nbformat.v4.new_code_cell(
-        "import resource\nprint(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        "import resource\n"
+        "for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN):\n"
+        "    print(resource.getrusage(who).ru_maxrss)"
     )
     client.nb.cells.append(cell)
     client.execute_cell(cell, len(client.nb.cells) - 1)
     client.nb.cells.pop()
-    kilobytes = int("".join(o.text for o in cell.outputs if o.output_type == "stream"))
-    return kilobytes / 2**20 * (2**10 if sys.platform == "darwin" else 1)
+    text = "".join(o.text for o in cell.outputs if o.output_type == "stream")
+    unit = 2**30 if sys.platform == "darwin" else 2**20  # macOS counts bytes
+    return tuple(int(number) / unit for number in text.split())

@@ -10,7 +10,8 @@
 Names after the command choose notebooks (`run 01 04`); default: all. KERAS_BACKEND
 chooses the backend; default: what the notebook itself asks for, JAX if nothing else.
 
-`build` adds the badges and one cell that installs; a cell's id is a hash of its text, and
+`build` adds the badges and one cell that installs, and writes the measured minutes into
+README.md's table; a cell's id is a hash of its text, and
 nothing else of the moment of building goes in, so a rebuild has the same bytes. Outputs
 stay while no code cell changes. `smoke` puts the lines of tutorials/smoke/NAME.py in a
 cell after the one tagged `parameters`, and exchanges exercises for their solutions, after
@@ -47,6 +48,7 @@ from notebook_execution import ROOT, NotebookError, output_problems, tags_of
 
 TUTORIALS = ROOT / "tutorials"
 NOTEBOOKS = ROOT / "notebooks"
+README = ROOT / "README.md"  # its table of notebooks says what each takes
 # Where the package is had, and what the badges open. Set in one place, pyproject.toml.
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))[
     "project"
@@ -62,8 +64,9 @@ METADATA = {
     "language_info": {"name": "python"},
 }
 INSTALL = """\
-# On Colab and Kaggle this installs the package, and leaves all that is there as it is.
-# Where the package is installed already, nothing happens.
+# On Colab and Kaggle, this cell installs the package. It keeps the installed versions of
+# Jupyter, NumPy, JAX, Keras, TensorFlow and PyTorch. If the package is installed already,
+# the cell installs nothing.
 import importlib.metadata
 import importlib.util
 import os
@@ -131,6 +134,13 @@ def read(file):
         )
     if unknown := set(tags) - ALLOWED_TAGS:
         raise NotebookError(f"{file.name}: unknown tags {sorted(unknown)}.")
+    first = next((n for n, c in enumerate(cells) if "exercise" in tags_of(c)), 0)
+    before = " ".join(c.source for c in cells[:first] if c.cell_type == "markdown")
+    if first and "fails on purpose" not in " ".join(before.split()):
+        raise NotebookError(
+            f"{file.name}: the markdown before the first exercise must say that such a "
+            "cell `fails on purpose`."
+        )
     claims = [cell for cell in code if not tags_of(cell)]
     if not claims or "assert " not in claims[-1].source:
         raise NotebookError(
@@ -144,12 +154,13 @@ def make(file, costs=None):
 
     Args:
         file: the percent file.
-        costs: `{name: {"minutes", "peak_gb", ...}}` of full runs on their own backends,
-            for the line below the title; default: those in benchmarks/results.
+        costs: `{name: {"minutes", "peak_gb", "child_gb", ...}}` of full runs on their own
+            backends, for the line below the title; default: those in benchmarks/results.
     """
     cells = read(file)
     title, _, rest = cells[0].source.partition("\n")
-    head = f"{title}\n\n{badges(file.stem)}\n\n{notebook_costs.line(file.stem, costs)}".rstrip()
+    cost = notebook_costs.line(file.stem, costs, downloads(cells))
+    head = f"{title}\n\n{badges(file.stem)}\n\n{cost}".rstrip()
     made = [
         nbformat.v4.new_markdown_cell(f"{head}\n{rest}".rstrip()),
         nbformat.v4.new_code_cell(
@@ -188,6 +199,12 @@ def backend_of(cells):
     return backend
 
 
+def downloads(cells):
+    """Whether a tutorial asks for SmolLM2, which is fetched at the first run."""
+    parameters = next(cell for cell in cells if "parameters" in tags_of(cell)).source
+    return bool(re.search(r'^\w+ = "smol', parameters, re.MULTILINE))
+
+
 def extras_of(cells):
     """The extras that a tutorial needs: `notebooks`, and those in the same line."""
     extras = ["notebooks", *_asked(cells, "extras", "").split()]
@@ -216,12 +233,20 @@ def badges(name):
 
 
 def keep_outputs(new, old):
-    """Give `new` the outputs of `old`, if both have the same code."""
+    """Give `new` the outputs of `old`, if both have the same code.
+
+    Comments of the install cell may differ: it has no output where notebooks are made.
+    """
 
     def code(notebook):
         return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
-    if [c.source for c in code(new)] == [c.source for c in code(old)]:
+    def compared(cell):
+        if "install" not in tags_of(cell):
+            return cell.source
+        return re.sub(r"^#.*\n", "", cell.source, flags=re.MULTILINE)
+
+    if list(map(compared, code(new))) == list(map(compared, code(old))):
         for cell, before in zip(code(new), code(old), strict=True):
             cell.outputs = before.outputs
             for output in cell.outputs:
@@ -257,6 +282,8 @@ def build(files, folder=NOTEBOOKS):
     folder.mkdir(exist_ok=True)
     for file in files:
         write(folder / f"{file.stem}.ipynb", to_text(expected(file, folder)))
+    if folder == NOTEBOOKS:
+        write(README, notebook_costs.in_table(README.read_text("utf-8")))
 
 
 def check(files, folder=NOTEBOOKS):
@@ -277,6 +304,12 @@ def check(files, folder=NOTEBOOKS):
         found += [f"{target.name}: {problem}" for problem in output_problems(cells)]
         if target.stat().st_size > MAX_BYTES:
             found.append(f"{target.name} has more than {MAX_BYTES:,} bytes.")
+    readme = README.read_text("utf-8")
+    if readme != notebook_costs.in_table(readme):
+        found.append(
+            "README.md has other minutes than benchmarks/results/notebooks_run.json: run "
+            "`tools/notebooks.py build`."
+        )
     stems = {file.stem for file in sources(files[0].parent)}
     stale = [f.name for f in folder.glob("*.ipynb") if f.stem not in stems]
     return found + [f"{name} has no source: delete it." for name in sorted(stale)]
@@ -366,7 +399,7 @@ def execute(file, smoke=False, verbose=False):
         verbose: print what cells print.
 
     Returns:
-        `(notebook with outputs, {"minutes", "peak_gb", "backend"})`.
+        `(notebook with outputs, {"minutes", "peak_gb", "child_gb", "backend"})`.
 
     Raises:
         NotebookError: a cell failed, or an output is not fit to be shown.
@@ -375,11 +408,12 @@ def execute(file, smoke=False, verbose=False):
     environment = {**os.environ, "PYTHONHASHSEED": "0"}
     backend = environment.setdefault("KERAS_BACKEND", backend_of(read(file)))
     solved = solutions(file)
-    minutes, peak = notebook_execution.execute(
+    minutes, peak, child = notebook_execution.execute(
         notebook, file.name, environment, solved if smoke else None, verbose
     )
     notebook.metadata = copy.deepcopy(METADATA)
-    cost = {"minutes": round(minutes, 2), "peak_gb": round(peak, 2)}
+    cost = {"minutes": minutes, "peak_gb": peak, "child_gb": child}
+    cost = {name: round(value, 2) for name, value in cost.items()}
     return notebook, {**cost, "backend": backend}
 
 

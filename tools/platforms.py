@@ -1,13 +1,13 @@
 """What an installation of this package would move on Colab and Kaggle.
 
-    python tools/platforms.py                   every list, every extra for notebooks
+    python tools/platforms.py                   every list, all that notebooks install
     python tools/platforms.py colab-gpu --extra data
 
 Those machines come with hundreds of packages that belong together: JAX with its CUDA
 plugin, IPython with the notebook's front end. An installation that moves one of them
 breaks the session, often without a word. Here uv resolves the wheel in a folder that
 claims to hold what `tools/platforms/*.txt` records of those machines, installs nothing,
-and reports what it would change. Exit code 1 where the packages of `HELD` cannot stay.
+and reports what it would change. Exit code 1 where anything that is there cannot stay.
 
 Left out: whether the recorded packages agree with each other.
 """
@@ -21,11 +21,23 @@ import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 LISTS = ROOT / "tools" / "platforms"
-# What a notebook's install cell, and the chapters about more, ask for.
+TUTORIALS = ROOT / "tutorials"
+# What else a reader of a notebook may install.
 EXTRAS = ("", "notebooks", "train")
+# In the line of a tutorial's parameters cell; `notebooks.py` puts it into the install cell.
+ASKED = re.compile(r'^# %% tags=\["parameters"\].* extras="([\w ]+)"', re.MULTILINE)
 # The install cell asks for these as they are, where they are there: a resolver prefers
 # the newest KerasHub, where there is none, to the Keras that is there.
 HELD = ("ipykernel", "ipython", "jax", "keras", "numpy", "tensorflow", "torch")
+
+
+def extras():
+    """What to check: `EXTRAS`, and what each tutorial's install cell asks for."""
+    found = set(EXTRAS)
+    for file in TUTORIALS.glob("[0-9][0-9]_*.py"):
+        for names in ASKED.findall(file.read_text(encoding="utf-8")):
+            found.add(",".join(["notebooks", *names.split()]))
+    return sorted(found)
 
 
 def read(path):
@@ -85,7 +97,7 @@ def build(folder):
 
 
 def check(name, extra, wheel, folder):
-    """Print what one installation would do; whether what is held can stay."""
+    """Print what one installation would do; whether all that is there can stay."""
     version, packages = read(LISTS / f"{name}.txt")
     pretend(folder, packages)
     asked = f"codegemma-keras[{extra}]" if extra else "codegemma-keras"
@@ -100,21 +112,21 @@ def check(name, extra, wheel, folder):
     for package, old in sorted(removed.items()):
         print(f"  {package} {old} -> {added.get(package, 'removed')}")
     print(f"  added: {', '.join(new) or 'none'}", flush=True)
-    return not set(removed) & set(HELD)
+    return not removed
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     known = sorted(path.stem for path in LISTS.glob("*.txt"))
     parser.add_argument("lists", nargs="*", help=f"default: {known}")
-    parser.add_argument("--extra", action="append", help="default: all for notebooks")
+    parser.add_argument("--extra", action="append", help="default: all of `extras`")
     options = parser.parse_args()
     good = True
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         wheel = build(folder)
         for name in options.lists or known:
-            for extra in options.extra or EXTRAS:
+            for extra in options.extra or extras():
                 place = folder / f"{name}-{extra}"
                 place.mkdir()
                 good &= check(name, extra, wheel, place)

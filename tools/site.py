@@ -22,6 +22,10 @@ import subprocess
 import sys
 import tomllib
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+
+import site_mathematics
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAGES = ROOT / ".make" / "pages"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
@@ -159,6 +163,13 @@ def not_shown():
             yield name
 
 
+def with_raw_formulas():
+    """Pages of the site that show LaTeX instead of formulas."""
+    for file in sorted((ROOT / "site").rglob("*.html")):
+        if site_mathematics.formulas_left(file.read_text("utf-8")):
+            yield file.relative_to(ROOT).as_posix()
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("only", nargs="?", choices=("pages",))
@@ -177,6 +188,9 @@ def main(argv=None):
         print(
             f"Reference pages list names that the site lacks: {lost}", file=sys.stderr
         )
+        return 1
+    if not code and (raw := list(with_raw_formulas())):
+        print(f"These pages show formulas as LaTeX: {raw}", file=sys.stderr)
         return 1
     return code
 

@@ -256,8 +256,9 @@ print("joined equals infill:", streamed_equals)
 #
 # A request first reads the prompt in one step, which is called *prefill*. Then it
 # computes one token after another. If you ask once for one token and once for many, you
-# can tell the two apart. Each thin bar below is one request. The median is what a user
-# feels, and the longest bar is what a user remembers. (The machine that made these
+# can tell the two apart. Each bar below is one request. Blue bars are
+# requests for one token, and green bars are requests for many. The median describes a
+# typical wait, and the longest bar the worst one. (The machine that made these
 # figures was busy with other work. Look at the proportions and not at the milliseconds,
 # and run the cell yourself.)
 
@@ -341,8 +342,8 @@ plt.show()
 # * A session finds most of the prompt in its cache with the layouts that are made for
 #   typing.
 #
-# Small models are often wrong, and nothing here says otherwise. Notebook 02 makes a model
-# better at one project.
+# A small model is often wrong, so check its completions. Notebook 02 makes a model better at
+# one project.
 
 # %%
 import os

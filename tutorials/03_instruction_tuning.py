@@ -354,8 +354,13 @@ for name, numbers in groups.items():
 # The training teaches two things. The model now answers with the function alone, so an
 # answer takes few tokens and is not cut. It also learns what the words of the trained
 # kinds mean. The first lesson can carry over to kinds that were not shown, and the
-# second one cannot. Look at the intervals before you believe a difference: a few
-# answers more or less are chance.
+# second one cannot.
+#
+# Look at the intervals before you believe a difference. In the run shown here, the trained
+# kinds rose from 53 % to 92 %, and the two intervals are far apart. The held-out kinds rose
+# a little, and of the 16 real functions the model solved two before and only one after. In
+# both of these groups the intervals overlap widely, and a few answers more or less are
+# chance.
 #
 # Here are some answers, with the result of the sandbox:
 
@@ -453,13 +458,10 @@ print(
 # ## Summary
 #
 # The adapter raised the pass rate of the kinds of functions that it was trained on, for
-# functions whose names it had never seen. What it gained on other kinds and on real
-# functions stands above, with its interval. The adapter survives saving, loading and
-# merging, and an adapter on a quantized base can be trained. The last cell checks this.
-#
-# Further reading: [LoRA](https://arxiv.org/abs/2106.09685),
-# [QLoRA](https://arxiv.org/abs/2305.14314), and
-# [Magicoder](https://arxiv.org/abs/2312.02120), which introduced OSS-Instruct.
+# functions whose names it had never seen. On other kinds and on real functions, the
+# intervals overlap, so this run shows no reliable change. The adapter survives saving,
+# loading and merging, and an adapter on a quantized base can be trained. The last cell
+# checks this.
 
 # %%
 import os
@@ -478,3 +480,11 @@ assert after >= min(before + least_gain, 0.95)
 assert drift < (1e-3 if config.dtype == "float32" else 0.3)  # 16 bits round more
 assert quantized < 0.75 * full
 assert quantized_loss < untrained
+
+# %% [markdown]
+# ## Further reading
+#
+# * [LoRA](https://arxiv.org/abs/2106.09685) introduced adapters of low rank.
+# * [QLoRA](https://arxiv.org/abs/2305.14314) trains such adapters beside a base in four bits.
+# * [Magicoder](https://arxiv.org/abs/2312.02120) introduced OSS-Instruct, in which a model
+#   writes tasks that are inspired by pieces of real code.

@@ -248,8 +248,8 @@ del trained
 
 # %% [markdown]
 # Each line shows the mean reward, the share of silent groups (which teach nothing), the
-# divergence from the first model (KL, in nats for each token), and the length of the
-# answers.
+# divergence from the first model (KL, in nats for each token), the entropy (how undecided
+# the model is at each token), and the length of the answers.
 #
 # ## A control
 #
@@ -341,6 +341,9 @@ for text, value in zip(tricks, strict, strict=True):
 #
 # ## Exercises
 #
+# Each of the next cells fails on purpose, with a hint, until you have filled it in. The
+# solutions are in `tutorials/solutions/05_reinforcement_learning.py`.
+#
 # **1.** Write the advantages of GRPO (DeepSeekMath, 2024): the reward less the mean of its
 # group, divided by the standard deviation of the group (with $G - 1$ in the denominator)
 # plus $10^{-4}$.
@@ -361,8 +364,8 @@ assert np.allclose(found, losses.standardised(group), atol=1e-6), (
 )
 
 # %% [markdown]
-# **2.** Which prompts taught nothing? Compute the share of groups in `table`-like rewards
-# whose values are all equal.
+# **2.** A group whose rewards are all equal teaches nothing. `rewards` has one row for each
+# group, like `table` above. Compute the share of such groups.
 
 
 # %% tags=["exercise"]

@@ -8,7 +8,8 @@
 #
 # You should have seen notebook 01. Everything here runs on your own machine: the server
 # listens at the loopback address, and the last part shows how it protects itself from web
-# pages in your browser.
+# pages in your browser. The server is a process of its own, and needs about 3.6 GB of memory
+# besides that of the notebook.
 
 # %% tags=["parameters"] extras="serve"
 preset = "smollm2_135m_code"
@@ -272,6 +273,9 @@ for line in text.splitlines():
 
 # %% [markdown]
 # ## Exercises
+#
+# Each of the next cells fails on purpose, with a hint, until you have filled it in. The
+# solutions are in `tutorials/solutions/06_serving.py`.
 #
 # **1.** Write a parser for server-sent events. It gets the bytes of a whole stream and
 # returns the JSON object of every event. The event `[DONE]` ends the stream and is no

@@ -50,7 +50,7 @@ print(len(source), "characters,", len(source.encode()), "bytes,", len(ids), "tok
 show_tokens(ids)
 
 # %% [markdown]
-# Four things to see:
+# Look for four things:
 #
 # * Frequent words are one token, with the space before them, or the bracket after.
 # * An indent is **one** token, however deep. Python would be expensive otherwise.
@@ -95,10 +95,10 @@ axes.set(
 plt.show()
 
 # %% [markdown]
-# The bars are the price list of a model: it pays per token, in time, in memory and in
-# context. This vocabulary was learnt from Python files. English, as docstrings have it, is
-# cheap; code has more names and signs; a digit is always one token; and a script that the
-# vocabulary has never met costs a token for each byte.
+# The bars show what text costs: time, memory and context grow with the number of tokens.
+# This vocabulary was learnt from Python files, whose docstrings are English, so English is
+# cheap. Code has more names and signs. A digit is always one token. In a script that the
+# vocabulary does not know, each byte costs one token.
 #
 # ## Learning a vocabulary
 #
@@ -151,16 +151,17 @@ axes.set(xlabel="merges learnt", ylabel="tokens of the text", ylim=(0, None))
 plt.show()
 
 # %% [markdown]
-# The first merges save most. After a hundred you recognise words; after eight thousand
-# you have the vocabulary of the embedded model, and each further doubling saves less,
-# while the table of embeddings doubles.
+# The first merges save most. After a hundred merges you recognise words. After eight
+# thousand you have a vocabulary as large as that of the embedded model. Each further
+# doubling saves less, although it doubles the table of embeddings.
 #
 # ## Cutting a text
 #
-# Each learnt piece has a *score*: the earlier it was learnt, the higher. To encode, begin
-# with characters and join, again and again, the two neighbours whose union is the piece
-# of the highest score. Runs of spaces, newlines and tabs are taken out first, as wholes;
-# a character that no piece covers falls back to its bytes. That is the whole tokenizer:
+# Each learnt piece has a *score*: the earlier it was learnt, the higher its score. To
+# encode a text, we begin with its characters. Then we repeat one step: join the two
+# neighbours whose union is the piece with the highest score. Runs of spaces, newlines and
+# tabs are set aside before that, each as one piece. A character that no piece covers is
+# replaced by its bytes. That is the whole tokenizer:
 
 # %%
 from codegemma_keras.formats import sentencepiece_model as pieces_of
@@ -274,12 +275,12 @@ plt.show()
 print(f"{inside:.0%} of the places change the number of tokens")
 
 # %% [markdown]
-# (Where the bar points down, two halves take fewer tokens than the whole: merging greedily
-# is not always the shortest way.)
+# (Where a bar points down, the two halves take fewer tokens than the whole, because greedy
+# merging does not always find the shortest sequence.)
 #
-# A programmer's cursor stands at any of these places. A model that was trained only on
-# whole tokens meets rows at every second keystroke that it has never seen. Chapter 13 is
-# about that.
+# A programmer's cursor stands at any of these places. If a model was trained only on
+# whole tokens, about half of the cursor positions give it token sequences unlike its
+# training data. Chapter 13 is about that.
 #
 # ## Characters from tokens
 #

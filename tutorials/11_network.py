@@ -169,15 +169,16 @@ figure.colorbar(image, label="cosine")
 plt.show()
 
 # %% [markdown]
-# Fast arrows at the top tell neighbours apart, slow ones at the bottom tell near from far.
+# The fast arrows at the top distinguish neighbours. The slow arrows at the bottom
+# distinguish tokens that are near from tokens that are far away.
 #
 # ## Attention
 #
-# Every token asks (*query*), offers (*key*) and has something to give (*value*), each a
-# projection of its vector. The score of a query and a key says how much of that token's
-# value is taken. The softmax makes the scores of one query add up to 1, and the mask hides
-# what comes later: at training, all places are predicted at once, and none may see its
-# answer.
+# Three projections of its vector belong to each token. The *query* says what the token
+# looks for, the *key* says what it offers, and the *value* is what it gives. The score of a
+# query and a key says how much of that token's value is taken. The softmax makes the scores
+# of one query add up to 1. The mask hides later tokens, because training predicts all
+# places at once, and no place may see its own answer.
 
 
 # %%
@@ -214,8 +215,9 @@ theirs = first.attention(
 errors.append(compare("attention", attended, theirs))
 
 # %% [markdown]
-# What do heads look at? Each picture is one head of the first block. Row: the token
-# that looks; column: the token that is looked at; the darker, the more it takes.
+# What do heads look at? Each picture is one head of the first block. A row belongs to the
+# token that looks, and a column to the token that is looked at. The darker a field is, the
+# more of that token's value is taken.
 # Training did not tell the heads what to do, and they do different things.
 
 # %%

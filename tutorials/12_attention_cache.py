@@ -223,9 +223,9 @@ plt.show()
 # ## Reuse
 #
 # A cache outlives a request. When you type a letter, most of the prompt is the same as
-# before, from its beginning. All slots up to the first difference can stay. How much that
-# is depends on the order of the prompt (chapter 13): in PSM the suffix follows the prefix,
-# so a new letter moves it all.
+# before, from its beginning. All slots up to the first difference can stay. How many
+# these are depends on the order of the prompt (chapter 13). In PSM the suffix follows the
+# prefix, so a new letter moves the whole suffix.
 
 # %%
 from codegemma_keras import fim

@@ -51,9 +51,9 @@ def reduced(basket: Basket, price):
 print("\n".join(sorted(shop)))
 
 # %% [markdown]
-# Read in the order of names, `basket.py` comes before `item.py` and `money.py`, which it is
-# made of. A model that is trained on this text learns to guess what `Item` might be, when
-# it could have learnt to look.
+# In the order of names, `basket.py` comes before `item.py` and `money.py`, although it uses
+# both. A model that is trained on this text must guess what `Item` might be. In another
+# order, it could have read it before.
 #
 # ## Step 1: imports
 #
@@ -131,15 +131,16 @@ for (importer, imported), weight in edges.items():
 
 # %% [markdown]
 # One line is wrong: `shop/money.py` imports the `json` of the standard library, and the
-# rule finds `shop/json.py`. A suffix is a guess. The package asks in addition whether the
-# language *could load* the file under that name from there; so a plain `import json` never
-# lands inside another package.
+# rule finds `shop/json.py`. A suffix is a guess. The package also checks whether Python
+# *could load* the file under that name from that place. So a plain `import json` never
+# leads to a file inside another package.
 #
 # ## Step 3: no cycles
 #
-# `basket` needs `discount`, which needs `basket`. Files cannot both come first, so one of
-# the two edges has to go, the less important one: the import inside a function. In general:
-# add edges from the most important down, and leave out each that would close a cycle.
+# `basket` needs `discount`, which needs `basket`. The two files cannot both come first, so
+# one of the two edges has to go. We remove the less important one, which is the import
+# inside a function. In general, we add the edges from the most important to the least
+# important, and leave out each edge that would close a cycle.
 
 
 # %%
@@ -253,8 +254,8 @@ plt.show()
 # ## A real repository
 #
 # The package reads imports of nine languages, knows what can be loaded, weighs imports by
-# kind and by how often their names are used, and puts tests beside what they test. Its
-# order of a real repository:
+# kind and by how often their names are used, and puts tests beside what they test. The
+# next cell applies it to the small repository and to a real one.
 
 # %%
 from codegemma_keras import data
@@ -325,10 +326,11 @@ figure.legend(loc="outside upper center", ncols=2, frameon=False)
 plt.show()
 
 # %% [markdown]
-# The imports that the graph's order still has wrong are those of cycles. And most imported
-# files are out of the window in any order: a repository is longer than 8,192 tokens, and a
-# file that everybody imports can be near to few. The order brings more of them into sight;
-# long contexts and retrieval are other answers to the same question.
+# Where the order of the graph still breaks an import, the import is part of a cycle. Most
+# imported files are outside the window in any order. A repository is much longer than the
+# window, and a file that all others import can be near to only a few of them. The order
+# brings more of the imported files into the window. Longer contexts and retrieval are other
+# ways to the same goal.
 #
 # ## Exercises
 #

@@ -37,8 +37,8 @@ print(result.passed, result.reason)
 #
 # A model writes whatever is likely, and some of it is worse than wrong. Each program below
 # does something else instead of its task. None of them may count as solved, and none may do
-# harm. (`sys.exit(0)` is the sly one: the process ends *without an error* before any test
-# has run. So the sandbox looks for a secret line that is printed last.)
+# harm. (`sys.exit(0)` is the hardest to detect: the process ends *without an error* before
+# any test has run. So the sandbox looks for a secret line that is printed last.)
 
 # %%
 bodies = {
@@ -104,15 +104,17 @@ axes.set(xlabel="likeness to the reference; blue: passes, orange: fails", xlim=(
 plt.show()
 
 # %% [markdown]
-# One letter decides, and a quite different text may be right. Likeness says little.
+# A single letter can make an answer wrong, and a very different text can be right. So the
+# likeness says little about whether an answer is right.
 #
 # ## pass@k
 #
 # Sampling gives another answer each time. Two numbers are of interest: how often is *one*
 # answer right (pass@1), and how often is at least one of k right (pass@k)? Take n answers
 # per task, of which c pass. The obvious estimate of the second is `1 - (1 - c/n)**k`, and it
-# is too low: `c/n` is uncertain, and the power bends it. The right way counts: of all ways
-# to choose k of the n answers, how many contain a good one?
+# is too low. The formula is biased, because `c/n` is an estimate and the power function is
+# curved. The unbiased estimate is the share of all choices of k answers that contain a
+# correct one.
 
 
 # %%
@@ -151,7 +153,7 @@ plt.show()
 #
 # There are eight small tasks. In each, one line is missing, and tests follow. First the
 # evaluation itself must be tested: every task must pass with the right line, and none
-# may pass without one. An evaluation that fails this test measures only itself.
+# may pass without one. If this check fails, the scores say nothing about the model.
 
 # %%
 TASKS = [
@@ -239,8 +241,8 @@ for k, value in table.items():
 
 # %% [markdown]
 # SmolLM2 has 135 million parameters. It is right with two of three answers, and each further
-# answer helps less than the one before. Some tasks it never solves, however many answers
-# you draw. `shout` shows why texts must be run: `lower()` looks as plausible as `upper()`,
+# answer helps less than the one before. None of its six answers solved the task `squares`.
+# The task `shout` shows why texts must be run: `lower()` looks as plausible as `upper()`,
 # and is not what was asked. To measure another model, put its name into the parameters. The
 # evaluation stays the same.
 #

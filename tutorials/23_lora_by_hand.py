@@ -1,12 +1,12 @@
 # %% [markdown]
 # # LoRA by hand
 #
-# To teach a model one more thing, one can train all of its numbers. Or one can leave
-# them as they are, and train a small *addition* to some of its matrices, made of two
-# thin ones. That is LoRA. In this chapter you see why a small addition may be enough.
-# You write it as a layer of twenty lines, put it into CodeGemma, train it, compare it
-# with full fine-tuning, and merge it into the matrices. In the end you see that the
-# package's own adapters are the same thing.
+# There are two ways to teach a model one more thing. You can train all of its numbers. Or
+# you can leave them as they are, and train a small *addition* to some of its matrices, which
+# is the product of two thin matrices. The second way is called LoRA. In this chapter you see
+# why a small addition may be enough. You write it as a layer of twenty lines, put it into
+# CodeGemma, train it, compare it with full fine-tuning, and merge it into the matrices. In
+# the end you see that the package's own adapters are the same thing.
 #
 # You need to know what training is; chapter 11 names the matrices.
 
@@ -19,7 +19,7 @@ least_drop = 0.4  # share of the loss on new examples that LoRA must take away
 tolerance = 1e-3  # of equal logits, relative to the largest
 
 # %% [markdown]
-# The model shall learn to write tests for a library that does not exist, `lumen`, so it
+# The model is to learn to write tests for a library that does not exist, `lumen`, so it
 # cannot know its names already. There are forty tests, made from a template. Eight of
 # them are held out.
 
@@ -121,9 +121,10 @@ trained = {"all numbers": lm.count_params()}
 print("loss on new tests:", [round(float(v), 2) for v in curves["all numbers"]])
 
 # %% [markdown]
-# How much is there in an addition of D rows and N * H columns? Every matrix is a sum of
-# simple ones, each a column times a row, sorted by size: its singular values. If a few of
-# them hold most of it, then a few columns and rows would have done.
+# The addition is a matrix of D rows and N * H columns. How much information does it hold?
+# Every matrix is a sum of simple matrices, each of which is a column times a row. Their
+# sizes are the singular values. If the few largest ones make up most of the addition, then
+# a few columns and rows are enough.
 
 # %%
 import matplotlib.pyplot as plt
@@ -160,14 +161,14 @@ plt.show()
 #
 # ## The layer
 #
-# So train only those few. For a linear layer `y = x W`, with W of `in` times `out`
+# So we train only a few of them. For a linear layer `y = x W`, with W of `in` times `out`
 # numbers, add
 #
 #     y = x W + (alpha / rank) * (x A) B        A [in, rank], B [rank, out]
 #
-# and leave W alone. A begins random and B at zero: at first the product is zero and the
-# model is what it was, but B gets a gradient at once. Scaling by `alpha / rank` keeps the
-# size of the addition about the same when you try another rank.
+# and leave W as it is. A begins with random numbers and B with zeros. So the product is zero
+# at first and the model is unchanged, but B gets a gradient at once. Scaling by
+# `alpha / rank` keeps the size of the addition about the same when you try another rank.
 #
 # So we need a layer that takes the output and the input of a linear layer and returns the
 # output with the addition, and a way to have it called after each linear layer:
@@ -234,8 +235,8 @@ for name, count in trained.items():
 # %% [markdown]
 # ## Training
 #
-# The data and the number of steps are the same. The learning rate is higher, because
-# there is less to break.
+# The data and the number of steps are the same. The learning rate is higher, because the
+# weights of the model itself stay as they are.
 
 # %%
 curves[f"rank {rank}"] = fit(lm, 1e-2)
@@ -258,14 +259,18 @@ print(f"rank {rank} took away {drop:.0%} of the loss")
 print(start_text + "▶" + lm.generate(start_text, max_new_tokens=24, strip_prompt=True))
 
 # %% [markdown]
-# A small part of the numbers did it. Adam keeps two more numbers for each that is trained,
-# and a gradient: for a 7B model that is the difference between one GPU and several. And
-# what was learnt is a file of its own, a few hundred kilobytes here, beside a model that
-# is still the old one for everybody else.
+# A small part of the numbers was enough for most of the gain. Look at the completion, too.
+# In the run shown here, it has the form of the new tests, but the model still writes a
+# number where the name of a class belongs.
+#
+# Training needs a gradient for each number that is trained, and Adam keeps two more numbers
+# for it. For a 7B model, LoRA can therefore make the difference between one GPU and several.
+# What was learnt is a file of its own, of a few hundred kilobytes here. The model itself is
+# unchanged, and others can go on using it.
 #
 # ## Merging
 #
-# At the end the addition can go into the matrix itself: `x W + s (x A) B` is
+# At the end, the addition can be added to the matrix itself, because `x W + s (x A) B` is
 # `x (W + s A B)`. Then the model is as fast as before, and has no trace of LoRA.
 
 # %%

@@ -41,13 +41,15 @@ def test_sub():
 print(lm.generate(prompt, max_new_tokens=16))
 
 # %% [markdown]
-# The goal: the `new_tokens` likeliest tokens after this prompt, one by one, whether or not
-# they make sense. Everything below has to find exactly these.
+# The goal is to continue this prompt by `new_tokens` tokens and to take the likeliest token
+# each time, whether or not the text makes sense. Every loop below has to find exactly these
+# tokens.
 #
 # ## Step 0: everything again
 #
-# Run the network on the whole row for each new token. The row is padded to one length, so
-# that the program is compiled once: a compiled program is made for given *shapes*.
+# This loop runs the network on the whole row for each new token. The row is padded to one
+# length, so that the program is compiled once, because a compiled program is made for given
+# *shapes*.
 
 # %%
 start = [tokenizer.start_token_id, *tokenizer.encode(prompt)]
@@ -127,14 +129,15 @@ def cached_uncompiled():
 measure("cache, each op called", cached_uncompiled)
 
 # %% [markdown]
-# Far less arithmetic than before, and yet it may be *slower*. With so small a model the
-# arithmetic is not what takes the time: calling the operations one by one is.
+# This takes far less arithmetic than before, and yet it may be *slower*. With so small a
+# model, most of the time goes into calling the operations one by one, and not into the
+# arithmetic.
 #
 # ## Step 2: compile the step
 #
 # The compiler makes one program of all operations of a step. `donate` says that the old
-# cache is not needed afterwards, so that the new key and value are written into it, in
-# place; without that every step would copy the whole cache.
+# cache is not needed afterwards, so the new key and value are written into it. Without
+# `donate`, every step would copy the whole cache.
 
 # %%
 run_prefill = compile_program(backbone, prefill, donate=(1,))
@@ -145,8 +148,8 @@ measure("cache, compiled step", lambda: decode_with(run_prefill, run_step))
 # ## Step 3: do not come back
 #
 # After each step, Python fetches a number, looks at it and sends it in again. On a GPU
-# that is a trip, during which the device waits. Put the loop itself into the program: it
-# ends when enough tokens are there, or at the first *stop token*.
+# the device waits during this trip. So we put the loop itself into the program. It ends when
+# there are enough tokens, or at the first *stop token*.
 
 
 # %%
@@ -192,17 +195,18 @@ measure("loop on the device", decode_on_device)
 # %% [markdown]
 # ## Step 4: guess, and check several at once
 #
-# A step reads all weights to compute one token. Reading them for seven tokens takes hardly
-# longer, for the time goes into the reading. If only one knew the next tokens! One may
-# *guess* them. Run the network on the newest token and the guesses together; it says for
-# every place which token it would have chosen. As long as guess and choice agree, the
-# guesses are exactly what plain decoding would have found, and the choice after the last
-# good guess is one token more for free. A wrong guess costs nothing but its arithmetic:
-# what it left in the cache lies beyond the newest token, where nobody looks, until it is
-# overwritten.
+# A step reads all weights to compute one token. On a machine that spends most of its time on
+# this reading, a step for seven tokens takes hardly longer. We do not know the next tokens,
+# but we can *guess* them. We run the network on the newest token and the guesses together,
+# and for each place it says which token it would have chosen. As long as guess and choice
+# agree, the guesses are exactly what plain decoding would have found. The choice after the
+# last right guess is one more token, at no extra cost. A wrong guess costs only its
+# arithmetic. What it wrote into the cache lies behind the newest token, where no token looks
+# before it is overwritten.
 #
-# Where to take guesses from? From a small model, or, simpler, from the text: code repeats
-# itself. What followed the last time when these two tokens stood here?
+# Guesses can come from a small model. A simpler source is the text itself, because code
+# repeats itself: we look for the last place where the newest two tokens stood before, and
+# guess what followed there.
 
 
 # %%
@@ -250,8 +254,8 @@ forwards = len(accepted) / new_tokens
 print(f"{len(accepted)} runs of the network for {new_tokens} tokens")
 
 # %% [markdown]
-# This loop still comes back to Python after each check. The package does both: guesses and
-# checks on the device (`generate(..., speculate=True)`). Its own numbers, beside yours:
+# This loop still comes back to Python after each check. The package makes and checks its
+# guesses on the device (`generate(..., speculate=True)`). Here are its times:
 
 # %%
 package = {"package": False, "package, guessing": True}
@@ -291,12 +295,12 @@ print("all the same tokens:", all(same.values()))
 #
 # ## Step 5: stop
 #
-# All of the above makes a token cheap. The cheapest token is the one that nobody computes.
-# A completion is over at the first control token; whoever goes on to a fixed length and
-# cuts the text afterwards pays for everything that is thrown away. The CodeGemma paper
+# All of these steps make a token cheap. A token that is not computed at all costs nothing.
+# A completion is over at the first control token. A program that goes on to a fixed length
+# and cuts the text afterwards also pays for the tokens that it throws away. The CodeGemma paper
 # reports 1,505 seconds for 1,033 single lines filled in by the 7B model, and 8,330 for its
-# instruction-tuned sister on the same machine. A token costs the same in both; one of them
-# goes on talking.
+# instruction-tuned sister on the same machine. A token costs the same in both,
+# but the second model writes many more tokens.
 
 # %%
 asked, computed = 0, 0
@@ -336,7 +340,7 @@ assert abs(expected_tokens(0.5, 2) - 1.75) < 1e-9, (
 
 # %% [markdown]
 # **2.** The tokens that a check has won may contain a stop token. What may be kept? (The
-# stop token itself is kept, as the sign why it ended.)
+# stop token itself is kept, because it says why the text ended.)
 
 
 # %% tags=["exercise"]

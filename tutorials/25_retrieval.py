@@ -38,8 +38,9 @@ print(preset, "is asked in the order", mode)
 # %% [markdown]
 # ## A repository in snippets
 #
-# We cut every file into snippets of ten lines. A snippet is what we may show. Shorter ones
-# waste nothing, and longer ones tell more; editors often use ten to sixty lines.
+# We cut every file into snippets of ten lines. A snippet is what we may show. Short
+# snippets use few tokens. Long snippets contain more information. Editors often use ten to
+# sixty lines.
 
 # %%
 import importlib.util
@@ -62,8 +63,9 @@ print(f"{len(files)} files, {len(snippets):,} snippets")
 # %% [markdown]
 # ## Lines to guess
 #
-# We choose lines at random, each from another file, and hide them. A line must be code and
-# must use a name, because a line such as `else:` can be guessed without any context.
+# We choose lines at random, each from another file, and hide them. A line must have a
+# bracket and two names, because a line such as `else:` can be guessed without any context.
+# This rule is simple, and it also lets some lines of docstrings pass.
 
 # %%
 import math
@@ -104,7 +106,7 @@ print(f"{path}\n...{before[-160:]}▶{line}◀{after}")
 #   cursor. The similarity of two sets is the size of their intersection over that of their
 #   union. RepoCoder and several editor plug-ins begin with this.
 # * **BM25**: the same idea, but a name counts more if few snippets contain it. `self` says
-#   nothing, and `topological_sort` says much. This is the formula of search engines.
+#   nothing, and `topological_sort` says much. Search engines use this formula.
 #
 # The names that we search for are those near the cursor, of the last lines before it and
 # of the lines after it. The hidden line itself is never used.
@@ -162,9 +164,8 @@ for where, text in chosen("bm25", holes[0])[-1:]:
     print(f"the best snippet for the first hole, from {where}:\n\n{text}")
 
 # %% [markdown]
-# The snippets come from other files than the one of the cursor. If they came from the same
-# file, the lines after the hole would tell the answer, as they do in an editor only when you
-# have written them already.
+# The snippets come from other files than the one with the cursor. A snippet of the same file
+# could contain the hidden line itself, or lines that show its result.
 #
 # ## The measure
 #
@@ -215,8 +216,9 @@ for way in WAYS:
 # %% [markdown]
 # ## Is the difference real?
 #
-# A few dozen lines are few. We compare the ways on the *same* lines, because the difference
-# of a pair varies much less than the lines themselves do. The interval resamples the holes.
+# A few dozen lines are a small sample. We compare the ways on the *same* lines, because the
+# difference of a pair varies much less than the lines themselves do. The interval resamples
+# the holes.
 
 # %%
 import matplotlib.pyplot as plt
@@ -250,8 +252,8 @@ print(f"BM25 over random: {mean:.3f} [{low:.3f}, {high:.3f}] nats a token")
 
 # %% [markdown]
 # Each point on the right is a hidden line. Points below the diagonal are lines that BM25's
-# snippets made more probable than random ones did. Look at the few lines far below it:
-# there, a snippet contained the very call.
+# snippets made more probable than random ones did. The next cell shows the one that
+# gained most, and the snippet that was chosen for it.
 
 # %%
 best = int(np.argmax(nats["random"] - nats["bm25"]))
@@ -261,6 +263,13 @@ where, text = chosen("bm25", holes[best])[-1]
 print(f"best snippet, from {where}:\n{text[:700]}")
 
 # %% [markdown]
+# This line is no code. It is a line of a docstring, which passed our rule because it has a
+# bracket and enough names. The snippet does not contain the answer, either. It shows how
+# another docstring of the same package describes a `seed`, and such phrases return in many
+# files. So always look at examples before you interpret a mean: part of what retrieval
+# gains here is the style of a project, and not knowledge of its functions. To measure code
+# alone, let Python's module `ast` find the docstrings, and leave their lines out.
+#
 # ## What an editor does
 #
 # An editor has no time to read a repository at every keystroke. It keeps snippets of the
@@ -271,6 +280,9 @@ print(f"best snippet, from {where}:\n{text[:700]}")
 # while you type.
 #
 # ## Exercises
+#
+# Each of the next cells fails on purpose, with a hint, until you have filled it in. The
+# solutions are in `tutorials/solutions/25_retrieval.py`.
 #
 # **1.** Write the similarity of Jaccard for two sets. Two empty sets have similarity 0.
 

@@ -59,7 +59,7 @@ for expression in ("MIT OR GPL-3.0-only", "MIT AND MPL-2.0"):
 
 # %% [markdown]
 # With `OR` you may choose, and with `AND` you must meet both. What is not recognised is left
-# out, because no licence means that nothing is allowed.
+# out, because code without a known licence may not be used.
 #
 # ## Secrets and personal data
 #
@@ -82,9 +82,9 @@ cleaned = secrets.replace(text, findings)
 print(cleaned)
 
 # %% [markdown]
-# Such a search misses some secrets and finds some that are none. `docs/data.md` has the
-# measured rates. A second line of defence is therefore needed: the model should not repeat
-# what it has read only a few times.
+# Such a search misses some secrets, and takes some harmless texts for secrets.
+# `docs/data.md` has the measured rates. A second line of defence is therefore needed: the
+# model should not repeat what it has read only a few times.
 #
 # ## Made-up secrets
 #
@@ -208,7 +208,8 @@ for times, bits in before.items():
 
 # %% [markdown]
 # The rank is compared over the whole line, so the way in which a secret splits into tokens
-# plays no role. Secrets that were read often are known. You can also ask for one:
+# plays no role. All secrets that were read four or sixteen times rank first. Generation is
+# a harder test: the model may write another secret.
 
 # %%
 for canary in canaries[-2:]:
@@ -219,6 +220,13 @@ for canary in canaries[-2:]:
 del lm
 
 # %% [markdown]
+# The first answer is the right secret. The second answer is the secret of `service_16_3`,
+# whose name differs in one digit. The model has confused the two names, although it finds
+# the right secret more probable than 127 others that it never read. Both answers are leaks:
+# a secret that stood in the training data was written out, letter by letter. So an attack
+# that only generates text and compares it with the expected secret underestimates what a
+# model remembers.
+#
 # ## Deduplication protects
 #
 # Nobody repeats a secret sixteen times on purpose. But files are copied from repository to
@@ -259,12 +267,16 @@ print(
 )
 
 # %% [markdown]
-# Deduplication is not a proof. With three epochs at twice the learning rate, this model also
-# knew every secret that stood in the data once (7 bits), with and without the duplicates. A
-# much larger model may need one reading only. That is why the pipeline looks for secrets
-# first, why licences are checked, and why a model card should say what a model has read.
+# Deduplication is no guarantee. With three epochs at twice the learning rate (`epochs = 3`
+# and `learning_rate = 1e-3` above), this model also knew every secret that stood in the data
+# once (7 bits), with and without the duplicates. A much larger model may need one reading
+# only. That is why the pipeline looks for secrets first, why licences are checked, and why a
+# model card should say what a model has read.
 #
 # ## Exercises
+#
+# Each of the next cells fails on purpose, with a hint, until you have filled it in. The
+# solutions are in `tutorials/solutions/26_memorisation.py`.
 #
 # **1.** Write the exposure from a list of log-probabilities. The first one is that of the
 # right secret.

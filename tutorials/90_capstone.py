@@ -4,7 +4,7 @@
 # This notebook leads you through a project of your own. You choose a repository, hold
 # out a part of it, train a small model on the rest, and change one thing in the recipe.
 # You write down what you expect before you train, and the notebook compares it with
-# what happened. At the end stands a report with figures, `report.md`, which you hand in.
+# what happened. The result is a report with figures, `report.md`, which you hand in.
 #
 # You need notebooks 02 and 22, or at least to know what fill-in-the-middle and an
 # interval are. As it stands, the notebook is an example that runs by itself. For your
