@@ -22,7 +22,7 @@ import dataclasses
 import re
 
 from codegemma_keras.decoding.brackets import closes, is_open, marks, needless
-from codegemma_keras.decoding.stops import indentation, opens_block, overlap
+from codegemma_keras.decoding.stops import indentation, opens_block, overlap, same_line
 
 # Shorter pieces of text repeat everywhere.
 LEAST_REPEATED = 3
@@ -64,7 +64,7 @@ class Tidying:
             line = stripped.rfind("\n")
             if line >= 0:
                 end = min(end, line)
-            elif following.startswith(stripped[dropped:].strip()):
+            elif following.strip().startswith(stripped[dropped:].strip()):
                 return ""
         # What ends in white space or closing marks may lose them.
         certain = text[:end].rstrip(" \t\r\n)]}\"'`")[dropped:]
@@ -171,33 +171,37 @@ def without_suffix_line(prefix: str, text: str, suffix: str) -> str:
 
     text "sum(v) / len(v)"            suffix " / len(v)\n"        "sum(v)"
     text "x = 1\n    return x"        suffix "\n    return x\n"   "x = 1"
+
+    A whole line counts only at the column of the suffix's: the same words in a deeper block
+    are another statement.
     """
     rest, following = _suffix_lines(suffix)
+    cursor_line = prefix[prefix.rfind("\n") + 1 :]
+    stripped = text.rstrip()
+    start = stripped.rfind("\n") + 1
+    last = stripped[start:] if start else cursor_line + stripped
     if len(rest.strip()) >= LEAST_REPEATED:
+        begun = cursor_line + rest  # the line that the suffix ends
+        if last.strip() == begun.strip() and not same_line(last, begun):
+            return text
         if text.endswith(rest):
             return text[: -len(rest)]
-        stripped = text.rstrip()
         if stripped.endswith(rest.strip()):
             kept = stripped[: -len(rest.strip())]
             return kept.rstrip(" \t") if rest[0].isspace() else kept
         return text
-    if len(following) < LEAST_REPEATED:
+    if len(following.strip()) < LEAST_REPEATED or not same_line(last, following):
         return text
-    stripped = text.rstrip()
-    start = stripped.rfind("\n") + 1
-    if stripped[start:].strip() != following:
-        return text
-    cursor_line = prefix[prefix.rfind("\n") + 1 :]
     if start == 0 and cursor_line.strip():
         return text  # the end of a line that the user began
     return text[:start].rstrip()
 
 
 def _suffix_lines(suffix):
-    """The rest of the cursor's line; if that says little, the next one, stripped, too."""
+    """The rest of the cursor's line; if that says little, the next one, too."""
     rest, *lines = suffix.split("\n")
     rest = rest.removesuffix("\r")
-    following = next((line.strip() for line in lines if line.strip()), "")
+    following = next((line.rstrip() for line in lines if line.strip()), "")
     says_little = len(rest.strip()) < LEAST_REPEATED
     return rest, following if says_little else ""
 
