@@ -39,7 +39,19 @@ def test_what_is_streamed_is_never_taken_back(text, strings, until, line, cuts):
 
 PIECES = st.sampled_from(
     ["a", "b", " ", "\n", "\r\n", "    ", "return x", ")", "(", '"', "f(", "ab"]
-    + ["if a:", "else:", "# c", "\n    return x\n", "\n  return x\n", "return", "x = "]
+    + [
+        "if a:",
+        "else:",
+        "# c",
+        "\n    return x\n",
+        "\n  return x\n",
+        "return",
+        "x = ",
+        "return ",
+        "x",
+        "=",
+        "def f(",
+    ]
 )
 
 
