@@ -123,9 +123,9 @@ PRESETS[smollm2.NAME] = Entry(
     config=smollm2.BACKBONE,
     context=smollm2.CONTEXT,
     prepare=smollm2.folder,
-    tokenizer={"chat_format": "smollm2"},
+    tokenizer={"chat_format": smollm2.CHAT_FORMAT},
     # Writes more lines exactly than the sentinels of its adapter: `benchmarks/infill_ways.py`.
-    preprocessor={"infill_mode": "left_to_right"},
+    preprocessor={"infill_mode": smollm2.INFILL_MODE},
 )
 PRESETS[smollm2.BASE] = dataclasses.replace(
     PRESETS[smollm2.NAME],
@@ -241,6 +241,14 @@ class Preset:
         if self._entry is not None and self._entry.context is not None:
             return self._entry.context
         return self._folder.context()
+
+    def infill_mode(self) -> str | None:
+        """How the model is asked to fill in, where its name or its files say it."""
+        saved = self._folder.preprocessor_config()
+        options = dict(saved[1]) if saved else {}
+        if self._entry is not None:
+            options.update(self._entry.preprocessor)
+        return options.get("infill_mode")
 
     def card(self) -> str | None:
         """The text of its README.md, where it has one."""
@@ -387,7 +395,8 @@ def resolve(preset) -> hub.Files:
         f"Unknown preset {name!r}."
         + (f" Did you mean {close[0]!r}?" if close else "")
         + f" Known names: {', '.join(PRESETS)}. Or give 'kaggle://...', 'hf://...', or "
-        "the path of an existing folder or GGUF file."
+        "the path of an existing folder or GGUF file, or of the wheel "
+        f"{smollm2.WHEEL}."
     )
 
 

@@ -38,7 +38,8 @@ class Stops:
             lines are indented more, and a line that closes the bracket still belongs to
             it.
         prefix: the text before the cursor.
-        repeated_line: before a line that equals this one; see `repeated_line`.
+        repeated_line: before a line that says this one again, at the same column; see
+            `repeated_line`.
     """
 
     strings: tuple[str, ...] = ()
@@ -70,7 +71,7 @@ class Stops:
                 stops.append((*found, self.until))
         if self.repeated_line:
             for line in re.finditer(r"(?<=\n)[^\n]*(?=\n)", text):
-                if line[0].strip() == self.repeated_line:
+                if same_line(line[0], self.repeated_line):
                     kept = _line_length(text, line.start() - 1)
                     stops.append((line.end() + 1, kept, "suffix"))
                     break
@@ -115,6 +116,15 @@ def indentation(line: str) -> int:
     """Columns of white space at the start; a tab counts to the next multiple of 8."""
     line = line.expandtabs(8)
     return len(line) - len(line.lstrip())
+
+
+def same_line(one: str, other: str) -> bool:
+    """Whether two lines say the same in the same block.
+
+    The same words in a deeper block are another statement: a function may end early with
+    the `return` that also ends it.
+    """
+    return one.strip() == other.strip() and indentation(one) == indentation(other)
 
 
 def opens_block(line: str) -> bool:
@@ -254,11 +264,11 @@ def what_is_missing(prefix: str, suffix: str) -> str:
 
 
 def repeated_line(suffix: str) -> str:
-    """The first whole line of a suffix that says something, stripped; or "".
+    """The first whole line of a suffix that says something, with its indentation; or "".
 
     A completion that comes to this line has run into what is there already.
     """
     for line in suffix.split("\n")[1:]:
         if len(line.strip()) >= LEAST_REPEATED_LINE:
-            return line.strip()
+            return line.rstrip()
     return ""

@@ -17,6 +17,7 @@ from codegemma_keras.export import quantization as types
 from codegemma_keras.export import vocabulary as vocabularies
 from codegemma_keras.export.model import Model, check_room, parameters
 from codegemma_keras.formats import peft, weights
+from codegemma_keras.formats.chat_templates import CHAT_TEMPLATES
 
 _ARCHITECTURE = "gemma"
 # Role in llama.cpp -> our token, as `tokenizer.ggml.<role>_token_id`.
@@ -174,7 +175,7 @@ def _add_vocabulary(writer, model):
     writer.add_add_bos_token(True)
     writer.add_add_eos_token(False)
     writer.add_add_space_prefix(False)
-    writer.add_chat_template(vocabularies.CHAT_TEMPLATES[model.tokenizer.chat_format])
+    writer.add_chat_template(CHAT_TEMPLATES[model.tokenizer.chat_format])
 
 
 def write_adapter(adapter: peft.Adapter, path, name="adapter"):

@@ -35,6 +35,7 @@ class Model:
         context: tokens that the model is made for.
         name: of the preset, where it is known.
         chat: whether it answers in turns.
+        infill_mode: how it is asked to fill in, as of its preprocessor; None: PSM.
         card: text of the model's own card in Markdown, or None.
         licence: its identifier or name, or None.
         adapter: an adapter to merge in, or None.
@@ -54,6 +55,7 @@ class Model:
     context: int = CONTEXT
     name: str = "codegemma"
     chat: bool = False
+    infill_mode: str | None = None
     card: str | None = None
     licence: str | None = None
     adapter: peft.Adapter | None = None
@@ -154,6 +156,8 @@ def of_task(task, **facts) -> Model:
     if task.preprocessor is None:
         return of_backbone(task.backbone, **facts)
     facts.setdefault("context", task.preprocessor.sequence_length)
+    # KerasHub's own preprocessors have none.
+    facts.setdefault("infill_mode", getattr(task.preprocessor, "infill_mode", None))
     return of_backbone(task.backbone, task.tokenizer, **facts)
 
 
@@ -205,6 +209,7 @@ def of_preset(opened, tokenizer=None, adapter=None, **facts) -> Model:
     facts.setdefault("name", last_name(opened.name.removesuffix(".gguf")))
     facts.setdefault("chat", answers(facts["name"]))
     facts.setdefault("context", opened.context() or CONTEXT)
+    facts.setdefault("infill_mode", opened.infill_mode())
     return Model(
         config={**_CONSTANTS, **config},
         dtype=checkpoint.dtype,

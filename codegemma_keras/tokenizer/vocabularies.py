@@ -41,6 +41,8 @@ OLD_NAMES = {
 # UTF-8, and SentencePiece's sign for a space is a space to it.
 _BYTES = re.compile("[\ud800-\udfff]+")
 _BYTES_AND_SPACE = re.compile(f"[{SPACE}\ud800-\udfff]+")
+# Where a whole word may be taken as a piece, the name of a byte's piece is no word.
+_BYTES_AND_NAMES = re.compile(f"(?:[{SPACE}\ud800-\udfff]|<0x[0-9A-F]{{2}}>)+")
 
 
 class SentencePieceVocabulary:
@@ -123,43 +125,47 @@ class SentencePieceVocabulary:
 class JsonVocabulary:
     """A tokenizer.json; attributes and methods as of `SentencePieceVocabulary`.
 
-    The library leaves special tokens in text alone if it is told so; the names that this
-    package gives a meaning are made special where the file does not do it.
+    Text is encoded without the control tokens: neither their names nor what leads to them
+    is in that model. The names that this package gives a meaning are special where the file
+    does not say so.
     """
 
     def __init__(self, proto: bytes):
         names = [str(name) for name in SPECIAL_TOKENS.values()]
         settings = tokenizer_json.read(tokenizer_json.rewrite(proto, {}, names))
-        # None of these is text: cutting, padding, and tokens put around it.
-        settings |= {"truncation": None, "padding": None, "post_processor": None}
+        self._settings = settings = tokenizer_json.for_text(settings)
+        model = settings["model"]
         self.pieces = tokenizer_json.names(settings)
-        self.unknown = settings["model"]["vocab"].get(
-            settings["model"].get("unk_token")
-        )
+        self.unknown = model["vocab"].get(model.get("unk_token"))
         self.controls = set(tokenizer_json.special_ids(settings)) | _named(self.pieces)
         self.bytes_of = tokenizer_json.bytes_of(settings)
         self.byte_ids = tokenizer_json.byte_ids(settings)
         self.by_bytes = _BYTES_AND_SPACE
         if tokenizer_json.spells_bytes(settings):
             self.by_bytes = _BYTES
-        self._settings = json.dumps(settings, ensure_ascii=False)
-        self._plain = self._tokenizer()
-        self._plain.encode_special_tokens = True
+        elif model.get("ignore_merges"):
+            self.by_bytes = _BYTES_AND_NAMES
+        self._plain = _tokenizer(tokenizer_json.without(settings, self.controls))
+        self._check_added()
 
-    def _tokenizer(self):
-        import tokenizers  # Not needed where no such file is read.
+    def _check_added(self):
+        """Refuse added tokens to which the library gives other ids than the file says.
 
-        try:
-            return tokenizers.Tokenizer.from_str(self._settings)
-        except Exception as error:  # The library raises plain `Exception`.
-            raise ValueError(
-                f"tokenizer.json cannot be read by `tokenizers` ({error!s:.150}). Fetch "
-                "the file again."
-            ) from None
+        It numbers those that the model lacks one after the other.
+        """
+        known = self._settings["model"]["vocab"]
+        for token in self._settings["added_tokens"]:
+            name, i = token["content"], token["id"]
+            if name not in known and (found := self._raw.token_to_id(name)) != i:
+                raise ValueError(
+                    f"tokenizer.json gives the added token {name!r:.60} the id {i}, and "
+                    f"`tokenizers` reads it as {found}: ids before it are missing. Fetch "
+                    "the file again."
+                )
 
     @functools.cached_property
     def _raw(self):
-        return self._tokenizer()
+        return _tokenizer(self._settings)
 
     def encode(self, text: str) -> list[int]:
         return self._plain.encode(text, add_special_tokens=False).ids
@@ -170,6 +176,24 @@ class JsonVocabulary:
     def missing_pieces(self) -> list[int]:
         """None: each piece stands beside its id."""
         return []
+
+
+def _tokenizer(settings):
+    import tokenizers  # Not needed where no such file is read.
+
+    try:
+        return tokenizers.Tokenizer.from_str(json.dumps(settings, ensure_ascii=False))
+    except BaseException as error:
+        # The library raises plain `Exception`, and a panic of its Rust is not even that.
+        if (
+            not isinstance(error, Exception)
+            and type(error).__name__ != "PanicException"
+        ):
+            raise
+        raise ValueError(
+            f"tokenizer.json cannot be read by `tokenizers` ({error!s:.150}). Fetch "
+            "the file again."
+        ) from None
 
 
 class RawProcessor:

@@ -39,7 +39,19 @@ def test_what_is_streamed_is_never_taken_back(text, strings, until, line, cuts):
 
 PIECES = st.sampled_from(
     ["a", "b", " ", "\n", "\r\n", "    ", "return x", ")", "(", '"', "f(", "ab"]
-    + ["if a:", "else:", "# c"]
+    + [
+        "if a:",
+        "else:",
+        "# c",
+        "\n    return x\n",
+        "\n  return x\n",
+        "return",
+        "x = ",
+        "return ",
+        "x",
+        "=",
+        "def f(",
+    ]
 )
 
 
@@ -65,6 +77,19 @@ def test_tidied_text_is_streamed_and_never_taken_back(
     end = stops.end(text)
     kept = (early and stops.whole(text)) or len(text) if end is None else end[0]
     assert out == tidying.whole(text[:kept])
+
+
+def test_a_function_may_end_early_as_it_ends():
+    """What ends it after the cursor, in a deeper block, is no repetition."""
+    prefix, suffix = "def f(items):\n    total = 0\n    ", "\n    return total\n"
+    code = (
+        "for i in items:\n        if i is None:\n            return total\n"
+        "        total += i"
+    )
+    stops = Stops((), "statement", prefix, repeated_line(suffix))
+    growing = GrowingText(Letters(), stops, Tidying(prefix, suffix))
+    out = growing.push(f"{code}\n    return total\n".encode()) + growing.finish()
+    assert out == code
 
 
 def test_the_first_line_of_a_statement_is_streamed_before_it_ends():

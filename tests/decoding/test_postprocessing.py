@@ -2,6 +2,7 @@
 
 import pytest
 
+from codegemma_keras.decoding import brackets
 from codegemma_keras.decoding import postprocessing as rules
 from codegemma_keras.decoding.postprocessing import Tidying
 
@@ -35,6 +36,39 @@ from codegemma_keras.decoding.postprocessing import Tidying
         ("import num", "import numpy", "py"),
         ("x = ", "  1", "1"),
         ("x\n    return ", "    return x", "x"),
+        # The same where no line would hold it twice.
+        ("x\n    return ", "return x", "x"),
+        ("    return ", "  return(x)", "(x)"),
+        ("import ", "import os", "os"),
+        ("x = ", "x = 1", "1"),
+        ("x =", "x = 1", " 1"),
+        ("    self.x[0] += ", "self.x[0] += 1", "1"),
+        ("x: int = ", "x: int = 1", "1"),
+        ("f(\n    key=", "key=1", "1"),
+        ('{\n    "a": ', '"a": 1,', "1,"),
+        ("def foo(", "def foo(x):", "x):"),
+        ("if a[", "if a[:3]:", ":3]:"),
+        ("if ", "if", ""),
+        ("# Sums ", "# Sums up", "up"),
+        ("let x = ", "let x = 1;", "1;"),
+        # Where one may, and where the text says something else.
+        ("x = ", "x == 1", "x == 1"),
+        ("x = x = ", "x = 1", "x = 1"),
+        ("std:", "std::f()", "std::f()"),
+        ("not ", "not x", "not x"),
+        ("- ", "- x", "- x"),
+        ("((", "((1))", "((1))"),
+        ("Node(left=", "Node(left=1)", "Node(left=1)"),
+        ("x + ", "x + y", "x + y"),
+        ("a <= ", "a <= b", "a <= b"),
+        ("if ", "iffy", "iffy"),
+        ("return foo(", "foo(1))", "foo(1))"),
+        # Between two levels: the text has the columns that lack.
+        ("def f():\n    x = 1\n  ", "  y = 2", "  y = 2"),
+        ("def f():\n  ", "  x = 1\n    y = 2", "  x = 1\n    y = 2"),
+        ("class A:\n    def f():\n      ", "  x = 1", "  x = 1"),
+        ("def f():\n    x = 1\n  ", "    y = 2", "  y = 2"),
+        ("def f():\n  if a:\n    x()\n  ", "  y()", "y()"),  # this is a level
         # Calls may nest, and short code may repeat.
         ("x = foo(", "foo(1))", "foo(1))"),
         ("f(f(", "f(f(1))", "f(f(1))"),
@@ -57,13 +91,22 @@ def test_the_cursors_line_is_not_repeated(prefix, text, want):
         ("    retur", "n x", "\n    return x\n", "n x"),
         ("", "y = 1\nreturn x", "return x\n", "y = 1\n"),
         ("    ", "x\r\n    return x\r\n", "\r\n    return x\r\n", "x"),
+        # The same words in another block are another statement.
+        ("    ", "if a:\n        return x", "\n    return x\n", None),
+        ("    ", "a()\nreturn x", "\n    return x\n", None),
+        ("    ", "if a:\n        return x", "return x\n", None),
+        ("    ", "a()\n    return x", "return x\n", "a()\n    "),
+        ("\t", "a()\n        return x", "\n\treturn x\n", "a()"),  # one column
+        ("    x = 1\n", "    return x", "\n    return x\n", ""),
+        ("    x = 1\n  ", "return x", "\n    return x\n", None),
         ("f(", "a)", ")\n", "a)"),  # too short to say anything
         ("", "return x + 1", "\nreturn x\n", "return x + 1"),
         ("", "x", "", "x"),
     ],
 )
 def test_the_suffixs_first_line_is_not_doubled(prefix, text, suffix, want):
-    assert rules.without_suffix_line(prefix, text, suffix) == want
+    kept = rules.without_suffix_line(prefix, text, suffix)
+    assert kept == (text if want is None else want)
 
 
 @pytest.mark.parametrize(
@@ -120,6 +163,39 @@ def test_brackets_that_close_nothing_are_dropped(prefix, text, want):
 )
 def test_a_line_end_before_one_is_dropped(text, suffix, want):
     assert rules.without_line_end(text, suffix) == want
+
+
+DOCSTRING = '    """' + "It's (said).\n" * 2_500 + '    """\n'
+
+
+@pytest.mark.parametrize("quotes", [1, 2, 3])
+def test_a_long_file_is_read_from_its_beginning(quotes):
+    """A reading that begins inside of a docstring takes code for text, and text for code."""
+    prefix = f"def f(x):\n{DOCSTRING}" * quotes
+    assert rules.missing_indentation(f"{prefix}    return 1\n", "\n") == ""
+    tidy = Tidying(f"{prefix}    foo(", ")\n")
+    assert tidy.whole("x)") == "x"
+    assert Tidying(f"{prefix}    y = g(", "\n").whole("x))") == "x)"
+    assert Tidying(f"{prefix}    y = g(\n", "\n").whole("    x") == "    x"
+
+
+def test_a_long_file_is_read_once(monkeypatch):
+    """Not again for every token: what is read then is the cursor's line and the text."""
+    read, real = [0], brackets._MARKS
+
+    class Counted:
+        def search(self, code, at):
+            read[0] += 1
+            return real.search(code, at)
+
+    monkeypatch.setattr(brackets, "_MARKS", Counted())
+    tidy = Tidying("f(1)\n" * 10_000 + "x = g(", ")\n")
+    assert 20_000 < read[0] < 31_000
+    read[0] = 0
+    for size in range(10):
+        tidy.certain("h(x), y))"[:size])
+    assert tidy.whole("h(x), y))") == "h(x), y"
+    assert read[0] < 200
 
 
 def test_line_ends_are_those_of_the_file():

@@ -115,11 +115,26 @@ def test_what_a_model_that_does_not_stop_is_asked_for(prefix, suffix, want):
 
 
 def test_the_line_of_the_suffix_that_counts():
-    assert repeated_line(")\n\n    }\n    return x\n") == "return x"
+    assert repeated_line(")\n\n    }\n    return x \r\n") == "    return x"
     assert repeated_line("abc") == ""
     stops = Stops(repeated_line=repeated_line(SUFFIX))
     assert stops.end("result += value\n    return result\n") == (15, "suffix")
     assert stops.end("return result\n    pass\n") is None  # not a line of its own
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("for i in y:\n        if i:\n            return x\n        i()\n", None),
+        ("i()\n\treturn x\n", None),  # a tab is eight columns
+        ("i()\nreturn x\n", None),
+        ("i()\n    return x  \r\n", "i()"),
+        ("if i:\n        return x\n    return x\n", "if i:\n        return x"),
+    ],
+)
+def test_the_suffixs_line_in_another_block_is_another_statement(text, kept):
+    stops = Stops(repeated_line=repeated_line("\n    return x\n"))
+    assert stops.end(text) == (kept and (len(kept), "suffix"))
 
 
 def test_the_stop_that_is_complete_first_wins():

@@ -10,7 +10,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from codegemma_keras import CodeGemmaTokenizer, chat, fim
-from codegemma_keras.export.vocabulary import CHAT_TEMPLATE, Vocabulary
+from codegemma_keras.export.vocabulary import Vocabulary
+from codegemma_keras.formats.chat_templates import CHAT_TEMPLATE
 from tests.small_vocabulary import small_vocabulary, source
 
 

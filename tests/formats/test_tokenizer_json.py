@@ -158,11 +158,136 @@ def test_export(tmp_path):
     assert ids == [15, *tokenizer.encode(parts)]
 
 
+def gemma_style() -> dict:
+    return json.loads(of_sentencepiece(small_vocabulary()))
+
+
+def byte_style() -> dict:
+    return json.loads(byte_level())
+
+
+def whole_words(settings):
+    """A word that is a piece is taken as it is, and a text is one word."""
+    settings["model"]["ignore_merges"] = True
+    settings["pre_tokenizer"] = None
+    if settings["normalizer"] is None:
+        level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+        settings["pre_tokenizer"] = {**level, "use_regex": False}
+
+
+def led_to(settings):
+    """Merges make the name of a control token out of its characters."""
+    model = settings["model"]
+    i = 1 + max(
+        [*model["vocab"].values(), *(t["id"] for t in settings["added_tokens"])]
+    )
+    for end in range(2, len("<bos>")):
+        part = "<bos>"[:end]
+        if part not in model["vocab"]:
+            model["vocab"][part], i = i, i + 1
+        model["merges"].insert(0, [part[:-1], part[-1]])
+    model["merges"].insert(0, ["<bos", ">"])
+
+
+@pytest.mark.parametrize("change", [whole_words, led_to])
+@pytest.mark.parametrize("style", [gemma_style, byte_style])
+def test_no_control_token_is_found_in_text(style, change):
+    settings = style()
+    change(settings)
+    codec = PlainCodec(json.dumps(settings).encode())
+    for name in (*map(str, codec.control_ids), "<unk>", "<0x0A>", "a<0x0A>b\n"):
+        ids = codec.encode(name)
+        assert not set(ids) & set(codec.controls), name
+        assert codec.decode_bytes(ids) == name.encode()
+    assert codec.encode_raw("<bos>") == [codec.control_ids[fim.START]]
+
+
+def added(settings, name, **options):
+    """Another token, which the library numbers as the file does."""
+    i = 1 + max(
+        [t["id"] for t in settings["added_tokens"]]
+        + list(settings["model"]["vocab"].values())
+    )
+    token = settings["added_tokens"][0] | {"special": False, "content": name, "id": i}
+    settings["added_tokens"].append(token | options)
+
+
+@pytest.mark.parametrize("style", [gemma_style, byte_style])
+def test_spaces_around_added_tokens_stay(style):
+    settings = style()
+    added(settings, "foo", lstrip=True, rstrip=True)
+    codec = PlainCodec(json.dumps(settings).encode())
+    ids = codec.encode("a   foo   b")
+    assert settings["added_tokens"][-1]["id"] in ids
+    assert codec.decode_bytes(ids) == b"a   foo   b"
+
+
+def test_ids_are_not_drawn():
+    settings = byte_style()
+    expected = PlainCodec(json.dumps(settings).encode()).encode(source()[:2000])
+    settings["model"]["dropout"] = 0.5
+    codec = PlainCodec(json.dumps(settings).encode())
+    assert codec.encode(source()[:2000]) == expected
+
+
+def renumbered(settings):
+    """An added token behind a gap, which the library closes."""
+    added(settings, "foo")
+    settings["added_tokens"][-1]["id"] += 3
+
+
+def swapped(settings):
+    first, second = settings["added_tokens"][:2]
+    first["content"], second["content"] = second["content"], first["content"]
+
+
+def step(kind, **options):
+    return {"type": kind, **options}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"normalizer": step("Lowercase")},
+        {"normalizer": step("NFC")},
+        {"normalizer": step("Sequence", normalizers=[step("NFD")])},
+        {"normalizer": step("StripAccents")},
+        {"normalizer": step("Replace", pattern={"String": "q"}, content="")},
+        {"normalizer": step("Prepend", prepend="_")},
+        {
+            "pre_tokenizer": step(
+                "Split", pattern={"String": "q"}, behavior="Removed", invert=False
+            )
+        },
+        {"pre_tokenizer": step("Sequence", pretokenizers=[step("Whitespace")])},
+        {"pre_tokenizer": step("Sequence", pretokenizers=3)},
+        {"pre_tokenizer": 3},
+    ],
+)
+@pytest.mark.parametrize("style", [gemma_style, byte_style])
+def test_steps_that_change_text_are_refused(style, change):
+    settings = style() | change
+    with pytest.raises(
+        ValueError, match=r"tokenizer\.json (normalises|splits|has the)"
+    ):
+        PlainCodec(json.dumps(settings).encode())
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda s: s["model"].pop("vocab"), "no valid tokenizer.json"),
         (lambda s: s["model"].update(type="Unigram"), "type 'Unigram'"),
+        (lambda s: s["model"].update(type="Unigram", vocab=[["a", 0.5]]), "'Unigram'"),
+        (lambda s: s["model"].update(vocab=[["a", 0.5]]), "vocabulary a list"),
+        (lambda s: s["model"].update(unk_token=["a"]), r"unknown piece \['a'\]"),
+        (lambda s: s["model"].update(continuing_subword_prefix="##"), "prefix='##'"),
+        (lambda s: s["model"].update(end_of_word_suffix="##"), "suffix='##'"),
+        (lambda s: s["model"]["merges"].append(["a"]), "must be two pieces"),
+        (lambda s: s["model"]["vocab"].update({"a": 400}), "gives the id 400 to"),
+        (renumbered, "ids before it are missing"),
+        (swapped, "They are of two vocabularies"),
+        (lambda s: added(s, "\u0120foo", id=s["model"]["vocab"]["\u0120def"]), "two"),
         (lambda s: s["model"]["vocab"].update(x=-1), "has the id -1"),
         (lambda s: s["model"]["vocab"].update(x=2**23), "ids up to 8388608"),
         (lambda s: s["model"]["merges"].append(["a", "☃"]), "cannot be read"),
