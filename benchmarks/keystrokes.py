@@ -14,12 +14,11 @@ were computed and the share found in the cache. `--count-only` gives the latter 
 a model, for 1,024 and 8,192 tokens.
 """
 
-import argparse as standard_module
-import pathlib
 import types
 
 import _models
 import numpy as np
+from _strokes import keystrokes, source
 
 from codegemma_keras import (
     CodeGemmaCausalLM,
@@ -32,43 +31,6 @@ from codegemma_keras.decoding.request import Cursor, cursor_limit
 from codegemma_keras.decoding.session import LAYOUTS, Session
 
 NEW = 16
-TYPED = "values = [parser.parse(item) for item in items if item]"
-
-
-def source():
-    """The first 400 lines of a real file."""
-    text = pathlib.Path(standard_module.__file__).read_text(encoding="utf-8")
-    return "\n".join(text.split("\n")[:400]) + "\n"
-
-
-def keystrokes(text, count):
-    """`(kind, prefix, suffix)` after each keystroke."""
-    lines = text.split("\n")
-    line, typed = 200, 0
-    cursor = len("\n".join(lines[:line]))  # at the end of a line
-    for number in range(count):
-        if number % 20 in (0, 1):
-            # Every 20 strokes: a line up, a line up.
-            kind = "move up"
-            start = text.rfind("\n", 0, cursor)
-            cursor = text.rfind("\n", 0, start) if start > 0 else cursor
-            cursor = text.find("\n", cursor + 1)
-        elif number % 20 == 2:
-            kind = "newline"
-            start = text.rfind("\n", 0, cursor) + 1
-            indent = len(text[start:cursor]) - len(text[start:cursor].lstrip())
-            new = "\n" + " " * indent
-            text = text[:cursor] + new + text[cursor:]
-            cursor += len(new)
-        elif number % 20 in (10, 11):
-            kind = "delete"
-            text = text[: cursor - 1] + text[cursor:]
-            cursor -= 1
-        else:
-            kind = "type"
-            text = text[:cursor] + TYPED[typed % len(TYPED)] + text[cursor:]
-            typed, cursor = typed + 1, cursor + 1
-        yield kind, text[:cursor], text[cursor:]
 
 
 def replay(session, strokes):

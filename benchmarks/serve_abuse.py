@@ -9,7 +9,7 @@ One server of ours, and in turn:
 * `crowd`: 1,000 connections that say nothing, while another client is served;
 * `slow`: 50 clients that send a request byte by byte and never end it, 50 that end their
   half of the connection after asking, 50 that ask for a stream and read nothing;
-* `steady`: for so many minutes four editors that type.
+* `steady`: for so many minutes four editors that type, each in a file of its own.
 
 After each, within a minute, no answer may be under way, no prompt may wait, and a question
 must get the text that it got at the start. Twice a minute the memory is noted, and how much
@@ -31,11 +31,12 @@ import time
 import urllib.error
 import urllib.request
 
-import keystrokes
 from _data import record
+from _strokes import places
 from serve_load import memory, wait_until_ready
 
 HOST = "127.0.0.1"
+LINES = 15  # on each side of the cursor
 CLIENT = """
 import json, sys, urllib.request
 texts = json.load(sys.stdin)
@@ -93,14 +94,14 @@ def main():
 def killed(url, options, watch):
     """Client processes that end by SIGKILL at random moments."""
     choice, clients, count = random.Random(0), [], 0
-    places = [(before, after) for _, before, after in strokes(40)]
+    typed = list(places(0, 40, LINES))
     end = time.monotonic() + 60 * options.minutes
     while time.monotonic() < end:
         while len(clients) < 8:
             client = subprocess.Popen(
                 [sys.executable, "-c", CLIENT, url], stdin=subprocess.PIPE, text=True
             )
-            client.stdin.write(json.dumps(choice.sample(places, len(places))))
+            client.stdin.write(json.dumps(choice.sample(typed, len(typed))))
             client.stdin.close()
             clients.append(client)
         time.sleep(choice.uniform(0, 0.5))
@@ -168,12 +169,12 @@ def slow(url, options, watch):
 def steady(url, options, watch):
     """Four editors that type, all the time."""
     end, count, failed = time.monotonic() + 60 * options.minutes, 0, 0
-    texts = [list(strokes(200, f"# Editor {number}\n")) for number in range(4)]
+    texts = [list(places(number, 200, LINES)) for number in range(4)]
 
     def type_(editor):
         done = wrong = 0
         while time.monotonic() < end:
-            for _, before, after in texts[editor]:
+            for before, after in texts[editor]:
                 if time.monotonic() >= end:
                     break
                 try:
@@ -215,13 +216,6 @@ class Watch:
     def handles(self):
         folder = f"/proc/{self._pid}"
         return [len(os.listdir(f"{folder}/task")), len(os.listdir(f"{folder}/fd"))]
-
-
-def strokes(count, first=""):
-    for kind, before, after in keystrokes.keystrokes(
-        first + keystrokes.source(), count
-    ):
-        yield kind, before[-600:], after[:600]
 
 
 def post(url, before, after, tokens):

@@ -4,9 +4,9 @@
     ... --name llama-server --start "llama-server -m mine.gguf -c 32768 -np 16 --port 8013"
     ... --name vllm --start "python -m vllm.entrypoints.openai.api_server ... --port 8013"
 
-Each simulated editor replays keystrokes in a real file (`keystrokes.py`) and asks for the
-rest of the line after each, as a stream. An editor types on as soon as it has its line,
-which is the heaviest load that so many editors can make.
+Each simulated editor replays keystrokes in a real file, another one for each editor
+(`_strokes.py`), and asks for the rest of the line after each, as a stream. An editor types
+on as soon as it has its line, which is the heaviest load that so many editors can make.
 
 Every server gets the same prompt: the text after the cursor, then the text before it, as a
 model that knows no sentinels is asked. Ours makes it itself from `/infill`; llama.cpp gets
@@ -16,9 +16,9 @@ prompt at its end.
 Reported: the seconds from the start of the process until it is ready and until it has
 answered a first request. For each number of editors: the median and the 99th percentile of
 the time to the first token and to the whole line, requests a second, errors, and the memory
-of the server's processes before and after. Every text is compared with that of the same
-place by one editor alone: nobody is served another's text. Texts that start alike and part,
-as rounding makes them in other batches, are counted apart.
+of the server's processes before and after. Every text of every editor is compared with that
+of the same place by this editor alone (`compare`): nobody is served another's text. Texts
+that start alike and part, as rounding makes them in other batches, are counted apart.
 """
 
 import argparse
@@ -34,9 +34,9 @@ import sys
 import time
 import urllib.request
 
-import keystrokes
 import numpy as np
 from _data import RESULTS, device
+from _strokes import places
 
 from codegemma_keras import fim
 
@@ -58,74 +58,100 @@ def main():
     options = options.parse_args()
     command = [sys.executable, "-m", "codegemma_keras.cli", "serve", options.preset]
     command += ["--port", "8013", "--rows", "16", "--no-warm-up"]
+    shown = shlex.join(["codegemma", *command[3:]])
     if options.start:
         command = shlex.split(options.start)
+        shown = re.sub(r"\S*/", "", options.start)
     url = f"http://127.0.0.1:{command[command.index('--port') + 1]}"
     begin = time.perf_counter()
     with subprocess.Popen(command, stdout=sys.stderr) as server:
         try:
             wait_until_ready(url, server)
             started = {"seconds_to_ready": round(time.perf_counter() - begin, 1)}
-            ask(url, next(strokes(0, options)), options)
+            ask(url, next(places(0, 1, options.lines)), options)
             started["seconds_to_first_line"] = round(time.perf_counter() - begin, 1)
             print(json.dumps(started), flush=True)
-            report(options, url, server.pid, started)
+            report(options, url, server.pid, started, shown)
         finally:
             server.terminate()
 
 
-def report(options, url, pid, started):
-    runs = []
-    places = {
-        editor: list(strokes(editor, options)) for editor in range(max(options.editors))
-    }
-    alone = {}
+def report(options, url, pid, started, command):
+    runs, alone = [], {}
+    typed = [
+        list(places(editor, options.strokes, options.lines))
+        for editor in range(max(options.editors))
+    ]
     for editors in options.editors:
         # Programs for so many at once are compiled at first use.
-        type_all(url, [places[editor][:20] for editor in range(editors)], options)
+        type_all(url, [own[:20] for own in typed[:editors]], options)
         before = memory(pid)
         begin = time.perf_counter()
-        each = type_all(url, [places[editor] for editor in range(editors)], options)
+        each = type_all(url, typed[:editors], options)
         seconds = time.perf_counter() - begin
         run = {"editors": editors} | summary([a for one in each for a in one], seconds)
-        run |= compare(url, places, each, alone, options)
+        ask_alone(url, typed[:editors], each, alone, options)
+        run |= compare([[a["text"] for a in one] for one in each], alone)
         run |= {"memory_mib": [before, memory(pid)]}
         runs.append(run)
         print(json.dumps(run), flush=True)
     file = RESULTS / "serve_load.json"
     results = json.loads(file.read_text()) if file.exists() else {}
     name = options.name + (" cold" if options.cold else "")
+    shown = ("preset", "tokens", "lines", "strokes")
     results[name] = {
         "device": device(),
         "date": datetime.date.today().isoformat(),
-        "command": options.start and re.sub(r"\S*/", "", options.start),
-        **{key: getattr(options, key) for key in ("preset", "tokens", "lines")},
+        "command": command,
+        **{key: getattr(options, key) for key in shown},
         **started,
         "runs": runs,
     }
     file.write_text(json.dumps(results, indent=1) + "\n")
 
 
-def compare(url, places, each, alone, options):
-    """Texts that differ from those of one editor alone: by rounding, or otherwise."""
-    parted = other = compared = 0
-    for editor, answers in enumerate(each):
-        if editor > 3:
-            break  # asking again alone takes time
-        for number, answer in enumerate(answers):
-            place = editor, number
-            if place not in alone:
-                one = (
-                    answer
-                    if len(each) == 1
-                    else ask(url, places[editor][number], options)
-                )
-                alone[place] = one["text"]
-            compared += 1
-            mine, theirs = answer["text"] or "", alone[place] or ""
-            parted += mine != theirs and mine[:1] == theirs[:1]
-            other += mine[:1] != theirs[:1]
-    return {"compared": compared, "parted_texts": parted, "other_texts": other}
+def ask_alone(url, typed, each, alone, options):
+    """Texts by `(editor, stroke)`, of editors that type while no other one does."""
+    for editor, own in enumerate(typed):
+        for number, place in enumerate(own):
+            if (editor, number) not in alone:
+                one = len(typed) == 1  # which was alone
+                answer = each[0][number] if one else ask(url, place, options)
+                alone[editor, number] = answer["text"]
+
+
+def compare(each, alone):
+    """How the texts of all editors differ from those of the same editors alone.
+
+    Args:
+        each: the texts of each editor, by stroke; None: an error.
+        alone: texts by `(editor, stroke)`.
+
+    Returns:
+        Of so many `compared`, how many are an editor's own text alone (`telling`: if
+        another one's were served, it would be seen), how many part from it after a
+        beginning that is the same, as by rounding (`parted_texts`), how many differ
+        from the start (`other_texts`), and how many of all that differ are another
+        editor's text at this stroke (`texts_of_others`).
+    """
+    counts = dict.fromkeys(
+        ("compared", "telling", "parted_texts", "other_texts", "texts_of_others"), 0
+    )
+    for editor, texts in enumerate(each):
+        for number, text in enumerate(texts):
+            mine, expected = text or "", alone[editor, number] or ""
+            others = {
+                alone[other, number] or ""
+                for other in range(len(each))
+                if other != editor
+            }
+            counts["compared"] += 1
+            counts["telling"] += expected not in others
+            alike = mine[:1] == expected[:1]
+            counts["parted_texts"] += mine != expected and alike
+            counts["other_texts"] += not alike
+            counts["texts_of_others"] += mine != expected and mine in others
+    return counts
 
 
 def type_all(url, places, options):
@@ -136,16 +162,6 @@ def type_all(url, places, options):
 
     with concurrent.futures.ThreadPoolExecutor(len(places)) as pool:
         return list(pool.map(one, places))
-
-
-def strokes(editor, options):
-    """`(prefix, suffix)` after each keystroke of an editor, of a file of its own."""
-    text = f"# Editor {editor}\n" + keystrokes.source()
-    for _, prefix, suffix in keystrokes.keystrokes(text, options.strokes):
-        # Whole lines, as editors cut: so the beginning stays while a line is typed.
-        before = prefix.splitlines(keepends=True)[-options.lines :]
-        after = suffix.splitlines(keepends=True)[: options.lines]
-        yield "".join(before), "".join(after)
 
 
 def ask(url, place, options):

@@ -50,6 +50,13 @@ class BusyError(ApiError):
         super().__init__(503, message, retry_after)
 
 
+class SupersededError(ApiError):
+    """A newer request of the same editor takes its place."""
+
+    def __init__(self):
+        super().__init__(409, "A newer request of the same editor came.")
+
+
 class Body(pydantic.BaseModel):
     """A request as one API writes it. Fields that are not declared are kept aside.
 

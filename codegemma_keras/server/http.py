@@ -1,7 +1,7 @@
 """One request from bytes to bytes: read, understood, prepared, waited for, written.
 
-A client that goes is noticed at once, whether it reads a stream or waits for the whole:
-its job ends at the next visit of the device.
+A client that goes is noticed at once, while its prompt is prepared, while it reads a
+stream or waits for the whole: its job ends at the next visit of the device.
 """
 
 import asyncio
@@ -9,16 +9,16 @@ import functools
 from collections.abc import Callable
 
 import anyio
-import anyio.to_thread
 import pydantic
 import pydantic_core
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 
 from codegemma_keras.server.ask import ApiError, Body
+from codegemma_keras.server.job import Job, Text, arrival
 from codegemma_keras.server.replies import to_json
-from codegemma_keras.server.scheduler import Job, Scheduler, Text
-from codegemma_keras.server.waiting import deliver_to, until_done
+from codegemma_keras.server.scheduler import Scheduler
+from codegemma_keras.server.waiting import begin, deliver_to, unless, until_done
 
 # A body must have come within so many seconds.
 BODY_SECONDS = 10.0
@@ -141,6 +141,7 @@ class Completions:
         Raises:
             ApiError: it gets no text, and why.
         """
+        number = arrival()  # before the body is read: a newer one may be shorter
         value = await read_json(request, self._body_limit)
         body = understood(choose(value), value)
         self.check_model(body.model)
@@ -148,15 +149,14 @@ class Completions:
             return JsonResponse(known)
         scheduler = self._scheduler()
         events = asyncio.Queue()
+        editor = request.headers.get("x-editor-id") or None
         try:
             ask = body.ask()
-            job = Job(
-                ask, deliver_to(events), request.headers.get("x-editor-id") or None
-            )
-            await anyio.to_thread.run_sync(scheduler.prepare, job)
+            job = Job(ask, deliver_to(events), editor, number)
+            if not await unless(gone(request), begin(scheduler, job)):
+                raise ClientDisconnect
         except (ValueError, TypeError) as error:
             raise ApiError(400, str(error)) from None
-        scheduler.submit(job)
         reply = body.reply(self._model)
         headers = {"X-Request-Id": reply.id, "Cache-Control": "no-store"}
         if body.ignored:
@@ -197,7 +197,7 @@ class Completions:
     async def _whole(self, request, job, events, reply, headers):
         outcome = "cancelled"
         try:
-            if not await _done_before_disconnect(request, job, events):
+            if not await unless(gone(request), _all(until_done(job, events))):
                 return Response(status_code=CLIENT_GONE)
             outcome = "ok"
             return JsonResponse(reply.whole(job), headers=headers)
@@ -209,27 +209,17 @@ class Completions:
             self._finished(request.url.path, job, reply.id, outcome)
 
 
-async def _done_before_disconnect(request, job, events) -> bool:
-    """Wait for the job; False: the client has gone."""
+async def _all(events) -> bool:
+    """Wait for the last of some events; True."""
+    async for _ in events:
+        pass
+    return True
 
-    async def wait():
-        async for _ in until_done(job, events):
-            pass
 
-    async def gone():
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
-    waiting, leaving = asyncio.ensure_future(wait()), asyncio.ensure_future(gone())
-    try:
-        await asyncio.wait((waiting, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if waiting.done():
-            waiting.result()
-            return True
-        return False
-    finally:
-        for task in (waiting, leaving):
-            task.cancel()
+async def gone(request):
+    """Wait until the client has gone; its body must have been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _header(names) -> str:

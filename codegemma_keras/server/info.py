@@ -4,14 +4,16 @@ import datetime
 import hashlib
 
 import pydantic
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 import codegemma_keras
 from codegemma_keras.server import ollama
 from codegemma_keras.server.ask import ApiError
-from codegemma_keras.server.http import JsonResponse, read_json, understood
+from codegemma_keras.server.http import JsonResponse, gone, read_json, understood
+from codegemma_keras.server.replies import to_json
 from codegemma_keras.server.scheduler import Scheduler
+from codegemma_keras.server.waiting import in_thread, unless
 
 # Clients compare Ollama's version with those that know `suffix`.
 OLLAMA_VERSION = "0.6.3"
@@ -88,25 +90,24 @@ class Info:
     async def tokenize(self, request: Request) -> Response:
         """Text to token ids; control strings in it are text."""
         body = await self._body(request, TokenizeBody)
-        tokenizer = self._scheduler().lm.tokenizer
-        try:
-            ids = tokenizer.encode(body.content)
-        except ValueError as error:
-            raise ApiError(400, str(error)) from None
-        if body.add_special:
-            ids.insert(0, tokenizer.start_token_id)
-        if body.with_pieces:
-            ids = [{"id": id, "piece": tokenizer.decode([id])} for id in ids]
-        return JsonResponse({"tokens": ids})
+        return await self._of_text(request, _tokens, body)
 
     async def detokenize(self, request: Request) -> Response:
         """Token ids to text."""
         body = await self._body(request, DetokenizeBody)
+        return await self._of_text(request, _text, body)
+
+    async def _of_text(self, request, function, body):
+        """An answer that takes as long as its text; in a thread, or others would wait."""
+        scheduler = self._scheduler()
+        work = in_thread(scheduler, function, scheduler, body)
         try:
-            text = self._scheduler().lm.tokenizer.decode(body.tokens)
+            content = await unless(gone(request), work)
         except (ValueError, TypeError) as error:
             raise ApiError(400, str(error)) from None
-        return JsonResponse({"content": text})
+        if content is None:
+            raise ClientDisconnect
+        return Response(content, media_type="application/json")
 
     async def tabby_health(self, request: Request) -> Response:
         """Tabby's."""
@@ -180,6 +181,21 @@ class Info:
             "parameter_size": _short(backbone.count_params()),
             "quantization_level": levels.get(dtype, dtype),
         }
+
+
+def _tokens(scheduler, body):
+    scheduler.check_length(body.content)
+    tokenizer = scheduler.lm.tokenizer
+    ids = tokenizer.encode(body.content)
+    if body.add_special:
+        ids.insert(0, tokenizer.start_token_id)
+    if body.with_pieces:
+        ids = [{"id": id, "piece": tokenizer.decode([id])} for id in ids]
+    return to_json({"tokens": ids})
+
+
+def _text(scheduler, body):
+    return to_json({"content": scheduler.lm.tokenizer.decode(body.tokens)})
 
 
 def _bytes(variable) -> int:

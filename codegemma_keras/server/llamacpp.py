@@ -122,6 +122,7 @@ class LlamaReply(Reply):
             "stop_token": "eos",
             "max_new_tokens": "limit",
             "time": "limit",
+            "cancelled": "limit",
         }
         return {
             "index": 0,
@@ -136,7 +137,7 @@ class LlamaReply(Reply):
             "truncated": self._truncated(completion),
             "stop_type": kinds.get(completion.stop_reason, "word"),
             "stopping_word": "",
-            "tokens_cached": job.prompt_tokens - job.computed_tokens,
+            "tokens_cached": job.cached_tokens,
             "timings": timings(job),
         }
 
@@ -164,7 +165,7 @@ def timings(job) -> dict:
     """How long prompt and answer took, as llama.cpp says it."""
     now = time.monotonic()
     first = job.first_token or now
-    prompt_ms = (first - job.submitted) * 1000
+    prompt_ms = (first - job.arrived) * 1000
     new_ms = ((job.ended or now) - first) * 1000
     computed, new = job.computed_tokens, job.new_tokens
     return {

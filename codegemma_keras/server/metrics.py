@@ -102,12 +102,12 @@ class Metrics:
         self._tokens.inc(job.new_tokens)
         first = None
         if job.first_token is not None:
-            first = job.first_token - job.submitted
+            first = job.first_token - job.arrived
             self._prompt_seconds.inc(first)
-            self._cached.inc(prompt - computed)
+            self._cached.inc(job.cached_tokens)
             self._token_seconds.inc(max(ended - job.first_token, 0))
             self._first.observe(first)
-        self._whole.observe(ended - job.submitted)
+        self._whole.observe(ended - job.arrived)
         texts = {}
         if self._log_prompts:
             done = [c for c in job.completions if c is not None]
@@ -124,7 +124,7 @@ class Metrics:
             computed_tokens=computed,
             new_tokens=job.new_tokens,
             first_ms=None if first is None else round(first * 1000, 1),
-            ms=round((ended - job.submitted) * 1000, 1),
+            ms=round((ended - job.arrived) * 1000, 1),
             stop=[c.stop_reason for c in job.completions if c is not None],
             **texts,
         )

@@ -170,10 +170,10 @@ class OllamaReply(Reply):
             text,
             done=True,
             done_reason=finish_reason(job.completions[0]),
-            total_duration=_nanoseconds(ended - job.submitted),
+            total_duration=_nanoseconds(ended - job.arrived),
             load_duration=0,
             prompt_eval_count=job.prompt_tokens,
-            prompt_eval_duration=_nanoseconds(first - job.submitted),
+            prompt_eval_duration=_nanoseconds(first - job.arrived),
             eval_count=job.new_tokens,
             eval_duration=_nanoseconds(ended - first),
         )

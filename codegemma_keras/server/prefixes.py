@@ -16,25 +16,25 @@ MOVED = 0.75
 class Prefixes:
     """Caches of one row each, bounded in bytes; what was used least recently goes first.
 
-    One thread only, the scheduler's.
+    One thread only, the scheduler's; others may read the length and `bytes`.
 
     Args:
         engine: the `decoding.Engine` whose caches they are.
         limit_bytes: of all together.
+
+    Attributes:
+        bytes: memory of all that is held. It is counted, because a thread that asks for
+            metrics cannot go through what another one changes.
     """
 
     def __init__(self, engine, limit_bytes: int):
         self._engine = engine
         self._limit = limit_bytes
         self._held = collections.deque()  # the most recently used last
+        self.bytes = 0
 
     def __len__(self):
         return len(self._held)
-
-    @property
-    def bytes(self) -> int:
-        """Memory of all that is held."""
-        return sum(self._engine.cache_bytes(1, p.cache.slots) for p in self._held)
 
     def take(self, prompt) -> CachedPrefix:
         """What begins most like `prompt`, for one row to use up; perhaps nothing."""
@@ -45,9 +45,10 @@ class Prefixes:
                 best, common = held, length
         if best is None:
             return CachedPrefix()
-        self._held.remove(best)
         if common >= MOVED * len(best.token_ids):
+            self._drop(best)
             return best
+        self._held.remove(best)
         self._held.append(best)
         turn = self._engine.queue.turn()
         with turn.over:
@@ -61,7 +62,15 @@ class Prefixes:
             return
         for held in list(self._held):  # nothing that it lacks
             if common_length(held.token_ids, prefix.token_ids) == len(held.token_ids):
-                self._held.remove(held)
+                self._drop(held)
         self._held.append(prefix)
+        self.bytes += self._size(prefix)
         while self._held and self.bytes > self._limit:
-            self._held.popleft()
+            self._drop(self._held[0])
+
+    def _drop(self, held):
+        self._held.remove(held)
+        self.bytes -= self._size(held)
+
+    def _size(self, held):
+        return self._engine.cache_bytes(1, held.cache.slots)

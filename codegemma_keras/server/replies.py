@@ -5,7 +5,8 @@ import time
 import uuid
 
 # Why a completion ended, in OpenAI's two words.
-LENGTH = ("max_new_tokens", "time")
+# A server that stops cuts what is under way.
+LENGTH = ("max_new_tokens", "time", "cancelled")
 
 
 def to_json(value) -> bytes:
@@ -75,5 +76,5 @@ def usage(job) -> dict:
         "prompt_tokens": prompt,
         "completion_tokens": new,
         "total_tokens": prompt + new,
-        "prompt_tokens_details": {"cached_tokens": prompt - job.computed_tokens},
+        "prompt_tokens_details": {"cached_tokens": job.cached_tokens},
     }

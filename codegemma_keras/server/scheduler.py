@@ -4,116 +4,32 @@ Between two visits of the device it ends what was cancelled, lets waiting prompt
 batch, and gives out the text that has become certain. Prompts join in the order they
 came; while one is computed, prefill and decoding alternate (`decoding.Generation`).
 
-A `Job` is one request of a client: one or more prompts, each with one or more answers.
-What becomes of it is told to its `deliver`, in the scheduler's thread: `Text` as it comes,
-`Done` for each answer, or `Failed` once.
+Before that, the prompts of a `Job` are made in one of a few other threads, and count as
+waiting already. Jobs of one editor may be prepared in any order; their numbers say which
+is the newest.
 """
 
 import collections
+import concurrent.futures
 import dataclasses
 import logging
 import threading
 import time
-from collections.abc import Callable
 
-from codegemma_keras.decoding import Completion, Sampling, Session
-from codegemma_keras.decoding.completion import (
-    Answer,
-    Cancellation,
-    end_from_outside,
-    visit_length,
-)
-from codegemma_keras.decoding.request import Cursor, TokenIds, answer_to, room
-from codegemma_keras.decoding.sampling import seeds
+from codegemma_keras.decoding.completion import Answer, end_from_outside, visit_length
 from codegemma_keras.server import memory
-from codegemma_keras.server.ask import Ask, BusyError
+from codegemma_keras.server.ask import BusyError, SupersededError
+from codegemma_keras.server.job import Done, Failed, Job, Text
 from codegemma_keras.server.prefixes import Prefixes
+from codegemma_keras.server.preparing import Preparer
 
 LOG = logging.getLogger(__name__)
 # Seconds without a request after which freed memory goes back to the system.
 QUIET = 1.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Text:
-    """Further text of one answer."""
-
-    index: int
-    text: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Done:
-    """One answer is there."""
-
-    index: int
-    completion: Completion
-
-
-@dataclasses.dataclass(frozen=True)
-class Failed:
-    """The job ended with an error; nothing else comes."""
-
-    error: Exception
-
-
-class Job:
-    """One request of a client on its way; made by `Scheduler.prepare`.
-
-    Args:
-        ask: what is asked for.
-        deliver: takes a `Text`, `Done` or `Failed`; must not block.
-        editor: the name of an editor: its newer jobs end its older ones. None: nobody's.
-
-    Attributes:
-        groups: answers by prompt, in the order of the request.
-        completions: what came of each answer; None until it is done.
-        prompt_scores: the log-probabilities of each prompt's tokens, if asked for.
-        tokenizer: the model's.
-        submitted, first_token, ended: `time.monotonic()` of these moments, or None.
-        superseded: whether a newer job of the same editor ended it.
-    """
-
-    def __init__(self, ask: Ask, deliver: Callable, editor: str | None = None):
-        self.ask = ask
-        self.deliver = deliver
-        self.editor = editor
-        self.groups: list[list[Answer]] = []
-        self.completions: list[Completion | None] = []
-        self.prompt_scores = []
-        self.tokenizer = None
-        self.submitted = self.first_token = self.ended = None
-        self.superseded = False
-        self._cancelled = threading.Event()
-
-    def cancel(self) -> None:
-        """End it at the next visit, with what there is."""
-        self._cancelled.set()
-
-    @property
-    def cancelled(self) -> bool:
-        return self._cancelled.is_set()
-
-    @property
-    def prompt_tokens(self) -> int:
-        return sum(len(group[0].row.prompt) for group in self.groups)
-
-    @property
-    def computed_tokens(self) -> int:
-        """Prompt tokens that were not found in a cache."""
-        return sum(group[0].row.computed_tokens for group in self.groups)
-
-    @property
-    def new_tokens(self) -> int:
-        return sum(len(a.row.tokens) for group in self.groups for a in group)
-
-    def late(self, answer: Answer) -> bool:
-        """Whether an answer that has its first line has had its time."""
-        limit = self.ask.line_limit_ms
-        if limit is None or self.first_token is None:
-            return False
-        past = (time.monotonic() - self.first_token) * 1000 > limit
-        return past and "\n" in answer.text.text
+# Threads that encode text. More would take the processor from the device's thread.
+PREPARING_AT_ONCE = 2
+# Editors whose newest number is remembered, so that names without end take no memory.
+REMEMBERED_EDITORS = 1024
 
 
 @dataclasses.dataclass(eq=False)
@@ -131,8 +47,8 @@ class Scheduler:
     Args:
         lm: a `CodeGemmaCausalLM`.
         rows: most answers at once.
-        max_waiting: most prompts that wait for a place.
-        max_seconds: the time that a job may take.
+        max_waiting: most prompts that wait, to be prepared or for a place.
+        max_seconds: the time that a job may take, from its arrival on.
         layout: of prompts at a cursor, as `Session`'s; None: what suits the model.
         cache_bytes: of prompts that may be asked again.
     """
@@ -150,8 +66,12 @@ class Scheduler:
         self.rows = rows
         self.prefixes = Prefixes(lm.engine, cache_bytes)
         self._max_waiting = max_waiting
-        self._max_seconds = max_seconds
-        self._layout = Session(lm, layout)
+        self._preparer = Preparer(lm, rows, max_waiting, max_seconds, layout)
+        self._threads = concurrent.futures.ThreadPoolExecutor(
+            PREPARING_AT_ONCE, "preparing"
+        )
+        self._preparing = {}  # job (or another key) -> how many prompts it counts as
+        self._newest = collections.OrderedDict()  # editor -> number of its newest job
         self._generation = lm.engine.generation(may_compile=False)
         self._changed = threading.Condition()
         self._waiting = collections.deque()  # of lists of `_Open` of one prompt
@@ -165,8 +85,9 @@ class Scheduler:
 
     @property
     def waiting(self) -> int:
-        """How many prompts wait for a place."""
-        return len(self._waiting)
+        """How many prompts wait, to be prepared or for a place."""
+        with self._changed:
+            return len(self._waiting) + sum(self._preparing.values())
 
     @property
     def running(self) -> int:
@@ -186,63 +107,60 @@ class Scheduler:
     def _busy(self):
         return bool(self._open or self._waiting)
 
-    def prepare(self, job: Job) -> Job:
-        """Make the prompts of a job. Takes as long as its text is long.
+    def reserve(self, key, places: int = 1) -> None:
+        """Count something among what waits, until it is submitted or released.
+
+        Args:
+            key: a `Job` that is to be prepared, or whatever else `call` will work for.
+            places: its prompts.
 
         Raises:
-            ValueError, TypeError: what is asked for cannot be done, and why.
+            BusyError: too much waits already, or the server stops.
         """
-        ask = job.ask
-        if not 1 <= ask.n <= self.rows:
-            raise ValueError(
-                f"n={ask.n} answers to one prompt; this server gives 1 to {self.rows}."
-            )
-        if not 1 <= len(ask.requests) <= self._max_waiting:
-            raise ValueError(
-                f"{len(ask.requests)} prompts in one request; this server takes 1 to "
-                f"{self._max_waiting}."
-            )
-        job.tokenizer = self.lm.tokenizer
-        deadline = time.monotonic() + self._max_seconds
-        outside = Cancellation(deadline, lambda: job.cancelled)
-        job.groups = [
-            self._answers(request, ask.n, outside) for request in ask.requests
-        ]
-        job.completions = [None] * (ask.n * len(ask.requests))
-        if ask.score_prompts:
-            prompts = [group[0].row.prompt for group in job.groups]
-            job.prompt_scores = self.lm.engine.log_probabilities(prompts)
-        return job
+        with self._changed:
+            self._check_room(min(places, self._max_waiting))
+            self._preparing[key] = min(places, self._max_waiting)
 
-    def _answers(self, request, n, outside):
-        """n answers to one prompt, which fits into the context with what is new."""
-        context = self.lm.preprocessor.sequence_length
-        if request.max_new_tokens is not None and request.max_new_tokens > context:
-            raise ValueError(
-                f"{request.max_new_tokens} new tokens are asked for, but the context is "
-                f"{context} tokens, prompt and new ones together."
+    def release(self, key) -> None:
+        """It waits no more; one that was submitted is left alone."""
+        with self._changed:
+            self._preparing.pop(key, None)
+
+    def call(self, function, *args) -> concurrent.futures.Future:
+        """Run a function of text in one of the few threads for that.
+
+        Raises:
+            BusyError: the server stops.
+        """
+        try:
+            return self._threads.submit(function, *args)
+        except RuntimeError:
+            raise BusyError("The server is being stopped.", 5) from None
+
+    def check_length(self, text: str) -> None:
+        """Raise ValueError for text that cannot fit into the context."""
+        self._preparer.check_length(text)
+
+    def prepare(self, job: Job) -> Job:
+        """`Preparer.prepare`."""
+        return self._preparer.prepare(job)
+
+    def _check_room(self, more):
+        if self._closing:
+            raise BusyError("The server is being stopped.", 5)
+        waiting = self.waiting
+        if waiting + more > self._max_waiting:
+            raise BusyError(
+                f"{waiting} prompts are waiting, and this server lets "
+                f"{self._max_waiting} wait (--max-waiting). Try again later."
             )
-        if isinstance(request.prompt, TokenIds):
-            left = room(self.lm, len(request.prompt.ids), None, request.max_new_tokens)
-            request = dataclasses.replace(request, max_new_tokens=left)
-        at_cursor = isinstance(request.prompt, Cursor)
-        layout = self._layout if at_cursor and request.prompt.mode is None else None
-        # A compiled sampler has no say here: the same request gives the same text.
-        sampling = request.sampling or Sampling()
-        answers = [
-            answer_to(self.lm, request, sampling, seed, outside, layout)
-            for seed in seeds(request.seed, n)
-        ]
-        for answer in answers:
-            answer.watched = True
-            self.lm.engine.check_row(answer.row)
-        return answers
 
     def submit(self, job: Job) -> None:
         """Let a prepared job wait for its place.
 
         Raises:
             BusyError: too many wait already, or the server stops.
+            SupersededError: a newer job of the same editor was submitted before.
         """
         index, groups = 0, []
         for answers in job.groups:
@@ -251,36 +169,46 @@ class Scheduler:
                 groups[-1].append(_Open(job, index, answer))
                 index += 1
         with self._changed:
-            if self._closing:
-                raise BusyError("The server is being stopped.", 5)
-            if len(self._waiting) + len(groups) > self._max_waiting:
-                raise BusyError(
-                    f"{len(self._waiting)} prompts are waiting, which is all that this "
-                    "server lets wait. Try again later."
-                )
+            self._preparing.pop(job, None)
+            self._check_room(len(groups))
             if job.editor is not None:
-                self._supersede(job.editor)
-            job.submitted = time.monotonic()
+                self._supersede(job)
             self._waiting.extend(groups)
             self._changed.notify_all()
 
-    def _supersede(self, editor):
-        """Newest keystroke wins: end what an editor asked before."""
-        older = [*self._open, *(each for group in self._waiting for each in group)]
-        for each in older:
-            if each.job.editor == editor:
-                each.job.superseded = True
-                each.job.cancel()
+    def _supersede(self, job):
+        """Newest keystroke wins: end what an editor asked before.
+
+        Raises:
+            SupersededError: it has asked for something else since.
+        """
+        if job.number < self._newest.get(job.editor, 0):
+            job.supersede()
+            raise SupersededError()
+        self._newest[job.editor] = job.number
+        self._newest.move_to_end(job.editor)
+        if len(self._newest) > REMEMBERED_EDITORS:
+            self._newest.popitem(last=False)
+        preparing = [key for key in self._preparing if isinstance(key, Job)]
+        for other in [*self._jobs(), *preparing]:
+            if other.editor == job.editor and other.number < job.number:
+                other.supersede()
+
+    def _jobs(self):
+        """All that wait for a place or are under way."""
+        waiting = [each for group in self._waiting for each in group]
+        return {each.job for each in [*self._open, *waiting]}
 
     def close(self, seconds: float = 5.0) -> None:
         """Take no more jobs; end those that are not done after `seconds`."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
+        self._threads.shutdown(wait=False, cancel_futures=True)
         self._thread.join(seconds)
         with self._changed:
-            for each in [*self._open, *(e for group in self._waiting for e in group)]:
-                each.job.cancel()
+            for job in self._jobs():
+                job.cancel()
         self._thread.join(10)
 
     # In the scheduler's thread
@@ -343,12 +271,23 @@ class Scheduler:
                 group = self._waiting.popleft()
                 self._open.extend(group)
             rows = [each.answer.row for each in group]
-            rows[0].cached = self.prefixes.take(rows[0].prompt)
             try:
+                self._score(group[0])
+                if rows[0].limit:  # else it reads nothing, and would leave no cache
+                    rows[0].cached = self.prefixes.take(rows[0].prompt)
                 self._generation.join(rows)
             except ValueError as error:  # a batch that could outgrow a limit
                 self._open = [each for each in self._open if each not in group]
                 _tell(group[0].job, Failed(error))
+            if group[0].job.ask.score_prompts:
+                return  # others get their visit, and a cancelled job its end
+
+    def _score(self, first):
+        """The log-probabilities of a prompt, if they are wanted: one visit."""
+        job = first.job
+        if job.ask.score_prompts:
+            [scores] = self.lm.engine.log_probabilities([first.answer.row.prompt])
+            job.prompt_scores[first.index // job.ask.n] = scores
 
     def _give_out(self):
         """The text that became certain, and the ends; caches that ended are held."""

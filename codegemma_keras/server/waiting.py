@@ -1,9 +1,11 @@
-"""Between the scheduler's thread and a loop of asyncio: the events of a job."""
+"""Between the scheduler's threads and a loop of asyncio: preparing, and a job's events."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 from codegemma_keras.server.ask import ApiError, Ask
-from codegemma_keras.server.scheduler import Done, Failed, Job, Scheduler
+from codegemma_keras.server.job import Done, Failed, Job
+from codegemma_keras.server.scheduler import Scheduler
 
 
 def deliver_to(events: asyncio.Queue):
@@ -16,11 +18,55 @@ def deliver_to(events: asyncio.Queue):
     return deliver
 
 
+async def begin(scheduler: Scheduler, job: Job) -> bool:
+    """Prepare a job in a thread and submit it; True. It ends if this task is cancelled.
+
+    Raises:
+        ApiError: too much is waiting; a newer job of the same editor came.
+        ValueError, TypeError: what is asked for cannot be done.
+    """
+    scheduler.reserve(job, len(job.ask.requests))
+    try:
+        await asyncio.wrap_future(scheduler.call(scheduler.prepare, job))
+        scheduler.submit(job)
+        return True
+    except BaseException:
+        job.cancel()
+        raise
+    finally:
+        scheduler.release(job)
+
+
+async def in_thread(scheduler: Scheduler, function: Callable, *args):
+    """What a function of text gives, run within the same bounds.
+
+    Raises:
+        ApiError: too much is waiting.
+    """
+    key = object()
+    scheduler.reserve(key)
+    try:
+        return await asyncio.wrap_future(scheduler.call(function, *args))
+    finally:
+        scheduler.release(key)
+
+
+async def unless(event: Awaitable, work: Awaitable):
+    """What `work` gives; None, and `work` cancelled, if `event` happens before its end."""
+    working, watching = asyncio.ensure_future(work), asyncio.ensure_future(event)
+    try:
+        await asyncio.wait((working, watching), return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else None
+    finally:
+        for task in (working, watching):
+            task.cancel()
+
+
 async def until_done(job: Job, events: asyncio.Queue):
     """The events of a job.
 
     Raises:
-        ApiError: it failed, or a newer one took its place.
+        ApiError: it failed, it had no time, or a newer one took its place.
     """
     left = len(job.completions)
     while left:
@@ -31,23 +77,29 @@ async def until_done(job: Job, events: asyncio.Queue):
             raise ApiError(500, "The model failed; the server's log says why.")
         if isinstance(event, Done):
             left -= 1
-            if job.superseded:
-                raise ApiError(409, "A newer request of the same editor came.")
+            if refusal := job.refusal(event.index):
+                raise refusal
         yield event
 
 
-async def text_of(scheduler: Scheduler, ask: Ask, editor: str | None) -> str:
+async def text_of(
+    scheduler: Scheduler, ask: Ask, editor: str | None, number: int | None = None
+) -> str:
     """The text of the one answer to `ask`; ended if the caller's task is cancelled.
+
+    Args:
+        scheduler: the model's.
+        ask: one prompt, one answer.
+        editor: whose; see `Job`.
+        number: of the request's arrival, if that was before now.
 
     Raises:
         ApiError: as `until_done`; too much is waiting.
         ValueError, TypeError: what is asked for cannot be done.
     """
     events = asyncio.Queue()
-    job = Job(ask, deliver_to(events), editor)
-    loop = asyncio.get_running_loop()
-    await loop.run_in_executor(None, scheduler.prepare, job)
-    scheduler.submit(job)
+    job = Job(ask, deliver_to(events), editor, number)
+    await begin(scheduler, job)
     try:
         async for _ in until_done(job, events):
             pass

@@ -1,5 +1,7 @@
 """One tiny model behind the application, in this process."""
 
+import time
+
 import pytest
 from starlette.testclient import TestClient
 
@@ -20,3 +22,15 @@ def client(lm):
         while client.get("/health").status_code != 200:
             pass
         yield client
+
+
+@pytest.fixture
+def app(lm):
+    """The application, its model loaded, and its scheduler."""
+    app = create_app(Settings("tests/tiny", rows=2), lambda: lm)
+    server = app.state.server
+    server.start(lambda: None)
+    while server.scheduler is None:
+        time.sleep(0.01)
+    yield app
+    server.stop(0)

@@ -1,63 +1,13 @@
 """Clients that go: noticed while they read a stream, and while they wait for the whole."""
 
 import asyncio
-import json
 import time
 
 import pytest
 
-from codegemma_keras.server.app import create_app
-from codegemma_keras.server.settings import Settings
+from tests.server.connection import Connection, HeldPreparation
 
 BODY = {"prompt": "x =", "max_tokens": 200, "temperature": 1.5, "seed": 1}
-
-
-class Connection:
-    """What an ASGI server does for one request, by hand: the client leaves when told."""
-
-    def __init__(self, body):
-        self.body = json.dumps(body).encode()
-        self.left = asyncio.Event()
-        self.began = asyncio.Event()
-        self.sent = []
-        self.read = False
-
-    async def receive(self):
-        if not self.read:
-            self.read = True
-            return {"type": "http.request", "body": self.body, "more_body": False}
-        await self.left.wait()
-        return {"type": "http.disconnect"}
-
-    async def send(self, message):
-        self.sent.append(message)
-        if message.get("body"):
-            self.began.set()
-
-    def scope(self, path):
-        headers = {"host": "127.0.0.1", "content-type": "application/json"}
-        return {
-            "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.3"},
-            "http_version": "1.1",
-            "method": "POST",
-            "scheme": "http",
-            "path": path,
-            "query_string": b"",
-            "headers": [(k.encode(), v.encode()) for k, v in headers.items()],
-        }
-
-
-@pytest.fixture
-def app(lm):
-    """The application, its model loaded, and its scheduler."""
-    app = create_app(Settings("tests/tiny", rows=2), lambda: lm)
-    server = app.state.server
-    server.start(lambda: None)
-    while server.scheduler is None:
-        time.sleep(0.01)
-    yield app
-    server.stop(0)
 
 
 def hold(scheduler, monkeypatch):
@@ -114,18 +64,41 @@ def test_an_older_request_of_the_same_editor_is_told(app, monkeypatch):
     jobs = hold(scheduler, monkeypatch)
 
     async def ask(connection):
-        scope = connection.scope("/v1/completions")
-        scope["headers"].append((b"x-editor-id", b"mine"))
-        await app(scope, connection.receive, connection.send)
+        return await connection.ask(app, **{"x-editor-id": "mine"})
 
     async def go():
         older, newer = Connection(BODY), Connection({**BODY, "max_tokens": 1})
         first = asyncio.ensure_future(ask(older))
         while not (jobs and jobs[0].first_token):
             await asyncio.sleep(0.01)
-        await asyncio.wait_for(ask(newer), 60)
-        await asyncio.wait_for(first, 60)
-        return older.sent[0]["status"], newer.sent[0]["status"]
+        second = await asyncio.wait_for(ask(newer), 60)
+        return await asyncio.wait_for(first, 60), second
 
     assert asyncio.run(go()) == (409, 200)
     assert jobs[0].superseded
+
+
+def test_the_order_of_an_editors_requests_is_that_of_their_arrival(app, monkeypatch):
+    """A long prompt takes longer to prepare than the short one that comes after it."""
+    scheduler = app.state.server.scheduler
+    held = HeldPreparation(scheduler, monkeypatch, "older")
+    jobs = hold(scheduler, monkeypatch)
+
+    async def go():
+        older = Connection({**BODY, "prompt": "older"})
+        newer = Connection({**BODY, "max_tokens": 9})
+        asks = [
+            asyncio.ensure_future(each.ask(app, **{"x-editor-id": "mine"}))
+            for each in (older, newer)
+        ]
+        await asyncio.wait_for(held.begun(), 60)
+        while not (jobs and jobs[0].first_token):
+            await asyncio.sleep(0)
+        held.release.set()  # while the newer one is under way
+        first = await asyncio.wait_for(asks[0], 60)
+        jobs[0].cancel()  # lets the device go on
+        return first, await asyncio.wait_for(asks[1], 60)
+
+    assert asyncio.run(go()) == (409, 200)
+    assert held.jobs[0].superseded
+    assert not jobs[0].superseded

@@ -8,8 +8,9 @@ import threading
 import pytest
 
 from codegemma_keras.decoding import Cursor, Request, Sampling
+from codegemma_keras.decoding.completion import Cancellation
 from codegemma_keras.server import memory
-from codegemma_keras.server.ask import Ask, BusyError
+from codegemma_keras.server.ask import Ask, BusyError, SupersededError
 from codegemma_keras.server.scheduler import Done, Failed, Job, Scheduler, Text
 
 FILES = [
@@ -180,12 +181,41 @@ def test_closing_ends_what_is_left_with_what_there_is(lm):
 
 
 def test_time_is_limited_while_waiting_too(lm):
-    scheduler = Scheduler(lm, rows=1, max_seconds=1e-6)
+    scheduler = Scheduler(lm, rows=1)
     clients = [Client(long_request()) for _ in range(3)]
     for client in clients:
-        scheduler.submit(scheduler.prepare(client.job))
+        [[answer]] = scheduler.prepare(client.job).groups
+        answer.cancellation = Cancellation(deadline=0.0)
+        scheduler.submit(client.job)
     assert [client.result()[1].stop_reason for client in clients] == ["time"] * 3
+    refusals = [client.job.refusal(0) for client in clients]
+    assert [refusal.status for refusal in refusals] == [503] * 3
+    assert "--max-seconds" in str(refusals[0])
     scheduler.close()
+
+
+def test_an_older_job_that_comes_to_the_queue_late_ends_no_newer_one(scheduler):
+    gate = threading.Event()
+    older, newer = (Client(long_request(), editor="a", gate=gate) for _ in range(2))
+    for client in (older, newer):
+        scheduler.prepare(client.job)
+    scheduler.submit(newer.job)
+    with pytest.raises(SupersededError):
+        scheduler.submit(older.job)
+    gate.set()
+    newer.job.cancel()
+    assert newer.result()
+    assert older.job.superseded
+    assert not newer.job.superseded
+
+
+def test_names_of_editors_are_not_remembered_for_ever(scheduler, monkeypatch):
+    monkeypatch.setattr("codegemma_keras.server.scheduler.REMEMBERED_EDITORS", 2)
+    for editor in "abc":
+        client = Client(long_request(tokens=1), editor)
+        scheduler.submit(scheduler.prepare(client.job))
+        client.result()
+    assert list(scheduler._newest) == ["b", "c"]
 
 
 @pytest.mark.parametrize("when", ["while it decodes", "when an answer ends"])
