@@ -22,7 +22,7 @@ SOURCE = f"""\
 # %% [markdown]
 # # A title
 #
-# What it is about. The solutions are in `tutorials/solutions/05_small.py`.
+# One cell fails on purpose. The solutions are in `tutorials/solutions/05_small.py`.
 
 # %% tags=["parameters"]
 steps = 30
@@ -99,7 +99,7 @@ def test_an_exercise_becomes_two_cells(folder):
 
 def test_what_would_lead_students_away_is_taken_out(folder):
     title = made("05_small", folder).cells[0].source
-    assert title.startswith("# A title\n\nWhat it is about.\n\n*Fill in")
+    assert title.startswith("# A title\n\nOne cell fails on purpose.\n\n*Fill in")
     assert "Open in Colab" not in title
 
 
