@@ -21,8 +21,9 @@ from codegemma_keras.server.http import error_response
 HEADER_SECONDS = 10.0
 # A client must take something of its answer within so many seconds.
 WRITE_SECONDS = 30.0
-# Streams have so many seconds to end with what there is before they would be cut.
-LAST_SECONDS = 1.0
+# Streams have so many seconds to end with what there is before they would be cut. They end at
+# the next visit of the device, and one that compiles a program takes more than a second.
+LAST_SECONDS = 2.0
 
 
 class Protocol(AutoHTTPProtocol):
