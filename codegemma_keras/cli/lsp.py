@@ -32,7 +32,8 @@ class LspOptions:
     context: int | None = None
     # The most tokens that a completion may have.
     max_new_tokens: int = 64
-    # Compile programs at the start, before the editor asks for anything.
+    # Compile programs while no request is running, or after a minute at most. The model is
+    # loaded when the editor asks for the first completion.
     warm_up: bool = True
     # Keep the compiled programs in this folder, so that the next start has them (JAX
     # only). "auto" is a folder in the user's cache, which holds one gigabyte at most; None
@@ -49,6 +50,7 @@ def lsp(options: LspOptions) -> None:
     choose_backend()
     try:
         with quiet_libraries():
+            from codegemma_keras import presets
             from codegemma_keras.lsp.server import make_server
             from codegemma_keras.server.loading import for_one_editor
     except ModuleNotFoundError as error:
@@ -65,5 +67,7 @@ def lsp(options: LspOptions) -> None:
         warm_up=options.warm_up,
         compiled_folder=options.compiled_folder,
     )
+    # An editor shows why a server ended, but hardly why its requests fail.
+    presets.Preset(options.preset)
     server = make_server(lambda: for_one_editor(settings), options.max_new_tokens)
     server.start_io()

@@ -26,6 +26,7 @@ def serve(settings: Settings) -> None:
     choose_backend()
     with quiet_libraries():
         from codegemma_keras.server.app import create_app
+        from codegemma_keras.server.connections import UvicornServer, protocol
         from codegemma_keras.server.loading import load, warm
     log = logging.getLogger("codegemma_keras")
     log.setLevel(logging.INFO)
@@ -41,11 +42,11 @@ def serve(settings: Settings) -> None:
         app,
         access_log=False,
         log_level="warning",
-        limit_concurrency=settings.max_connections,
+        http=protocol(settings.max_connections),
         timeout_graceful_shutdown=GRACE_SECONDS,
         server_header=False,
     )
-    server = uvicorn.Server(config)
+    server = UvicornServer(config, app.state.server.stop)
     host, port = listening.getsockname()[:2]
     address = f"[{host}]" if ":" in host else host
     print(f"{settings.name} at http://{address}:{port} (^C stops)", flush=True)

@@ -29,7 +29,8 @@ def _load_jupyter_server_extension(server_app):
     # end asks whether the route is there.
     if importlib.util.find_spec("starlette") is None:
         server_app.log.info(
-            "codegemma: pip install 'codegemma-keras[jupyter]' completes"
+            "codegemma completes code inline if its packages for Jupyter are installed: "
+            "pip install 'codegemma-keras[jupyter]'"
         )
         return
     from codegemma_keras.jupyter.handlers import add_routes

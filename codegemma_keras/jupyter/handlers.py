@@ -4,7 +4,6 @@ Nothing heavy is imported when the Jupyter server starts.
 """
 
 import asyncio
-import threading
 
 from jupyter_server.base.handlers import APIHandler
 from jupyter_server.utils import url_path_join
@@ -18,7 +17,7 @@ OVERTAKEN = (409, 503)
 
 
 class Model:
-    """The `Completer` of a preset, made when it is first needed.
+    """The `Completer` of a preset, made once, when it is first needed.
 
     Args:
         preset: as `codegemma serve` takes it.
@@ -26,18 +25,25 @@ class Model:
 
     def __init__(self, preset: str):
         self.preset = preset
-        self._making = threading.Lock()
-        self._completer = None
+        self._loading = None
 
-    def completer(self):
-        """For a thread: the first call takes as long as loading does."""
-        with self._making:
-            if self._completer is None:
-                choose_backend()
-                from codegemma_keras.jupyter.completing import Completer
+    async def completer(self):
+        """The completer. All requests wait for one loading, and share what it ends with.
 
-                self._completer = Completer(self.preset)
-            return self._completer
+        A preset that cannot be loaded is not tried again: each keystroke would, and read
+        files or ask the network in vain.
+        """
+        if self._loading is None:
+            loop = asyncio.get_running_loop()
+            self._loading = loop.run_in_executor(None, self._load)
+        # One request that is given up must not end the loading for the others.
+        return await asyncio.shield(self._loading)
+
+    def _load(self):
+        choose_backend()
+        from codegemma_keras.jupyter.completing import Completer
+
+        return Completer(self.preset)
 
 
 class CompleteHandler(APIHandler):
@@ -52,9 +58,8 @@ class CompleteHandler(APIHandler):
 
     @web.authenticated
     async def post(self):
-        loop = asyncio.get_running_loop()
         try:
-            completer = await loop.run_in_executor(None, self._model.completer)
+            completer = await self._model.completer()
             text = await completer.complete(self.get_json_body() or {})
         except Exception as error:
             status = getattr(error, "status", None)
@@ -76,4 +81,8 @@ def add_routes(server_app) -> None:
     route = url_path_join(base, "codegemma", "complete")
     handlers = [(route, CompleteHandler, {"model": Model(preset)})]
     server_app.web_app.add_handlers(".*$", handlers)
-    server_app.log.info("codegemma: inline completion with %s", preset)
+    server_app.log.info(
+        "codegemma completes code inline with the model %s, which is loaded when the first "
+        "completion is asked for.",
+        preset,
+    )

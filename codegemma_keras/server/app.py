@@ -1,5 +1,6 @@
 """The application: routes, loading in the background, what is done at start and end."""
 
+import asyncio
 import contextlib
 import dataclasses
 import threading
@@ -141,14 +142,19 @@ def create_app(
     async def lifespan(app):
         server.start(failed)
         yield
-        server.stop()
+        # In a thread, because streams still have their ends to send.
+        await asyncio.to_thread(server.stop)
 
     paths = {endpoint.path for endpoint in endpoints}
+
+    def refused(path, status):
+        metrics.refused(path if path in paths else "other", status)
+
     app = Starlette(
         routes=[e.route() for e in endpoints] + [Route("/openapi.json", openapi_page)],
         lifespan=lifespan,
-        middleware=[Middleware(Guard, settings=settings)],
-        exception_handlers=_error_handlers(metrics, paths),
+        middleware=[Middleware(Guard, settings=settings, refused=refused)],
+        exception_handlers=_error_handlers(refused),
     )
     app.state.server = server
     return app
@@ -202,10 +208,10 @@ def _endpoints(settings, server, metrics):
     ]
 
 
-def _error_handlers(metrics, paths):
+def _error_handlers(refused):
     def answer(request: Request, error: ApiError):
         path = request.url.path
-        metrics.refused(path if path in paths else "other", error.status)
+        refused(path, error.status)
         return error_response(path, error)
 
     def http_error(request, error):
@@ -218,6 +224,7 @@ def _error_handlers(metrics, paths):
         return answer(request, ApiError(error.status_code, message))
 
     def gone(request, error):
+        refused(request.url.path, CLIENT_GONE)
         return Response(status_code=CLIENT_GONE)
 
     def fault(request, error):

@@ -10,6 +10,7 @@
 """
 
 import hmac
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -24,29 +25,25 @@ LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
 WITHOUT_KEY = ("/health", "/v1/health")
 
 
+def _nobody(path, status):
+    pass
+
+
 class Guard:
     """ASGI middleware.
 
     Args:
         app: the application.
         settings: a `Settings`.
+        refused: told of each refusal, with its path and status.
     """
 
-    def __init__(self, app, settings: Settings):
-        self._app = app
-        if settings.allow_origin:
-            self._app = CORSMiddleware(
-                app,
-                allow_origins=settings.allow_origin,
-                allow_methods=["GET", "POST"],
-                allow_headers=[
-                    "authorization",
-                    "content-type",
-                    "x-api-key",
-                    "x-editor-id",
-                ],
-            )
+    def __init__(
+        self, app, settings: Settings, refused: Callable[[str, int], None] = _nobody
+    ):
         self._origins = settings.allow_origin
+        self._app = self._readable(app)
+        self._refused = refused
         self._hosts = set(settings.allow_host)
         if settings.loopback:
             self._hosts.update(LOOPBACK_HOSTS)
@@ -70,9 +67,23 @@ class Guard:
             response = error_response(scope["path"], error)
             if error.status == 401:
                 response.headers["WWW-Authenticate"] = "Bearer"
+            self._refused(scope["path"], error.status)
+            if scope["method"] != "OPTIONS":  # which CORS would answer by itself
+                response = self._readable(response)
             await response(scope, receive, send)
             return
         await self._app(scope, receive, send)
+
+    def _readable(self, app):
+        """With CORS headers for the pages that may ask, or they could read no answer."""
+        if not self._origins:
+            return app
+        return CORSMiddleware(
+            app,
+            allow_origins=self._origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["authorization", "content-type", "x-api-key", "x-editor-id"],
+        )
 
     def _check_host(self, headers):
         names = headers.getlist("host")

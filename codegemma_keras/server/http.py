@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 
 from codegemma_keras.server.ask import ApiError, Body
+from codegemma_keras.server.faults import sentence
 from codegemma_keras.server.job import Job, Text, arrival
 from codegemma_keras.server.replies import to_json
 from codegemma_keras.server.scheduler import Scheduler
@@ -103,10 +104,7 @@ def understood(body_type: type[Body], value: dict) -> Body:
     try:
         return body_type.model_validate(value)
     except pydantic.ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        more = f" ({error.error_count()} faults)" if error.error_count() > 1 else ""
-        raise ApiError(400, f"{place}: {first['msg']}{more}.") from None
+        raise ApiError(400, sentence(error, value)) from None
 
 
 class Completions:

@@ -137,16 +137,17 @@ class Info:
         self._check_model(body.model or body.name)
         scheduler = self._scheduler()
         context = scheduler.lm.preprocessor.sequence_length
+        family = _family(scheduler)
         return JsonResponse(
             {
                 "modelfile": f"FROM {self._name}\n",
                 "parameters": "",
-                "template": ollama.TEMPLATE,
+                "template": ollama.template(scheduler.lm),
                 "details": self._details(scheduler),
                 "model_info": {
-                    "general.architecture": "gemma",
+                    "general.architecture": family,
                     "general.parameter_count": scheduler.lm.backbone.count_params(),
-                    "gemma.context_length": context,
+                    f"{family}.context_length": context,
                 },
                 "capabilities": ["completion", "insert"],
             }
@@ -176,11 +177,16 @@ class Info:
         return {
             "parent_model": "",
             "format": "keras",
-            "family": "gemma",
-            "families": ["gemma"],
+            "family": _family(scheduler),
+            "families": [_family(scheduler)],
             "parameter_size": _short(backbone.count_params()),
             "quantization_level": levels.get(dtype, dtype),
         }
+
+
+def _family(scheduler):
+    # A model of another origin runs in Gemma's network; how it talks says whose it is.
+    return scheduler.lm.tokenizer.chat_format
 
 
 def _tokens(scheduler, body):

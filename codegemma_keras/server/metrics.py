@@ -1,7 +1,7 @@
 """Counters for Prometheus, and one line of JSON in the log for each request.
 
-The first six have llama.cpp's names, so its dashboards show this server. The log holds
-no text of prompts or answers unless that is asked for.
+Those that begin with `llamacpp:` have llama.cpp's names, so its dashboards show this server.
+The log holds no text of prompts or answers unless that is asked for.
 """
 
 import json

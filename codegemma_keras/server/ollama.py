@@ -9,21 +9,42 @@ import time
 
 import pydantic
 
+from codegemma_keras import chat, fim
 from codegemma_keras.decoding import Conversation, Cursor, RawText, Request, Sampling
 from codegemma_keras.server.ask import Ask, Body
 from codegemma_keras.server.openai_chat import Message, conversation
 from codegemma_keras.server.options import PlaceOptions
 from codegemma_keras.server.replies import Reply, finish_reason, to_json
 
-# Clients send a prompt and its suffix only if the template of `/api/show` has `.Suffix`.
-TEMPLATE = (
-    "{{- if .Suffix }}<|fim_prefix|>{{ .Prompt }}<|fim_suffix|>{{ .Suffix }}"
-    "<|fim_middle|>{{- else }}<start_of_turn>user\n{{ if .System }}{{ .System }}\n\n"
-    "{{ end }}{{ .Prompt }}<end_of_turn>\n<start_of_turn>model\n{{ .Response }}"
-    "<end_of_turn>{{- end }}"
-)
 # An editor that names no limit waits for a line or two.
 DEFAULT_TOKENS = 128
+
+
+def template(lm) -> str:
+    """How this server makes the prompts of a model, as Ollama writes it.
+
+    Clients send a prompt and its suffix only if there is `.Suffix` in it.
+    """
+    middle = (
+        f"{fim.PREFIX}{{{{ .Prompt }}}}{fim.SUFFIX}{{{{ .Suffix }}}}{fim.MIDDLE}"
+        if lm.preprocessor.infill_mode != fim.LEFT_TO_RIGHT
+        else f"{{{{ .Suffix }}}}{fim.FILE_SEPARATOR}{{{{ .Prompt }}}}"
+    )
+    form = chat.FORMATS[lm.tokenizer.chat_format]
+
+    def turn(role, text):
+        return f"{chat.START_OF_TURN}{role}\n{text}{chat.END_OF_TURN}\n"
+
+    if form.has_system:
+        system = f"{{{{ if .System }}}}{turn('system', '{{ .System }}')}"
+        if form.system is not None:
+            system += f"{{{{ else }}}}{turn('system', form.system)}"
+        asked = system + "{{ end }}" + turn("user", "{{ .Prompt }}")
+    else:
+        system = "{{ if .System }}{{ .System }}\n\n{{ end }}"
+        asked = turn("user", system + "{{ .Prompt }}")
+    answer = turn(form.model, "{{ .Response }}").removesuffix("\n")
+    return f"{{{{- if .Suffix }}}}{middle}{{{{- else }}}}{asked}{answer}{{{{- end }}}}"
 
 
 class OllamaOptions(pydantic.BaseModel):

@@ -60,6 +60,12 @@ class CompletionBody(Body, CursorOptions, SamplingOptions):
                 f"logprobs={self.logprobs}: this server knows the log-probabilities of "
                 "the chosen tokens only; ask for 0 or 1."
             )
+        if self.echo and self.logprobs is not None and self.suffix is not None:
+            raise ValueError(
+                "echo=True with logprobs and suffix: the prompt that the model reads has "
+                "the suffix and control tokens in it, so its tokens are not those of the "
+                "text that is given back. Leave one of the three out."
+            )
         return Ask(
             [self._request(prompt) for prompt in self.prompts()],
             self.n or 1,

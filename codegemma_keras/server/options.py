@@ -13,7 +13,7 @@ class File(pydantic.BaseModel):
 
 
 class PlaceOptions(pydantic.BaseModel):
-    """What this server adds to every API that fills in the middle."""
+    """What this server adds to some APIs that fill in the middle."""
 
     path: str | None = None
     """The file's path in its repository; recommended."""

@@ -49,22 +49,24 @@ class Settings:
     # while you type. The default is "line", or "left_to_right" for a model that was not
     # taught to fill in the middle. "psm" is the order that `infill` uses.
     layout: Literal["line", "psm", "spm", "left_to_right"] | None = None
-    # The number of requests that run at once, in one batch. Each needs a cache of up to
-    # --context tokens.
+    # The number of answers that are written at once, in one batch. A request with `n=4`
+    # takes four places. Each answer needs a cache of up to --context tokens.
     rows: int = 4
-    # The number of requests that may wait for a place. Further ones are refused with
+    # The number of prompts that may wait for a place. Further ones are refused with
     # status 503.
     max_waiting: int = 64
     # Memory for prompts that may be asked again, in MiB.
     cache_mib: int = 512
-    # The most seconds of a request. After them it ends with the text so far.
+    # The most seconds of a request. After them it ends with the text so far, or with
+    # status 503 if there is none.
     max_seconds: float = 60.0
     # The largest body of a request, in KiB.
     max_body_kib: int = 4096
-    # The most connections at once.
+    # The number of connections that are served at once. Requests on further ones are
+    # refused with status 503. A connection without a request is closed after ten seconds.
     max_connections: int = 1024
-    # Compile programs while no request is running, so that few requests have to wait for
-    # one. The server answers as soon as the model is loaded.
+    # Compile programs while no request is running, or after a minute at most, so that few
+    # requests have to wait for one. The server answers as soon as the model is loaded.
     warm_up: bool = True
     # Keep the compiled programs in this folder, so that the next start has them (JAX
     # only). "auto" is a folder in the user's cache, which holds one gigabyte at most; None

@@ -76,3 +76,7 @@ def test_an_empty_key_file(capsys, tmp_path):
 
 def test_a_language_server_needs_room_for_tokens(capsys):
     assert "--max-new-tokens 0" in said(capsys, "lsp", "--max-new-tokens", "0")
+
+
+def test_a_language_server_of_no_preset_ends_at_once(capsys):
+    assert "Unknown preset 'nothing'" in said(capsys, "lsp", "nothing")

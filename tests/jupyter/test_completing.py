@@ -13,8 +13,9 @@ import pytest
 
 import codegemma_keras
 from codegemma_keras.jupyter import completing
-from codegemma_keras.server.ask import ApiError
+from codegemma_keras.server.ask import ApiError, SupersededError
 from codegemma_keras.server.scheduler import Scheduler
+from tests.server.connection import HeldPreparation
 from tests.small_task import small_task
 
 FOLDER = pathlib.Path(codegemma_keras.__file__).parent / "jupyter"
@@ -41,10 +42,27 @@ def test_the_text_is_that_of_infill(completer, lm):
     )
 
 
+def test_an_older_cell_that_is_prepared_longer_ends_no_newer_one(
+    completer, monkeypatch
+):
+    held = HeldPreparation(completer._scheduler, monkeypatch, "older")
+
+    async def go():
+        cell = {"max_tokens": 4, "editor": "me"}
+        first = asyncio.ensure_future(completer.complete({**cell, "prefix": "older"}))
+        await asyncio.wait_for(held.begun(), 60)
+        await asyncio.wait_for(completer.complete({**cell, "prefix": "x"}), 60)
+        held.release.set()
+        with pytest.raises(SupersededError):
+            await asyncio.wait_for(first, 60)
+
+    asyncio.run(go())
+
+
 @pytest.mark.parametrize(
     ("body", "error", "said"),
     [
-        ({}, ApiError, "prefix: Field required"),
+        ({}, ApiError, "`prefix` is missing"),
         ({"prefix": "x", "max_tokens": 0}, ApiError, "max_tokens"),
         ({"prefix": "x", "until": "page"}, ValueError, "'statement' or 'block'"),
     ],

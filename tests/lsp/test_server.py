@@ -9,7 +9,9 @@ import pytest
 from lsprotocol import types
 
 from codegemma_keras.lsp.server import make_server
+from codegemma_keras.server.ask import SupersededError
 from codegemma_keras.server.scheduler import Scheduler
+from tests.server.connection import HeldPreparation
 
 TEXT = "naïve = '\U0001f600'\nx = \n"
 KINDS = types.InlineCompletionTriggerKind
@@ -81,3 +83,22 @@ def test_the_text_is_that_of_infill(server, lm):
         until="line",
         tidy=True,
     )
+
+
+def test_an_older_request_that_is_prepared_longer_ends_no_newer_one(
+    server, scheduler, monkeypatch
+):
+    older, newer = request(server, 0, 3), request(server, 1, 4)
+    held = HeldPreparation(scheduler, monkeypatch, f"prefix={older.prompt.prefix!r}")
+
+    async def go():
+        first = asyncio.ensure_future(server.complete(older))
+        await asyncio.wait_for(held.begun(), 60)
+        text = await asyncio.wait_for(server.complete(newer), 60)
+        held.release.set()
+        with pytest.raises(SupersededError):
+            await asyncio.wait_for(first, 60)
+        return text
+
+    assert asyncio.run(go())
+    assert held.jobs[0].superseded

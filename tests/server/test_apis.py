@@ -98,10 +98,10 @@ def test_openai_log_probabilities_of_an_echoed_prompt(client, lm):
     )
     assert "".join(logprobs["tokens"]) == choice["text"]
     starts = logprobs["text_offset"]
-    assert [
-        choice["text"][s:].startswith(t)
-        for s, t in zip(starts, logprobs["tokens"], strict=True)
-    ]
+    for start, token in zip(starts, logprobs["tokens"], strict=True):
+        assert choice["text"][start : start + len(token)] == token
+    assert starts == sorted(starts)
+    assert starts[-1] > len(text)  # those of the new tokens, too
     assert len(logprobs["tokens"]) == len(ids) + 3
 
 
@@ -203,6 +203,35 @@ def test_a_model_that_knows_no_sentinels_is_asked_without_them():
     lm.preprocessor.infill_mode = "psm"
     with_sentinels = lm.complete(PREFIX, SUFFIX, max_new_tokens=TOKENS, tidy=True)
     assert answer["content"] != with_sentinels.text
+
+
+def test_ollama_is_told_which_model_it_is(client):
+    """And the template is how `fim.render` and `chat.render` make prompts."""
+    gemma = post(client, "/api/show", model="tiny").json()
+    assert gemma["details"]["family"] == "gemma"
+    assert gemma["model_info"]["gemma.context_length"] == 256
+    assert gemma["template"] == (
+        "{{- if .Suffix }}<|fim_prefix|>{{ .Prompt }}<|fim_suffix|>{{ .Suffix }}"
+        "<|fim_middle|>{{- else }}<start_of_turn>user\n{{ if .System }}{{ .System }}\n\n"
+        "{{ end }}{{ .Prompt }}<end_of_turn>\n<start_of_turn>model\n{{ .Response }}"
+        "<end_of_turn>{{- end }}"
+    )
+    lm = small_task()
+    lm.preprocessor.infill_mode = "left_to_right"
+    lm.tokenizer.chat_format = "smollm2"
+    app = create_app(Settings("tests/tiny"), lambda: lm)
+    with TestClient(app, base_url="http://127.0.0.1:8012") as other:
+        while other.get("/health").status_code != 200:
+            pass
+        smollm = post(other, "/api/show", model="tiny").json()
+        [listed] = other.get("/api/tags").json()["models"]
+    assert smollm["details"]["family"] == listed["details"]["family"] == "smollm2"
+    assert smollm["model_info"]["smollm2.context_length"] == 256
+    assert smollm["template"].startswith(
+        "{{- if .Suffix }}{{ .Suffix }}<|file_separator|>{{ .Prompt }}{{- else }}"
+        "{{ if .System }}<start_of_turn>system\n{{ .System }}<end_of_turn>\n{{ else }}"
+    )
+    assert "model\n" not in smollm["template"]
 
 
 def test_llama_cpp_reads_a_prompt_ahead(client):

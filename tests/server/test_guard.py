@@ -89,6 +89,33 @@ def test_a_page_that_is_named_may_ask(locked):
     assert "access-control-allow-credentials" not in response.headers
 
 
+def test_a_page_that_is_named_can_read_why_it_was_refused(locked):
+    response = locked.get("/v1/models", headers={"Origin": "https://ide.example"})
+    assert response.status_code == 401
+    assert response.headers["access-control-allow-origin"] == "https://ide.example"
+    response = locked.get("/v1/models", headers={"Origin": "https://other.example"})
+    assert response.status_code == 403
+    assert "access-control-allow-origin" not in response.headers
+
+
+def test_what_the_guard_refuses_is_counted_and_logged(locked, caplog):
+    with caplog.at_level(logging.INFO):
+        locked.get("/v1/models")
+        locked.get("/no/such/path", headers={"Host": "attacker.example"})
+    lines = [
+        json.loads(record.message)
+        for record in caplog.records
+        if record.message[0] == "{"
+    ]
+    refused = [(line["path"], line["status"]) for line in lines]
+    assert refused == [("/v1/models", 401), ("other", 403)]
+    key = {"Authorization": "Bearer s3cret-key"}
+    counted = locked.get("/metrics", headers=key).text
+    for path, status in refused:
+        line = f'codegemma_requests_total{{outcome="{status}",path="{path}"}}'
+        assert line in counted
+
+
 @pytest.mark.parametrize(
     "kind", ["text/plain", "application/x-www-form-urlencoded", ""]
 )
