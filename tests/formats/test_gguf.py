@@ -270,7 +270,6 @@ def test_a_header_without_bound(tmp_path, fields, message):
 @pytest.mark.parametrize(
     ("add", "message"),
     [
-        (lambda w: w.add_array("tokenizer.ggml.pre", ["x"]), None),
         (
             lambda w: w.add_float32("gemma.rope.scale_linear", 4.0),
             "rope.scale_linear=4",
