@@ -480,6 +480,11 @@ def cursor_limit(lm, max_new_tokens: int) -> int:
         ValueError: too few.
     """
     context = lm.preprocessor.sequence_length
+    if max_new_tokens >= context:
+        raise ValueError(
+            f"max_new_tokens={max_new_tokens} is as much as the context of {context} tokens, "
+            f"or more, and the prompt needs at least {LEAST_PROMPT}. Ask for fewer new tokens."
+        )
     if context - max_new_tokens < LEAST_PROMPT:
         raise ValueError(
             f"max_new_tokens={max_new_tokens} leaves {context - max_new_tokens} of the "

@@ -32,6 +32,9 @@ _HEAD = "output.weight"
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?"}
 _SCALARS |= {10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
+# What a header may have in all: bytes, entries of arrays, fields. A vocabulary of 256,000
+# pieces has three arrays of so many entries, 600,000 merges at most, and 15 MB.
+LARGEST_HEADER, MOST_ENTRIES, MOST_FIELDS = 1 << 27, 1 << 21, 1 << 16
 _PLAIN = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
 _QUANTIZED = ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K")
 # Control pieces that SentencePiece finds in raw prompts, as in the original model.
@@ -75,12 +78,7 @@ class File:
                     f"{self._key(key)} of {self.name} is {value!r:.60}, and the head size "
                     f"{size}: CodeGemma's network does not have that."
                 )
-        scaling = self._field("rope.scaling.type", "none")
-        if scaling != "none" or self._fields.get("split.count", 1) not in (0, 1):
-            raise ValueError(
-                f"{self.name} has rope scaling {scaling!r:.60} or is one of several "
-                "parts; neither is read."
-            )
+        self._check_options()
         config = {
             "vocabulary_size": embedding.shape[0],
             "num_layers": self._integer("block_count"),
@@ -95,6 +93,27 @@ class File:
         # 1e-6 as a float32 is 9.99999997e-07.
         config["layer_norm_epsilon"] = _shortest(config["layer_norm_epsilon"])
         return checks.backbone_config(config, self.name)
+
+    def _check_options(self):
+        """Refuse what would change the results and this network does not have."""
+        scaling = self._field("rope.scaling.type")
+        unread = {"rope.scaling.type": (None, "none"), "rope.scale_linear": (None, 1)}
+        if scaling is None:  # llama.cpp then takes a factor for a linear scaling
+            unread["rope.scaling.factor"] = (None, 0, 1)
+        unread |= dict.fromkeys(
+            ("attn_logit_softcapping", "final_logit_softcapping"), (None, 0)
+        )
+        for key, allowed in unread.items():
+            if (value := self._field(key)) not in allowed:
+                raise ValueError(
+                    f"{self.name} has {self._key(key)}={value!r:.60}, which CodeGemma's "
+                    "network does not have: loading it would give wrong results."
+                )
+        if (parts := self._fields.get("split.count", 1)) not in (0, 1):
+            raise ValueError(
+                f"{self.name} is one of {parts!r:.60} parts, which are not read. Join them "
+                "with `llama-gguf-split --merge`."
+            )
 
     def _key(self, key):
         return f"{self.architecture}.{key}"
@@ -122,12 +141,13 @@ class File:
             tensors,
             self.name,
         )
-        if head is not None and not np.array_equal(
-            head.read(), tensors["token_embd.weight"].read()
+        if head is not None and not (
+            head.dtype in checks.FLOAT_DTYPES
+            and np.array_equal(head.read(), tensors["token_embd.weight"].read())
         ):
             raise ValueError(
-                f"{self.name}: {_HEAD} differs from token_embd.weight, and this "
-                "network's head is its embedding."
+                f"{self.name}: {_HEAD} ({head.dtype}) differs from token_embd.weight, and "
+                "this network's head is its embedding."
             )
         return rows, tensors
 
@@ -152,6 +172,11 @@ class File:
 
     def tokenizer_config(self) -> dict:
         """Arguments of `CodeGemmaTokenizer`: a vocabulary file made of the fields."""
+        if self._fields.get("tokenizer.ggml.add_space_prefix", False) is not False:
+            raise ValueError(
+                f"tokenizer.ggml.add_space_prefix of {self.name} asks for a space before "
+                "every text, which would change it. Convert the original model again."
+            )
         kind = self._fields.get("tokenizer.ggml.model")
         if kind == "gpt2":
             return {"proto": self._byte_level()}
@@ -188,12 +213,14 @@ class File:
         if len(tokens) != len(types):
             raise ValueError(f"{self.name}: tokens and types differ in number.")
         control = sentencepiece_model.CONTROL
+        split = self._fields.get("tokenizer.ggml.pre", "gpt-2")
+        checks.instance(split, str, f"tokenizer.ggml.pre of {self.name}")
         try:
             return tokenizer_json.make(
                 tokens,
                 self._column("merges", str),
                 [i for i, kind in enumerate(types) if kind == control],
-                self._fields.get("tokenizer.ggml.pre", "gpt-2"),
+                split,
             )
         except ValueError as error:
             raise ValueError(f"Vocabulary of {self.name}: {error}") from None
@@ -269,6 +296,7 @@ class _Header:
 
     def __init__(self, path, data):
         self._path, self._data, self._place = path, data, 0
+        self._entries = 0
 
     def read(self):
         magic, version = self._take(4), self._number("I")
@@ -276,8 +304,8 @@ class _Header:
             raise checks.damaged(
                 self._path, f"no little-endian GGUF file of version 2 or 3: {magic!r}"
             )
-        count, fields = self._number("Q"), {}
-        for _ in range(self._number("Q")):
+        count, fields = self._few(self._number("Q"), "tensors"), {}
+        for _ in range(self._few(self._number("Q"), "fields")):
             name = self._text()
             if name in fields:
                 raise KeyError(f"field {name[:60]} twice")
@@ -295,8 +323,11 @@ class _Header:
         return fields, tensors
 
     def _take(self, count):
-        if count > len(self._data) - self._place:
-            raise IndexError(f"{count} bytes at {self._place}")
+        if count > min(len(self._data), LARGEST_HEADER) - self._place:
+            raise IndexError(
+                f"{count} bytes at {self._place} of a header; it may have "
+                f"{LARGEST_HEADER >> 20} MB"
+            )
         self._place += count
         return self._data[self._place - count : self._place]
 
@@ -304,6 +335,20 @@ class _Header:
         """`count`, if so many things of at least `each` bytes can follow."""
         if count * each > len(self._data) - self._place:
             raise IndexError(f"{count} entries at {self._place}")
+        return count
+
+    def _few(self, count, what):
+        if count > MOST_FIELDS:
+            raise IndexError(f"{count} {what}; {MOST_FIELDS:,} are read")
+        return count
+
+    def _counted(self, count):
+        """The number of entries of an array, so few that they can be in memory."""
+        self._entries += count
+        if self._entries > MOST_ENTRIES:
+            raise IndexError(
+                f"{count} entries of an array; {MOST_ENTRIES:,} are read in all"
+            )
         return count
 
     def _number(self, code):
@@ -319,7 +364,7 @@ class _Header:
             return self._number(_SCALARS[kind])
         if depth > 2:
             raise RecursionError("arrays in arrays")
-        kind, count = self._number("I"), self._number("Q")
+        kind, count = self._number("I"), self._counted(self._number("Q"))
         if kind in _SCALARS:
             code = _SCALARS[kind]
             count = self._limited(count, struct.calcsize(f"<{code}"))

@@ -39,6 +39,37 @@ def bytes_of(proto: bytes) -> list[bytes]:
     ]
 
 
+def misplaced_merge(
+    proto: bytes, merges: Iterable[tuple[str, str]]
+) -> tuple[str, str] | str | None:
+    """The first of `merges` that the model makes at another time, if there is one.
+
+    The model joins the two pieces of which the whole has the highest score. So merges of
+    ordinary pieces fall in score, and each piece that two others spell has one.
+
+    Args:
+        proto: a BPE model.
+        merges: those of another file with the same pieces, most important first.
+
+    Returns:
+        The merge; or the name of a piece that has none; or None.
+    """
+    scores = {name: score for name, score, kind in pieces(proto) if kind == NORMAL}
+    made, last = set(), float("inf")
+    for first, second in merges:
+        score = scores.get(first + second)
+        if score is None:
+            continue
+        if score > last:
+            return first, second
+        made.add(first + second)
+        last = score
+    for name in scores.keys() - made:
+        if any(name[:i] in scores and name[i:] in scores for i in range(1, len(name))):
+            return name
+    return None
+
+
 def rewrite(
     proto: bytes,
     names: Mapping[int, str] | None = None,

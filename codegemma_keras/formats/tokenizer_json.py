@@ -8,6 +8,7 @@ Nothing here loads Keras, since workers of the data pipeline read vocabularies.
 
 import json
 import re
+from collections.abc import Iterator
 
 from codegemma_keras.formats.sentencepiece_model import SPACE
 
@@ -210,20 +211,28 @@ def without(settings: dict, ids: set[int]) -> dict:
     if not spells_bytes(settings):  # "<0x0A>" in text is no line end.
         hidden |= {f"<0x{byte:02X}>" for byte in range(256)}
     merges = []
-    for merge in model.get("merges") or ():
-        first, _, second = merge.partition(" ") if type(merge) is str else _pair(merge)
+    for first, second in pairs(settings):
         if not hidden & {first, second, first + second}:
-            merges.append(merge)
+            merges.append([first, second])
     return settings | {
         "model": model | {"vocab": kept, "merges": merges, "unk_token": None},
         "added_tokens": [token for token in added if token["id"] not in ids],
     }
 
 
-def _pair(merge):
-    if not isinstance(merge, list) or [type(part) for part in merge] != [str, str]:
-        raise ValueError(f"{FILE} has the merge {merge!r:.60}; it must be two pieces.")
-    return merge[0], " ", merge[1]
+def pairs(settings: dict) -> Iterator[tuple[str, str]]:
+    """The two pieces of each merge, most important first.
+
+    Raises:
+        ValueError: a merge is something else.
+    """
+    for merge in settings["model"].get("merges") or ():
+        parts = merge.split(" ") if type(merge) is str else merge
+        if not isinstance(parts, list) or [type(part) for part in parts] != [str, str]:
+            raise ValueError(
+                f"{FILE} has the merge {merge!r:.60}; it must be two pieces."
+            )
+        yield parts[0], parts[1]
 
 
 def names(settings: dict) -> list[str]:

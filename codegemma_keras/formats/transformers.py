@@ -112,10 +112,9 @@ class Folder:
                 )
 
     def _compare_tokenizers(self, proto):
-        """Refuse a tokenizer.json whose ids mean other bytes than tokenizer.model's."""
-        of_json = tokenizer_json.bytes_of(
-            tokenizer_json.read(self.files.read(tokenizer_json.FILE, ""))
-        )
+        """Refuse a tokenizer.json of other pieces or merges than tokenizer.model's."""
+        settings = tokenizer_json.read(self.files.read(tokenizer_json.FILE, ""))
+        of_json = tokenizer_json.bytes_of(settings)
         of_model = sentencepiece_model.bytes_of(proto)
         pairs = itertools.zip_longest(of_model, of_json)
         places = (i for i, (a, b) in enumerate(pairs) if a != b)
@@ -123,6 +122,14 @@ class Folder:
         unused = {i for i, name in enumerate(of_model) if _UNUSED.match(name)}
         place = next((i for i in places if i not in unused), None)
         if place is None:
+            merges = tokenizer_json.pairs(settings)
+            other = sentencepiece_model.misplaced_merge(proto, merges)
+            if other is not None:
+                raise ValueError(
+                    f"{self.name} has two tokenizers that disagree: {tokenizer_json.FILE} "
+                    f"merges {other!r:.60} at another time than {TOKENIZER_FILE}, so some "
+                    "text has other tokens. Remove the one that is not the model's."
+                )
             return
         shown = [
             repr(found[place])[:60] if place < len(found) else "nothing"

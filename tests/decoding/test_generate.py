@@ -267,6 +267,10 @@ def test_a_prompt_that_does_not_fit_says_so(pair):
         ours.generate("x = 1\n" * 20)
     with pytest.raises(ValueError, match="leaves 8 of the context of 24 tokens"):
         ours.infill("a", max_new_tokens=16)
+    with pytest.raises(
+        ValueError, match="max_new_tokens=300 is as much as the context"
+    ):
+        ours.infill("a", max_new_tokens=300)
 
 
 def test_stop_strings_of_a_batch(pair):

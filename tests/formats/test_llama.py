@@ -57,6 +57,12 @@ def our_logits(file):
     return keras.ops.convert_to_numpy(backbone.logits(hidden))
 
 
+def test_a_pre_tokenizer_that_is_no_name(file, monkeypatch):
+    monkeypatch.setitem(file._fields, "tokenizer.ggml.pre", ["x"])
+    with pytest.raises(ValueError, match=r"tokenizer\.ggml\.pre of tiny is \['x'\]"):
+        file.tokenizer_config()
+
+
 def test_logits(file):
     """Equal to Transformers' Gemma of the same numbers; the Llama's but for gelu."""
     ours, config = our_logits(file), file.backbone_config()

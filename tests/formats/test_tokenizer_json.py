@@ -142,6 +142,27 @@ def test_a_folder_with_two_tokenizers(tmp_path):
         CodeGemmaTokenizer.from_preset(where)
 
 
+@pytest.mark.parametrize("spelling", [list, " ".join])
+@pytest.mark.parametrize("change", ["swapped", "dropped"])
+def test_two_tokenizers_with_other_merges(tmp_path, change, spelling):
+    """The same pieces, and other tokens."""
+    where = folder(tmp_path)
+    settings = json.loads((where / "tokenizer.json").read_text("utf-8"))
+    merges = settings["model"]["merges"] = [
+        spelling(pair) for pair in tokenizer_json.pairs(settings)
+    ]
+    (where / "tokenizer.json").write_text(json.dumps(settings))
+    assert CodeGemmaTokenizer.from_preset(where).proto == small_vocabulary()
+    if change == "swapped":
+        merges[30], merges[200] = merges[200], merges[30]
+    else:
+        whole = "".join(merges[200]).replace(" ", "")
+        merges[:] = [m for m in merges if "".join(m).replace(" ", "") != whole]
+    (where / "tokenizer.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match=r"disagree: tokenizer\.json merges"):
+        CodeGemmaTokenizer.from_preset(where)
+
+
 def test_export(tmp_path):
     """To Transformers as it is. To GGUF: `tests/export/test_gguf.py`."""
     task = tiny_models.our_task()
