@@ -267,8 +267,8 @@ def _check(file, expected, fetched=False):
         raise ValueError(
             f"pip fetched a {WHEEL} with the SHA-256 {found}, and that of {REQUIREMENT} on "
             f"PyPI is {expected}: the index that pip is configured for (`python -m pip "
-            f"config list`) has another file. Run `python -m pip install --no-deps "
-            f"--index-url https://pypi.org/simple {REQUIREMENT}`, and ask again."
+            "config list`) has another file. Let pip fetch from PyPI itself (its option "
+            "`--index-url`, or the variable PIP_INDEX_URL), and ask again."
         )
     raise ValueError(
         f"{file} has the SHA-256 {found}, and that of {REQUIREMENT} is {expected}: it "
