@@ -278,6 +278,11 @@ def main():
             asked = f"{task}, {convention}"
             if args.preset != smollm2.BASE:
                 asked += f", {args.preset}"
+            if args.limit:  # beside the figure of the whole, not in its place
+                part = (
+                    f"{args.limit} at random" if args.shuffle else f"first {args.limit}"
+                )
+                asked += f", {part}"
             put(who, asked, row)
 
 

@@ -52,6 +52,11 @@ def main():
             folder, name = args.work / pathlib.Path(preset).name, task
             if args.convention != "paper":
                 folder, name = folder / args.convention, f"{task}, {args.convention}"
+            if args.limit:  # beside the figure of the whole, not in its place
+                part = (
+                    f"{args.limit} at random" if args.shuffle else f"first {args.limit}"
+                )
+                name += f", {part}"
             [found] = evals.evaluate(
                 [task], preset, folder, convention=args.convention, settings=settings
             ).values()

@@ -10,6 +10,8 @@ import sys
 import pytest
 
 from codegemma_keras import evals
+from codegemma_keras.evals import catalog
+from codegemma_keras.evals.data import Data
 from codegemma_keras.evals.run import Run, Settings
 from tests.evals import fake_model
 from tests.evals.fake_model import FakeModel
@@ -172,3 +174,11 @@ def test_settings_out_of_range():
         Settings(samples=10)
     with pytest.raises(ValueError, match="batch_size=0 must be at least 1"):
         Settings(batch_size=0)
+
+
+@pytest.mark.parametrize(("shuffle", "programs"), [(False, 7), (True, 80)])
+def test_a_part_of_the_spans_is_of_so_many_programs(shuffle, programs):
+    """docs/evaluation.md states both."""
+    task = catalog.make("humaneval-infilling-multi", "openai", Data())
+    chosen = Settings(limit=200, shuffle=shuffle).chosen(task.problems)
+    assert len({"/".join(p.id.split("/")[:3]) for p in chosen}) == programs
