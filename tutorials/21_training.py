@@ -2,7 +2,7 @@
 # # Training from nothing, on a laptop
 #
 # In this chapter you train a small language model from nothing, on the source code of
-# Python's own library, in about two minutes. You make the vocabulary, check the network
+# Python's own library, in a few minutes. You make the vocabulary, check the network
 # before you trust it, train it, and compare it with models that only count. In the end you
 # compute what the same training costs at the size of CodeGemma.
 #
