@@ -25,6 +25,7 @@ import sys
 import tempfile
 import time
 
+import _memory
 from _data import RESULTS, package_folder, record, stdlib_folder
 
 from codegemma_keras.batches import plan_rows
@@ -81,12 +82,6 @@ def plain_reader(names):
     }
 
 
-def peak_mb():
-    """This process's own peak; `ru_maxrss` counts what its parent had before it."""
-    status = pathlib.Path("/proc/self/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0]) // 1000
-
-
 def build(args):
     """One build, in this process; prints what it measured."""
     with tempfile.TemporaryDirectory() as folder:
@@ -121,7 +116,7 @@ def build(args):
         "seconds": round(wall, 1),
         "cpu_seconds": round(cpu, 1),
         "mb_per_s": round(read[1] / 1e6 / wall, 3),
-        "peak_mb_main": peak_mb(),
+        "peak_mb_main": _memory.peak_bytes() // 1_000_000,
         "peak_mb_worker": children.ru_maxrss // 1000,
         "stages_seconds": timings,
     }

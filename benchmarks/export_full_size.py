@@ -11,12 +11,12 @@ import argparse
 import datetime
 import json
 import pathlib
-import resource
 import shutil
 import subprocess
 import sys
 import time
 
+import _memory
 from _data import device
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "export_full_size.json"
@@ -62,16 +62,16 @@ def export_once(preset, format, kind, out):
     from codegemma_keras import CodeGemmaTokenizer, export, presets
 
     tokenizer = CodeGemmaTokenizer.from_preset("code_gemma_tiny_py")
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = _memory.peak_bytes()
     start = time.perf_counter()
     model = export.of_preset(presets.Preset(preset), tokenizer)
     export.write(model, out, format, kind, verbose=False)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = _memory.peak_bytes()
     return {
         "seconds": time.perf_counter() - start,
         "processor_seconds": time.process_time(),
-        "peak_gigabytes": peak * 1024 / 1e9,
-        "of_which_libraries": before * 1024 / 1e9,
+        "peak_gigabytes": peak / 1e9,
+        "of_which_libraries": before / 1e9,
     }
 
 

@@ -17,11 +17,12 @@ import json
 import os
 import pathlib
 import platform
-import resource
 import statistics
 import subprocess
 import sys
 import time
+
+import _memory
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 
@@ -34,7 +35,7 @@ def load(library, folder, dtype):
     from codegemma_keras import CodeGemmaBackbone
 
     cls = {"ours": CodeGemmaBackbone, "keras_hub": keras_hub.models.GemmaBackbone}
-    imported = peak_bytes()
+    imported = _memory.peak_bytes()
     start, cpu_start = time.perf_counter(), time.process_time()
     backbone = cls[library].from_preset(folder, dtype=dtype)
     for variable in backbone.variables:
@@ -42,7 +43,7 @@ def load(library, folder, dtype):
             variable.value.block_until_ready()
     seconds = time.perf_counter() - start
     cpu_seconds = time.process_time() - cpu_start
-    peak = peak_bytes()
+    peak = _memory.peak_bytes()
     # One number from every variable, so that both are seen to have loaded the same.
     check = sum(
         float(keras.ops.sum(keras.ops.abs(v.value[-1]))) for v in backbone.variables
@@ -54,12 +55,6 @@ def load(library, folder, dtype):
         "imported_bytes": imported,
         "check": check,
     }
-
-
-def peak_bytes():
-    """Largest resident set of this process so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def measure(library, args):

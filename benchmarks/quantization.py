@@ -10,10 +10,10 @@
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 
+import _memory
 import _models
 import keras
 from _data import package_folder
@@ -84,7 +84,7 @@ def measure(size, kind, repeats):
     middle = _models.medians(_models.in_turn(calls, repeats))
     return {
         "variable_bytes": variable_bytes(lm),
-        "peak_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        "peak_bytes": _memory.peak_bytes(),
         "seconds_64_in_32_out": middle[32],
         "seconds_to_first_token": middle[1],
         "tokens_per_second": 31 / (middle[32] - middle[1]),

@@ -14,12 +14,12 @@ Left out: accelerators, where the allocator of the backend hides what is residen
 
 import json
 import os
-import pathlib
 import subprocess
 import sys
 import time
 import zlib
 
+import _memory
 from _data import RESULTS, record
 
 SIZES = {
@@ -67,14 +67,6 @@ def batch():
     return x, ids[:, 1:], mask.astype("float32")
 
 
-def resident(name):
-    """KiB of a line of the kernel's account of this process."""
-    for line in pathlib.Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(name + ":"):
-            return int(line.split()[1])
-    raise ValueError(name)
-
-
 def measure(library):
     """One row, in this process."""
     import keras
@@ -96,13 +88,13 @@ def measure(library):
         )
         return time.perf_counter() - began, history.history["loss"]
 
-    before = resident("VmRSS")
-    pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak starts here
+    before = _memory.resident_bytes()
+    _memory.start_again()
     first, losses = fit(1)
     seconds, more = fit(STEPS)
     found = {
-        "peak_above_weights_gib": (resident("VmHWM") - before) / 2**20,
-        "resident_with_weights_gib": before / 2**20,
+        "peak_above_weights_gib": (_memory.peak_bytes() - before) / 2**30,
+        "resident_with_weights_gib": before / 2**30,
         "seconds_per_step": seconds / STEPS,
         "seconds_of_the_first_with_compilation": first,
         "losses": losses + more,

