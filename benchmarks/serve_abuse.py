@@ -1,6 +1,6 @@
 """A server whose clients die, stall and crowd: does everything come back?
 
-    KERAS_BACKEND=jax python benchmarks/serve_abuse.py --minutes 10
+    KERAS_BACKEND=jax python benchmarks/serve_abuse.py --minutes 10 --steady-minutes 30
 
 One server of ours, and in turn:
 
@@ -9,7 +9,7 @@ One server of ours, and in turn:
 * `crowd`: 1,000 connections that say nothing, while another client is served;
 * `slow`: 50 clients that send a request byte by byte and never end it, 50 that end their
   half of the connection after asking, 50 that ask for a stream and read nothing;
-* `steady`: for so many minutes four editors that type, each in a file of its own.
+* `steady`: for `--steady-minutes` four editors that type, each in a file of its own.
 
 After each, within a minute, no answer may be under way, no prompt may wait, and a question
 must get the text that it got at the start. Twice a minute the memory is noted, and how much
@@ -57,6 +57,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--preset", default="code_gemma_tiny_py")
     parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--steady-minutes", type=float, default=10)
     parser.add_argument("--port", type=int, default=8014)
     parser.add_argument("--parts", nargs="*", default=list(PARTS), choices=PARTS)
     options = parser.parse_args()
@@ -69,7 +70,11 @@ def main():
         try:
             wait_until_ready(url, server)
             known = question(url)
-            found = {"preset": options.preset, "minutes": options.minutes}
+            found = {
+                "preset": options.preset,
+                "minutes": options.minutes,
+                "steady_minutes": options.steady_minutes,
+            }
             for name in options.parts:
                 watch = Watch(server.pid, url)
                 found[name] = PARTS[name](url, options, watch)
@@ -83,7 +88,8 @@ def main():
                 print(name, json.dumps(found[name]), flush=True)
         finally:
             server.terminate()
-    record("serve_abuse", found)
+    tiny = options.preset == parser.get_default("preset")
+    record("serve_abuse" if tiny else f"serve_abuse_{options.preset}", found)
     good = all(found[name]["same_answer_after"] for name in options.parts)
     sys.exit(0 if good else 1)
 
@@ -168,7 +174,7 @@ def slow(url, options, watch):
 
 def steady(url, options, watch):
     """Four editors that type, all the time."""
-    end, count, failed = time.monotonic() + 60 * options.minutes, 0, 0
+    end, count, failed = time.monotonic() + 60 * options.steady_minutes, 0, 0
     texts = [list(places(number, 200, LINES)) for number in range(4)]
 
     def type_(editor):
