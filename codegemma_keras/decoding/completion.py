@@ -314,7 +314,7 @@ def visit_length(generation: Generation, answers: Sequence[Answer]) -> int:
     if not any(answer.watched or answer.cancellation for answer in answers):
         return VISIT
     seconds = generation.seconds_per_step
-    if seconds is None:
+    if seconds is None or generation.starting:
         return 1
     visit = min(WATCHED_VISIT, int(WATCHED_SECONDS / seconds))
     deadlines = [a.cancellation.deadline for a in answers if a.cancellation.deadline]

@@ -162,8 +162,13 @@ class Generation:
 
     @property
     def joining(self) -> bool:
-        """Whether prompts are still to be computed."""
-        return bool(self._joining)
+        """Whether any row waits for its first token."""
+        return bool(self._joining) or self.starting
+
+    @property
+    def starting(self) -> bool:
+        """Whether the next step of decoding gives a row its first token."""
+        return any(not row.tokens for row in self._live())
 
     @property
     def seconds_per_step(self) -> float | None:
@@ -233,6 +238,7 @@ class Generation:
             turn.wait()
             while self._joining and not self._joining[0].running:
                 self._joining.popleft()
+            self._admit_ready()
             if self._joining and not (self._decode_next and self._live()):
                 self._prefill()
             elif self._live():
@@ -242,6 +248,15 @@ class Generation:
         return [row for row in self._places if row is not None and row.running]
 
     # Prefill
+
+    def _admit_ready(self):
+        """Let rows decode at once that need no chunk, whoever came before them."""
+        for group in [g for g in self._joining if g.ready and g.running]:
+            group.begin()
+            if group.done:
+                self._joining.remove(group)
+                self._admit(*group.finish())
+                self._decode_next = True
 
     def _prefill(self):
         """The next chunk of the first group; after its last one it joins the batch."""
@@ -253,18 +268,24 @@ class Generation:
             self._admit(*group.finish())
 
     def _admit(self, rows, hidden, cache):
-        """The first tokens of `rows` (None: an unused row of `cache`), then the merge."""
-        engine, given = self._engine, [row for row in rows if row is not None]
-        work = Work.of([row.sampling for row in given])
-        token, score = engine.first(
-            work, _settings(rows), hidden, _array(rows, lambda row: row.seed, "uint32")
-        )
-        for place, row in enumerate(rows):
-            if row is not None:
-                row.add(np.asarray(token)[place, None], np.asarray(score)[place, None])
+        """The first tokens of `rows` (None: an unused row of `cache`), then the merge.
+
+        Without `hidden`, the first token comes with the next step of decoding.
+        """
+        if hidden is not None:
+            self._first(rows, hidden)
         if self._live():
             rows, cache = self._merged(rows, cache)
         self._places, self._cache = rows, cache
+
+    def _first(self, rows, hidden):
+        """Give each row the token after its prompt."""
+        work = Work.of([row.sampling for row in rows if row is not None])
+        seeds = _array(rows, lambda row: row.seed, "uint32")
+        token, score = self._engine.first(work, _settings(rows), hidden, seeds)
+        for place, row in enumerate(rows):
+            if row is not None:
+                row.add(np.asarray(token)[place, None], np.asarray(score)[place, None])
 
     def _merged(self, rows, cache):
         """The live rows of the batch and of `rows`, in one cache."""
@@ -321,6 +342,11 @@ class Generation:
         for place, row in enumerate(self._places):
             if row is not None and row.running:
                 n = new[place]
+                if (
+                    n and not row.tokens
+                ):  # the last token of its prompt was computed, too
+                    row.computed_tokens += 1
+                    self.prefilled += 1
                 row.add(tokens[place, :n], scores[place, :n])
 
     def _state(self):
@@ -331,7 +357,7 @@ class Generation:
             if row is not None:
                 ids[: len(row.stop_token_ids)] = row.stop_token_ids
         return Rows(
-            tokens=_array(rows, lambda row: row.tokens[-1] if row.tokens else 0),
+            tokens=_array(rows, lambda row: (row.tokens or row.prompt)[-1]),
             positions=_array(rows, lambda row: row.position),
             counts=_array(rows, lambda row: len(row.tokens)),
             limits=_array(rows, lambda row: row.limit),

@@ -29,12 +29,20 @@ class Prefill:
     What all prompts begin with, such as the worked examples of an evaluation, is computed
     once, in a cache of one row, which is then copied for the others.
 
+    A prompt of which a cache holds all but the last token, which is what most keystrokes
+    leave, has no chunk: its last token is computed by the decode loop, together with the
+    newest tokens of the rows that go on.
+
     Args:
         engine: an `Engine`.
         drafter: as of `Generation`.
         rows: of `Row`.
         least: of the cache. Unless it is `AS_NEEDED`, all chunks have as many rows as the
             cache and few widths.
+
+    Attributes:
+        ready: whether only the last token of one prompt is to be computed. It is certain
+            when the prefill has begun: weights may have changed.
     """
 
     def __init__(self, engine, drafter, rows, least=AS_NEEDED):
@@ -47,6 +55,16 @@ class Prefill:
         self._cache = self._hidden = None
         self._shared = 0  # tokens of the beginning that is computed once
         self._alone = 0  # chunks of it that are to come
+        self.ready = self._lacks_one_token()
+
+    def _lacks_one_token(self):
+        """Whether a cache holds all of the only prompt but its last token."""
+        row = self.rows[0]
+        if len(self.rows) > 1 or row.cached is None or row.cached.cache is None:
+            return False
+        if self._drafter is not None or self._least != AS_NEEDED:
+            return False
+        return common_length(row.prompt, row.cached.token_ids) >= len(row.prompt) - 1
 
     @property
     def running(self) -> bool:
@@ -56,10 +74,14 @@ class Prefill:
     def done(self) -> bool:
         return self._plan == []
 
-    def advance(self) -> int:
-        """The next chunk; how many prompt tokens it computed."""
+    def begin(self) -> None:
+        """Find out what is to be computed, and make room for it."""
         if self._plan is None:
             self._lay_out()
+
+    def advance(self) -> int:
+        """The next chunk; how many prompt tokens it computed."""
+        self.begin()
         (offset, width, rows), alone = self._plan[0], bool(self._alone)
         cache, self._cache = self._cache, None
         if not alone and cache.rows < len(self._lengths):  # from here on rows differ
@@ -89,6 +111,10 @@ class Prefill:
         reach = max(len(row.prompt) + min(VISIT, row.limit - 1) for row in self.rows)
         slots = bucket(reach + (2 * drafter.width if drafter else 0))
         slots = max(slots, self._least.slots, cache.slots if cache else 0)
+        if self.ready and cache is not None:  # with the weights of now
+            self._plan, self._cache = [], engine.grow(cache, slots, drafter)
+            return
+        self.ready = False
         plan = functools.partial(prefill_plan, read=engine.tokens_per_read, room=slots)
         self._shared = 0 if cache else shared_beginning(self._prompts)
         alone = plan([self._shared]) if self._shared else []
@@ -121,7 +147,10 @@ class Prefill:
         return first.cached.usable(first.prompt, self._drafter, version)
 
     def finish(self):
-        """`(rows, hidden, cache)`: each row that still runs in a row of its own."""
+        """`(rows, hidden, cache)`: each row that still runs in a row of its own.
+
+        `hidden` is None for a prompt whose last token is still to be computed.
+        """
         place = {prompt: number for number, prompt in enumerate(self._prompts)}
         rows = [row for row in self.rows if row.running]
         rows.sort(key=lambda row: place[tuple(row.prompt)])

@@ -133,6 +133,104 @@ def test_a_kept_row_serves_the_next_one_that_begins_alike(engine):
     assert other.tokens == alone.token_ids
 
 
+@pytest.fixture
+def chunks(engine, monkeypatch):
+    """The widths of the prefill chunks that the engine computes."""
+    widths, prefill = [], engine.prefill
+    monkeypatch.setattr(
+        engine,
+        "prefill",
+        lambda ids, *a: widths.append(ids.shape[1]) or prefill(ids, *a),
+    )
+    return widths
+
+
+def held(engine, prompt):
+    """A cache that holds all of a prompt."""
+    row = Row(prompt, 1, cached=CachedPrefix())
+    generation = engine.generation()
+    generation.join([row])
+    while generation.running:
+        generation.advance()
+    return generation.keep(row)
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_one_new_token_needs_no_prefill(engine, chunks, sampling):
+    """Most keystrokes add one token; the decode loop computes it with the other rows."""
+    prefix = held(engine, PROMPTS[4])
+    other = Row(PROMPTS[2], 30, seed=4, sampling=SAMPLED)
+    generation = engine.generation()
+    generation.join([other])
+    while generation.joining:
+        generation.advance(1)
+    del chunks[:]
+    row = Row([*PROMPTS[4], 7], 9, seed=6, sampling=sampling, cached=prefix)
+    generation.join([row])
+    # A prompt that has chunks to come doesn't hold it up.
+    behind = Row(PROMPTS[5], 3)
+    generation.join([behind])
+    generation.advance(1)
+    assert len(row.tokens) == 1
+    assert row.computed_tokens == 1
+    while generation.running:
+        generation.advance(4)
+    assert chunks == [128, 8]  # those of `behind`
+    for each in (row, other, behind):
+        [alone] = engine.generate(
+            [each.prompt], each.limit, (), each.sampling, [each.seed]
+        )
+        assert each.tokens == alone.token_ids
+        np.testing.assert_allclose(
+            each.log_probabilities, alone.log_probabilities, atol=1e-4
+        )
+
+
+def test_a_prompt_asked_again_is_the_last_token_only(engine, chunks):
+    prefix = held(engine, PROMPTS[3])
+    del chunks[:]
+    row = Row(PROMPTS[3], 5, cached=prefix)
+    generation = engine.generation()
+    generation.join([row])
+    assert generation.joining
+    generation.advance(5)
+    assert (chunks, len(row.tokens), generation.prefilled) == ([], 5, 1)
+    assert generation.keep(row).token_ids == tuple(PROMPTS[3] + row.tokens[:-1])
+
+
+def test_a_row_that_ends_before_its_last_prompt_token_leaves_the_rest(engine):
+    prefix = held(engine, PROMPTS[3])
+    row, other = Row(PROMPTS[3], 5, cached=prefix), Row(PROMPTS[2], 9)
+    generation = engine.generation()
+    generation.join([row])
+    kept = generation.keep(row)
+    assert kept.token_ids == tuple(PROMPTS[3])  # nothing has begun
+    again = Row(PROMPTS[3], 5, cached=kept)
+    generation.join([again])
+    generation._admit_ready()
+    kept = generation.keep(again)
+    assert kept.token_ids == tuple(PROMPTS[3][:-1])
+    generation.join([other])
+    while generation.running:
+        generation.advance()
+    assert len(other.tokens) == 9
+
+
+def test_new_weights_compute_a_prompt_anew_that_lacked_one_token():
+    lm = CodeGemmaCausalLM(our_backbone(num_layers=1))
+    prefix = held(lm.engine, PROMPTS[3])
+    variable = lm.backbone.trainable_variables[0]
+    variable.assign(variable * 0.5)
+    row = Row([*PROMPTS[3], 7], 6, cached=prefix)
+    generation = lm.engine.generation()
+    generation.join([row])
+    while generation.running:
+        generation.advance()
+    assert row.computed_tokens == len(row.prompt)
+    [alone] = lm.engine.generate([row.prompt], 6)
+    assert row.tokens == alone.token_ids
+
+
 def test_a_batch_that_could_outgrow_the_limit_is_refused_when_it_joins():
     engine = CodeGemmaCausalLM(our_backbone(num_layers=1)).engine
     engine.cache_limit_bytes = 2 * 64 * 128  # two rows of 64 tokens, 128 bytes each
