@@ -158,18 +158,23 @@ def slow(url, options, watch):
     deaf = [socket.create_connection((HOST, options.port)) for _ in range(50)]
     for connection in deaf:
         connection.sendall(whole)
-    answered = 0
+    answered = closed = 0
     for connection in half:
         connection.settimeout(60)
         answer = b""
         while part := connection.recv(65536):
             answer += part
         answered += answer.startswith(b"HTTP/1.1 200") or b" 503 " in answer[:20]
+        closed += not answer
     served = timed(url)
     watch.note(force=True)
     for connection in dripping + half + deaf:
         connection.close()
-    return {"half_closed_answered_or_closed": answered, "ms_beside_them": served}
+    return {
+        "half_closed_answered": answered,
+        "half_closed_that_were_closed": closed,
+        "ms_beside_them": served,
+    }
 
 
 def steady(url, options, watch):
