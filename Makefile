@@ -186,7 +186,7 @@ $(VENV)/.installed-docs: pyproject.toml | $(BIN)/python
 
 .venv-clients/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv-clients
-	.venv-clients/bin/python -m pip install --quiet 'ollama>=0.6,<0.7' 'openai>=3.57,<4' 'pygls>=2.1,<3' pytest
+	.venv-clients/bin/python -m pip install --quiet 'ollama>=0.6,<0.7' 'openai>=3.57,<4' 'pygls>=2.1,<3' 'schemathesis>=4.32,<5' pytest
 	mkdir -p .venv-clients/node
 	npm install --prefix .venv-clients/node --no-audit --no-fund --ignore-scripts \
 	  @continuedev/openai-adapters@1.37 playwright-core@1

@@ -6,7 +6,7 @@ from codegemma_keras.decoding import Request
 from codegemma_keras.server.ask import Ask, Body
 from codegemma_keras.server.http import understood
 from codegemma_keras.server.loading import for_one_editor
-from codegemma_keras.server.options import CursorOptions
+from codegemma_keras.server.options import CursorOptions, Whole
 from codegemma_keras.server.settings import Settings
 from codegemma_keras.server.waiting import text_of
 
@@ -16,7 +16,7 @@ class CellBody(Body, CursorOptions):
 
     prefix: str
     suffix: str = ""
-    max_tokens: int = pydantic.Field(64, ge=1)
+    max_tokens: Whole = pydantic.Field(64, ge=1)
     editor: str | None = None
     """A name for the page: its newer requests end its older ones."""
 

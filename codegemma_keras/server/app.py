@@ -221,7 +221,9 @@ def _error_handlers(refused):
             405: f"{request.method} is not a method of {path}.",
         }
         message = messages.get(error.status_code, error.detail)
-        return answer(request, ApiError(error.status_code, message))
+        response = answer(request, ApiError(error.status_code, message))
+        response.headers.update(error.headers or {})  # `Allow` of a status 405
+        return response
 
     def gone(request, error):
         refused(request.url.path, CLIENT_GONE)

@@ -11,6 +11,7 @@ import codegemma_keras
 from codegemma_keras.server import ollama
 from codegemma_keras.server.ask import ApiError
 from codegemma_keras.server.http import JsonResponse, gone, read_json, understood
+from codegemma_keras.server.options import Flag, TokenId
 from codegemma_keras.server.replies import to_json
 from codegemma_keras.server.scheduler import Scheduler
 from codegemma_keras.server.waiting import in_thread, unless
@@ -23,15 +24,15 @@ class TokenizeBody(pydantic.BaseModel):
     """llama.cpp's `/tokenize`."""
 
     content: str
-    add_special: bool = False
+    add_special: Flag = False
     """Begin with bos."""
-    with_pieces: bool = False
+    with_pieces: Flag = False
 
 
 class DetokenizeBody(pydantic.BaseModel):
     """llama.cpp's `/detokenize`."""
 
-    tokens: list[int]
+    tokens: list[TokenId]
 
 
 class ShowBody(pydantic.BaseModel):

@@ -10,7 +10,7 @@ import pydantic
 
 from codegemma_keras.decoding import Cursor, RawText, Request, TokenIds
 from codegemma_keras.server.ask import Ask, Body
-from codegemma_keras.server.options import SamplingOptions
+from codegemma_keras.server.options import Flag, Number, SamplingOptions, TokenId, Whole
 from codegemma_keras.server.replies import Reply, sse
 
 # llama.cpp's default is no limit; an editor that names none waits for a line or two.
@@ -27,14 +27,14 @@ class ExtraFile(pydantic.BaseModel):
 class LlamaOptions(Body, SamplingOptions):
     """What `/infill` and `/completion` share."""
 
-    n_predict: int | None = None
+    n_predict: Whole | None = None
     """Most new tokens; -1: as many as there is room for. 0 reads the prompt only, so
     that the next request finds it."""
     stop: list[str] | None = None
-    stream: bool | None = False
+    stream: Flag | None = False
     response_fields: list[str] | None = None
     """Which fields of the answer to give; `a/b` is `b` in `a`."""
-    t_max_predict_ms: float | None = None
+    t_max_predict_ms: Number | None = None
     """End after so many milliseconds, though not before the first line end."""
 
     @property
@@ -90,7 +90,7 @@ class InfillBody(LlamaOptions):
 class PlainBody(LlamaOptions):
     """Continue a raw prompt, in which control strings are control tokens."""
 
-    prompt: str | list[int]
+    prompt: str | list[TokenId]
 
     def ask(self):
         raw = isinstance(self.prompt, str)

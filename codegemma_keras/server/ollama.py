@@ -13,7 +13,7 @@ from codegemma_keras import chat, fim
 from codegemma_keras.decoding import Conversation, Cursor, RawText, Request, Sampling
 from codegemma_keras.server.ask import Ask, Body
 from codegemma_keras.server.openai_chat import Message, conversation
-from codegemma_keras.server.options import PlaceOptions
+from codegemma_keras.server.options import Flag, Number, PlaceOptions, TokenId, Whole
 from codegemma_keras.server.replies import Reply, finish_reason, to_json
 
 # An editor that names no limit waits for a line or two.
@@ -52,12 +52,12 @@ class OllamaOptions(pydantic.BaseModel):
 
     model_config = pydantic.ConfigDict(extra="allow", allow_inf_nan=False)
 
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    min_p: float | None = None
-    seed: int | None = None
-    num_predict: int | None = None
+    temperature: Number | None = None
+    top_p: Number | None = None
+    top_k: Whole | None = None
+    min_p: Number | None = None
+    seed: Whole | None = None
+    num_predict: Whole | None = None
     """Most new tokens; -1 and -2: as many as there is room for."""
     stop: list[str] | str | None = None
 
@@ -83,10 +83,10 @@ class OllamaOptions(pydantic.BaseModel):
 class OllamaBody(Body):
     """What both have."""
 
-    stream: bool | None = True
+    stream: Flag | None = True
     options: OllamaOptions | None = None
     format: str | dict | None = None
-    think: bool | str | None = None
+    think: Flag | str | None = None
 
     @property
     def ignored(self) -> list[str]:
@@ -107,10 +107,10 @@ class GenerateBody(OllamaBody, PlaceOptions):
     system: str | None = None
     template: str | None = None
     """Refused: no template of a request is ever evaluated."""
-    raw: bool | None = False
+    raw: Flag | None = False
     """The prompt is whole: control strings in it are control tokens."""
     images: list[str] | None = None
-    context: list[int] | None = None
+    context: list[TokenId] | None = None
     """Refused: the token ids of an earlier answer; use /api/chat."""
 
     def immediate(self, model):

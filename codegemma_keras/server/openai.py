@@ -11,7 +11,14 @@ import pydantic
 
 from codegemma_keras.decoding import RawText, Request, TokenIds
 from codegemma_keras.server.ask import Ask, Body
-from codegemma_keras.server.options import CursorOptions, SamplingOptions
+from codegemma_keras.server.options import (
+    CursorOptions,
+    Flag,
+    Number,
+    SamplingOptions,
+    TokenId,
+    Whole,
+)
 from codegemma_keras.server.replies import Reply, finish_reason, sse, usage
 from codegemma_keras.tokenizer.tokenizer import IncrementalDecoder
 
@@ -19,29 +26,29 @@ from codegemma_keras.tokenizer.tokenizer import IncrementalDecoder
 class StreamOptions(pydantic.BaseModel):
     """What else a stream says."""
 
-    include_usage: bool = False
+    include_usage: Flag = False
 
 
 class CompletionBody(Body, CursorOptions, SamplingOptions):
     """A completion; with `suffix`, fill-in-the-middle."""
 
-    prompt: str | list[str] | list[int] | list[list[int]]
+    prompt: str | list[str] | list[TokenId] | list[list[TokenId]]
     """Text, several, or token ids."""
     suffix: str | None = None
     """The text behind the cursor."""
-    max_tokens: int | None = pydantic.Field(16, ge=0)
-    n: int | None = pydantic.Field(1, ge=1)
+    max_tokens: Whole | None = pydantic.Field(16, ge=0)
+    n: Whole | None = pydantic.Field(1, ge=1)
     stop: str | list[str] | None = None
-    stream: bool | None = False
+    stream: Flag | None = False
     stream_options: StreamOptions | None = None
-    echo: bool | None = False
+    echo: Flag | None = False
     """Give the prompt back before the completion."""
-    logprobs: int | None = pydantic.Field(None, ge=0)
+    logprobs: Whole | None = pydantic.Field(None, ge=0)
     """0 or 1: give the log-probabilities of the tokens."""
-    best_of: int | None = None
-    frequency_penalty: float | None = None
-    presence_penalty: float | None = None
-    logit_bias: dict[str, float] | None = None
+    best_of: Whole | None = None
+    frequency_penalty: Number | None = None
+    presence_penalty: Number | None = None
+    logit_bias: dict[str, Number] | None = None
     user: str | None = None
 
     def prompts(self) -> list:

@@ -9,7 +9,13 @@ import pydantic
 from codegemma_keras.decoding import Conversation, Request
 from codegemma_keras.server.ask import Ask, Body
 from codegemma_keras.server.openai import StreamOptions
-from codegemma_keras.server.options import CursorOptions, SamplingOptions
+from codegemma_keras.server.options import (
+    CursorOptions,
+    Flag,
+    Number,
+    SamplingOptions,
+    Whole,
+)
 from codegemma_keras.server.replies import Reply, finish_reason, sse, usage
 
 # Mistral's default is no limit; an editor that names none waits for a line or two.
@@ -55,18 +61,18 @@ class ChatBody(Body, SamplingOptions):
     """An answer in a conversation."""
 
     messages: list[Message]
-    max_tokens: int | None = pydantic.Field(None, ge=1)
+    max_tokens: Whole | None = pydantic.Field(None, ge=1)
     """Default: as many as there is room for."""
-    max_completion_tokens: int | None = pydantic.Field(None, ge=1)
-    n: int | None = pydantic.Field(1, ge=1)
+    max_completion_tokens: Whole | None = pydantic.Field(None, ge=1)
+    n: Whole | None = pydantic.Field(1, ge=1)
     stop: str | list[str] | None = None
-    stream: bool | None = False
+    stream: Flag | None = False
     stream_options: StreamOptions | None = None
-    logprobs: bool | None = False
-    top_logprobs: int | None = None
-    frequency_penalty: float | None = None
-    presence_penalty: float | None = None
-    logit_bias: dict[str, float] | None = None
+    logprobs: Flag | None = False
+    top_logprobs: Whole | None = None
+    frequency_penalty: Number | None = None
+    presence_penalty: Number | None = None
+    logit_bias: dict[str, Number] | None = None
     response_format: dict | None = None
     tools: list | None = None
     user: str | None = None
@@ -93,15 +99,15 @@ class FimBody(Body, CursorOptions, SamplingOptions):
 
     prompt: str
     suffix: str | None = ""
-    max_tokens: int | None = pydantic.Field(None, ge=0)
-    max_completion_tokens: int | None = pydantic.Field(None, ge=0)
+    max_tokens: Whole | None = pydantic.Field(None, ge=0)
+    max_completion_tokens: Whole | None = pydantic.Field(None, ge=0)
     """Continue's name for it."""
-    min_tokens: int | None = None
-    frequency_penalty: float | None = None
-    presence_penalty: float | None = None
+    min_tokens: Whole | None = None
+    frequency_penalty: Number | None = None
+    presence_penalty: Number | None = None
     stop: str | list[str] | None = None
-    stream: bool | None = False
-    random_seed: int | None = None
+    stream: Flag | None = False
+    random_seed: Whole | None = None
 
     def ask(self) -> Ask:
         self.refuse(min_tokens=0, frequency_penalty=0, presence_penalty=0)

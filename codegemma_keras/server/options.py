@@ -1,8 +1,29 @@
 """Fields that several APIs share, and those that this server adds to them."""
 
+from typing import Annotated
+
 import pydantic
+from pydantic_core import PydanticCustomError
 
 from codegemma_keras.decoding import Cursor, Sampling
+
+
+def _not(wrong, kind):
+    """What refuses values of a type that Pydantic would convert in silence."""
+
+    def check(value):
+        if isinstance(value, wrong):
+            raise PydanticCustomError(kind, "a value of another type")
+        return value
+
+    return pydantic.BeforeValidator(check)
+
+
+# JSON's numbers and truth values. Python takes `true` for 1 as well, and `1` for `true`.
+Whole = Annotated[int, _not((bool, str), "int_type")]
+Number = Annotated[float, _not((bool, str), "float_type")]
+Flag = pydantic.StrictBool
+TokenId = pydantic.StrictInt  # a list of many is checked without a call for each
 
 
 class File(pydantic.BaseModel):
@@ -20,7 +41,7 @@ class PlaceOptions(pydantic.BaseModel):
     until: str | None = None
     """"line", "statement" or "block": end with the line, or with the cursor's statement or
     block."""
-    tidy: bool = False
+    tidy: Flag = False
     """Write nothing twice that stands around the cursor."""
 
 
@@ -38,13 +59,13 @@ class CursorOptions(PlaceOptions):
 class SamplingOptions(pydantic.BaseModel):
     """How tokens are chosen."""
 
-    temperature: float | None = None
+    temperature: Number | None = None
     """0, the default here, takes the most probable token each time."""
-    top_p: float | None = None
-    top_k: int | None = None
+    top_p: Number | None = None
+    top_k: Whole | None = None
     """0 or -1: all tokens."""
-    min_p: float | None = None
-    seed: int | None = None
+    min_p: Number | None = None
+    seed: Whole | None = None
 
     def sampling(self) -> Sampling:
         given = {

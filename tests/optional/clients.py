@@ -10,7 +10,8 @@ llama.vim runs in a real Vim in tmux if LLAMA_VIM names a checkout of it:
     make test-clients LLAMA_VIM=$PWD/llama.vim
 
 Continue's adapters run in Node, installed in the folder NODE. MODEL names another model, and
-SCREEN a file for what Vim's screen shows.
+SCREEN a file for what Vim's screen shows. EXAMPLES says how many requests schemathesis makes
+for each route.
 """
 
 import asyncio
@@ -22,6 +23,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import time
 import urllib.request
 
@@ -35,8 +37,21 @@ COMMAND = shlex.split(os.environ["CODEGEMMA"])
 LLAMA_VIM = os.environ.get("LLAMA_VIM")  # `make test-clients` asks for Vim where set
 NODE = os.environ["NODE"]
 MODEL = os.environ.get("MODEL", "code_gemma_tiny_py")
+EXAMPLES = os.environ.get("EXAMPLES", "40")  # of each route, at most, by schemathesis
 PREFIX = "def mean(values):\n    total = sum(values)\n    return "
 SUFFIX = " / len(values)\n\n\nprint(mean([1, 2]))\n"
+
+
+# What `schemathesis` checks. Left out: that everything is accepted that fits the OpenAPI
+# page, since a schema doesn't say which roles, stop strings or token ids a model has.
+CHECKS = (
+    "not_a_server_error",
+    "status_code_conformance",
+    "content_type_conformance",
+    "response_schema_conformance",
+    "negative_data_rejection",
+    "unsupported_method",
+)
 
 
 @pytest.fixture(scope="session")
@@ -62,6 +77,18 @@ def _up(address):
         return urllib.request.urlopen(f"{address}/health").status == 200
     except OSError:
         return False
+
+
+def test_schemathesis_finds_no_fault(address):
+    """Requests of every route made from its OpenAPI page, right and wrong ones."""
+    program = str(pathlib.Path(sys.executable).with_name("schemathesis"))
+    command = [program, "run", f"{address}/openapi.json", "--checks", ",".join(CHECKS)]
+    command += ["--seed", "1", "--max-examples", EXAMPLES, "--request-timeout", "60"]
+    command += ["--continue-on-failure", "--no-color", "--warnings", "off"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    print(result.stdout.partition("SUMMARY")[2])
+    assert result.returncode == 0, result.stdout
+    assert ask(address, "/tokenize", content="x")["tokens"]
 
 
 def ask(address, route, /, **body):

@@ -124,7 +124,9 @@ def test_a_form_of_a_page_starts_nothing(client, kind):
     content = json.dumps(BODY).encode()
     response = client.post("/infill", content=content, headers={"Content-Type": kind})
     assert response.status_code == 415
-    assert client.get("/completion?prompt=x").status_code == 405
+    refused = client.get("/completion?prompt=x")
+    assert refused.status_code == 405
+    assert refused.headers["allow"] == "POST"
 
 
 def test_the_key_is_demanded_and_compared_in_constant_time(locked, monkeypatch):

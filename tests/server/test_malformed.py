@@ -49,6 +49,16 @@ def test_malformed_bodies_get_one_clear_error(client):
         ("/v1/completions", {}, "The field `prompt` is missing"),
         ("/v1/completions", {"prompt": 5}, "must be a string or a list, but is 5"),
         ("/v1/completions", {"prompt": "x", "n": "y"}, 'whole number, but is "y"'),
+        # Python takes true for 1, 1 for true, and "1" for 1.
+        ("/v1/completions", {"prompt": "x", "n": True}, "whole number, but is true"),
+        ("/v1/completions", {"prompt": "x", "n": "1"}, 'whole number, but is "1"'),
+        ("/v1/completions", {"prompt": "x", "top_p": True}, "a number, but is true"),
+        ("/v1/completions", {"prompt": "x", "echo": 1}, "true or false, but is 1"),
+        ("/completion", {"prompt": [False]}, r"`prompt\[0\]` must be a whole number"),
+        ("/infill", {"input_prefix": "x", "input_suffix": "", "seed": "1"}, "seed"),
+        ("/tokenize", {"content": "x", "with_pieces": 0}, "with_pieces"),
+        ("/detokenize", {"tokens": [False]}, r"`tokens\[0\]`"),
+        ("/api/generate", {"prompt": "x", "context": [True]}, "context"),
         (
             "/v1/chat/completions",
             {"messages": [{}]},
