@@ -6,6 +6,8 @@ stream or waits for the whole: its job ends at the next visit of the device.
 
 import asyncio
 import functools
+import json
+import re
 from collections.abc import Callable
 
 import anyio
@@ -25,6 +27,9 @@ from codegemma_keras.server.waiting import begin, deliver_to, unless, until_done
 BODY_SECONDS = 10.0
 # Characters of an error; what a client sent is in it, however long that is.
 LONGEST_MESSAGE = 400
+# The same of the header that names ignored fields; names of other forms are quoted in it.
+LONGEST_HEADER = 500
+PLAIN_NAME = re.compile(r"[A-Za-z0-9_.$-]+")
 # Nobody reads it: the client has gone.
 CLIENT_GONE = 499
 
@@ -221,6 +226,15 @@ async def gone(request):
 
 
 def _header(names) -> str:
-    """Names that a client made up, safe in a header."""
-    shown = [name for name in names if name.isascii() and name.isprintable()]
-    return ", ".join(shown)[:500]
+    """Names that a client made up, safe in a header: unusual ones are JSON strings.
+
+    A header that ended in a space would end the connection without an answer.
+    """
+    shown, length = [], 0
+    for name in names:
+        usual = PLAIN_NAME.fullmatch(name)
+        shown.append(name if usual else json.dumps(name))
+        length += len(shown[-1]) + 2
+        if length > LONGEST_HEADER:
+            return ", ".join([*shown[:-1], "..."])
+    return ", ".join(shown)

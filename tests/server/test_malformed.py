@@ -2,8 +2,12 @@
 
 import re
 
+import h11
+import hypothesis
 import pytest
+from hypothesis import strategies
 
+from codegemma_keras.server import http
 from tests.server.malformed import VALID, send
 
 
@@ -87,3 +91,19 @@ def test_text_that_is_too_long_is_cut_around_the_cursor(client):
     answer = client.post("/infill", json={**body, "n_predict": 3}).json()
     assert answer["truncated"] is True
     assert answer["tokens_evaluated"] <= 256
+
+
+@hypothesis.given(strategies.lists(strategies.text(max_size=80), min_size=1))
+def test_any_names_of_unknown_fields_make_a_header_that_can_be_sent(names):
+    """A header that ended in a space ended the connection without an answer."""
+    value = http._header(names)
+    h11.Response(status_code=200, headers=[("X-Ignored-Fields", value)])
+    assert value.isascii()
+    assert value.isprintable()
+    assert 0 < len(value) <= 510
+
+
+def test_unknown_fields_are_named_whatever_they_are_called(client):
+    body = {"prompt": "x", "max_tokens": 1, "zeit": 1, "größe": 2, "": 3}
+    response = client.post("/v1/completions", json=body)
+    assert response.headers["x-ignored-fields"] == 'zeit, "gr\\u00f6\\u00dfe", ""'
