@@ -79,13 +79,13 @@ def _up(address):
         return False
 
 
-def test_schemathesis_finds_no_fault(address):
+def test_schemathesis_finds_no_fault(address, tmp_path):
     """Requests of every route made from its OpenAPI page, right and wrong ones."""
     program = str(pathlib.Path(sys.executable).with_name("schemathesis"))
     command = [program, "run", f"{address}/openapi.json", "--checks", ",".join(CHECKS)]
     command += ["--seed", "1", "--max-examples", EXAMPLES, "--request-timeout", "60"]
     command += ["--continue-on-failure", "--no-color", "--warnings", "off"]
-    result = subprocess.run(command, capture_output=True, text=True)
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     print(result.stdout.partition("SUMMARY")[2])
     assert result.returncode == 0, result.stdout
     assert ask(address, "/tokenize", content="x")["tokens"]
