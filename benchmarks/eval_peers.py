@@ -27,8 +27,7 @@ import transformers
 from lm_eval.api.instance import Instance
 
 from codegemma_keras import CodeGemmaCausalLM, evals
-from codegemma_keras.decoding import Sampling
-from codegemma_keras.decoding import request as requests
+from codegemma_keras.decoding import Sampling, answering
 from codegemma_keras.decoding.request import Cursor, Request
 from codegemma_keras.evals.asked import Text
 from codegemma_keras.evals.model import Model
@@ -141,7 +140,7 @@ class Loop:
             stop_strings=stop_strings,
             tidy=True,
         )
-        answer = requests.answer_to(self.ours.lm, request, Sampling(), 0)
+        answer = answering.answer_to(self.ours.lm, request, Sampling(), 0)
         row = answer.row
 
         def ended(ids, scores, **options):

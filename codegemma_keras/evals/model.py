@@ -14,8 +14,7 @@ import numpy as np
 from keras import ops
 
 from codegemma_keras import fim, presets
-from codegemma_keras.decoding import Sampling
-from codegemma_keras.decoding import request as requests
+from codegemma_keras.decoding import Sampling, answering
 from codegemma_keras.decoding.cache import AS_NEEDED
 from codegemma_keras.decoding.completion import least_cache, write
 from codegemma_keras.decoding.request import Conversation, Cursor, Request, TokenIds
@@ -87,7 +86,7 @@ class Model:
                 "--chat, or take an instruct preset."
             )
         try:
-            requests.prompt_ids(self.lm, Conversation("?"))
+            answering.prompt_ids(self.lm, Conversation("?"))
         except (ValueError, KeyError) as error:
             raise ValueError(
                 f"The vocabulary of {self.name} has no turns, so it has no chat format "
@@ -129,7 +128,7 @@ class Model:
         elif not isinstance(prompt, str):
             if isinstance(prompt, Message):
                 prompt = Conversation(prompt.text)
-            ids = requests.prompt_ids(self.lm, prompt)[1:]
+            ids = answering.prompt_ids(self.lm, prompt)[1:]
         else:
             ids = encode(prompt)
         if isinstance(prompt, Conversation):
@@ -180,7 +179,7 @@ class Model:
         sampling = Sampling(**(sampling or {}))
         seeds = [0] * len(asked) if seeds is None else seeds
         answers = [
-            requests.answer_to(
+            answering.answer_to(
                 self.lm,
                 Request(
                     prompt=(
