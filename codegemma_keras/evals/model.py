@@ -21,7 +21,7 @@ from codegemma_keras.decoding.request import Conversation, Cursor, Request, Toke
 from codegemma_keras.evals.asked import Asked, Text
 from codegemma_keras.evals.task import Hole, Message
 
-# A conversation that leaves less room for an answer is refused.
+# Tokens that are kept for an answer. A conversation that leaves fewer is refused.
 LEAST_ANSWER = 32
 
 
@@ -110,10 +110,14 @@ class Model:
                 with bos.
             max_new_tokens: most tokens of the answer. At most half of the context is
                 kept free for it, so that some prompt is left in a small model.
-            max_tokens: most tokens of prompt and answer together.
+            max_tokens: most tokens of prompt and answer together, if a convention says
+                so. The answer then gets what the prompt leaves, and the prompt is cut
+                only where that is less than `LEAST_ANSWER`.
         """
         context = min(self.context, max_tokens or self.context)
         free = min(max_new_tokens, context // 2)
+        if max_tokens is not None and max_tokens <= self.context:
+            free = min(free, LEAST_ANSWER)
         encode, bos = self.tokenizer.encode, self.tokenizer.start_token_id
         truncated, hole = False, None
         if isinstance(prompt, Hole):
