@@ -10,7 +10,9 @@ Llama. No harness asks as an editor does, so there the peer is a plain loop: Tra
 ends. All answers are judged by this package. Printed for each: the score, seconds, and how
 many answers are those of ours, letter by letter.
 
-WORK keeps samples and reports; run it again to go on after a stop.
+A prompt that is longer than a convention allows is cut for ours, and the peers get the
+same tokens. WORK keeps samples and reports; run it again to go on after a stop. A trial
+keeps its figures elsewhere with `--results FILE`.
 """
 
 import argparse
@@ -27,8 +29,7 @@ import transformers
 from lm_eval.api.instance import Instance
 
 from codegemma_keras import CodeGemmaCausalLM, evals
-from codegemma_keras.decoding import Sampling
-from codegemma_keras.decoding import request as requests
+from codegemma_keras.decoding import Sampling, answering
 from codegemma_keras.decoding.request import Cursor, Request
 from codegemma_keras.evals.asked import Text
 from codegemma_keras.evals.model import Model
@@ -48,6 +49,33 @@ ASKED = (
 )
 
 
+class GivenTokens(huggingface.HFLM):
+    """`HFLM` whose prompts are token ids; `ids` has those of each text.
+
+    A prompt that is too long for a convention was cut between two tokens. Its rest as a
+    text might be other tokens, and `HFLM` itself would cut the begin token off.
+    """
+
+    def __init__(self, **options):
+        self.ids = {}
+        super().__init__(**options)
+
+    def tok_batch_encode(
+        self, strings, padding_side="left", left_truncate_len=None, truncation=False
+    ):
+        rows = [self.ids[text] for text in strings]
+        longest = max(map(len, rows))
+        if longest > (left_truncate_len or longest):
+            raise ValueError(
+                f"A prompt has {longest} tokens, and {left_truncate_len} fit into the "
+                "peer's context beside the answer. Ask for a shorter answer."
+            )
+        batch = self.tokenizer.pad(
+            {"input_ids": rows}, padding_side=padding_side, return_tensors="pt"
+        )
+        return batch["input_ids"], batch["attention_mask"]
+
+
 class Harness:
     """What `evals.evaluate` asks: prompts of ours, answers by `HFLM`."""
 
@@ -58,7 +86,7 @@ class Harness:
         self.context, self.device = ours.context, ours.device
         # An answer ends at all of them, as it does here.
         network.generation_config.eos_token_id = list(ours.tokenizer.stop_token_ids)
-        self.hflm = huggingface.HFLM(
+        self.hflm = GivenTokens(
             pretrained=network.eval(),
             tokenizer=tokenizer,
             max_length=ours.context,
@@ -77,11 +105,16 @@ class Harness:
 
     def ask(self, prompt, max_new_tokens, max_tokens=None):
         asked = self.ours.ask(prompt, max_new_tokens, max_tokens)
-        begin, *ids = self.hflm.tok_encode(self.begin + prompt)
+        text = self.begin + prompt
+        begin, *ids = self.hflm.tok_encode(text)
         assert self.hflm.tokenizer.convert_ids_to_tokens(begin) == self.begin
-        assert tuple(ids) == asked.ids[1:]
-        assert not asked.truncated
-        self.prompts[asked.ids] = self.begin + prompt
+        # Both get the same ids, in which Transformers' tokenizer agrees: all of its own, or
+        # as many of the last ones as were left of ours.
+        kept = list(asked.ids[1:])
+        assert ids[len(ids) - len(kept) :] == kept
+        assert asked.truncated == (len(ids) > len(kept))
+        self.hflm.ids[text] = [begin, *kept]
+        self.prompts[asked.ids] = text
         return asked
 
     def complete(
@@ -141,7 +174,7 @@ class Loop:
             stop_strings=stop_strings,
             tidy=True,
         )
-        answer = requests.answer_to(self.ours.lm, request, Sampling(), 0)
+        answer = answering.answer_to(self.ours.lm, request, Sampling(), 0)
         row = answer.row
 
         def ended(ids, scores, **options):
@@ -237,6 +270,7 @@ def main():
     parser.add_argument("--limit", type=int)
     parser.add_argument("--shuffle", action="store_true", help="limit: at random")
     parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--results", type=pathlib.Path, default=RESULTS)
     args = parser.parse_args()
     work = args.work if args.preset == smollm2.BASE else args.work / args.preset
     work.mkdir(parents=True, exist_ok=True)
@@ -267,6 +301,7 @@ def main():
                 "starts": found["speed"]["starts"],
                 "stop_rate": found["stop_rate"],
                 "batch_size": args.batch_size,
+                "truncated_prompts": found["truncated_prompts"],
                 "shuffle": args.shuffle,
             }
             first = work / "ours" / convention / task
@@ -283,12 +318,12 @@ def main():
                     f"{args.limit} at random" if args.shuffle else f"first {args.limit}"
                 )
                 asked += f", {part}"
-            put(who, asked, row)
+            put(args.results, who, asked, row)
 
 
-def put(who, task, row):
+def put(file, who, task, row):
     """Keep a figure; those of others stay."""
-    rows = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else {}
+    rows = json.loads(file.read_text())["rows"] if file.exists() else {}
     rows.setdefault(task, {})[who] = {**row, "date": f"{datetime.date.today()}"}
     names = ("keras", "jax", "torch", "transformers", "lm_eval")
     about = {
@@ -297,7 +332,7 @@ def put(who, task, row):
         "versions": {name: version(name) for name in names},
         "rows": rows,
     }
-    RESULTS.write_text(json.dumps(about, indent=1) + "\n")
+    file.write_text(json.dumps(about, indent=1) + "\n")
 
 
 if __name__ == "__main__":

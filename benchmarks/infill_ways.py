@@ -30,8 +30,7 @@ import _adapters
 from _data import device
 
 from codegemma_keras import CodeGemmaCausalLM, fim
-from codegemma_keras.decoding import Request, TokenIds
-from codegemma_keras.decoding import request as requests
+from codegemma_keras.decoding import Request, TokenIds, answering
 from codegemma_keras.decoding.postprocessing import Tidying
 from codegemma_keras.decoding.stops import Stops, repeated_line, what_is_missing
 
@@ -128,7 +127,7 @@ def ask(lm, way, cases, options):
         )
     limits = [options.max_new_tokens] * len(cases)
     request = Request(prompt=TokenIds([]))
-    found = requests.complete_each(lm, prompts, limits, request)
+    found = answering.complete_each(lm, prompts, limits, request)
     return [
         fit(way, prefix, suffix, completion)
         for (prefix, _, suffix, _), completion in zip(cases, found, strict=True)

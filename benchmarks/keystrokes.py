@@ -26,8 +26,9 @@ from codegemma_keras import (
     CodeGemmaTokenizer,
     fim,
 )
+from codegemma_keras.decoding.answering import cursor_limit
 from codegemma_keras.decoding.cache import common_length
-from codegemma_keras.decoding.request import Cursor, cursor_limit
+from codegemma_keras.decoding.request import Cursor
 from codegemma_keras.decoding.session import LAYOUTS, Session
 
 NEW = 16

@@ -22,7 +22,7 @@ from starlette.testclient import TestClient
 
 from codegemma_keras import CodeGemmaCausalLM
 from codegemma_keras.decoding import Cursor
-from codegemma_keras.decoding.request import cursor_limit
+from codegemma_keras.decoding.answering import cursor_limit
 from codegemma_keras.server.app import create_app
 from codegemma_keras.server.settings import Settings
 

@@ -24,10 +24,11 @@ from codegemma_keras.decoding import (
     Sampling,
     Session,
     TokenIds,
+    answering,
     compilation,
     generate,
 )
-from codegemma_keras.decoding import request as requests
+from codegemma_keras.decoding.request import at_cursor
 from codegemma_keras.decoding.sampling import generate_step as keras_hub_step
 from codegemma_keras.decoding.signatures import takes_options
 from codegemma_keras.fitting import FittedCausalLM
@@ -359,7 +360,7 @@ class CodeGemmaCausalLM(FittedCausalLM):
             >>> completion.stop_reason in ("stop_token", "line", "max_new_tokens")
             True
         """
-        return requests.complete(self, requests.at_cursor(prefix, suffix, options))
+        return answering.complete(self, at_cursor(prefix, suffix, options))
 
     @takes_options
     def alternatives(self, prefix, suffix="", *, n=3, **options) -> list[Completion]:
@@ -382,8 +383,8 @@ class CodeGemmaCausalLM(FittedCausalLM):
             >>> len(found)
             2
         """
-        request = requests.at_cursor(prefix, suffix, options)
-        return requests.alternatives(self, request, n)
+        request = at_cursor(prefix, suffix, options)
+        return answering.alternatives(self, request, n)
 
     @takes_options
     def stream(self, prefix, suffix="", **options):
@@ -397,7 +398,7 @@ class CodeGemmaCausalLM(FittedCausalLM):
             >>> pieces = lm.stream("def add(a, b):\n    return ", max_new_tokens=8)
             >>> text = "".join(pieces)  # or print each as it comes
         """
-        return requests.stream(self, requests.at_cursor(prefix, suffix, options))
+        return answering.stream(self, at_cursor(prefix, suffix, options))
 
     def session(self, layout=None) -> Session:
         r"""Open a `decoding.Session`, whose completions reuse what earlier ones computed.
@@ -474,7 +475,7 @@ class CodeGemmaCausalLM(FittedCausalLM):
             )
             for conversation in conversations
         ]
-        texts = [answer.text for answer in requests.complete_all(self, asked)]
+        texts = [answer.text for answer in answering.complete_all(self, asked)]
         return texts if several else texts[0]
 
     def log_probabilities(self, texts, *, batch_size=8):
@@ -503,7 +504,9 @@ class CodeGemmaCausalLM(FittedCausalLM):
                 "log_probabilities() takes a list of texts; got one string."
             )
         prompts = [
-            requests.prompt_ids(self, RawText(t) if isinstance(t, str) else TokenIds(t))
+            answering.prompt_ids(
+                self, RawText(t) if isinstance(t, str) else TokenIds(t)
+            )
             for t in texts
         ]
         return self.engine.log_probabilities(prompts, batch_size)

@@ -7,6 +7,7 @@ model, as docs/reference/ tells its readers.
 """
 
 import ast
+import decimal
 import doctest
 import importlib
 import importlib.util
@@ -240,6 +241,55 @@ def test_the_guides_have_the_measured_step_beside_kerashub():
     for row in found["rows"].values():
         peak, seconds = row["peak_above_weights_gib"], row["seconds_per_step"]
         assert re.search(rf"\| {peak:.2f}[^|]*\| {seconds:.1f} ", training)
+
+
+def score(found):
+    """A recorded score as docs/evaluation.md writes it."""
+    [score] = found["scores"].values()
+
+    def rounded(value):
+        tenth = decimal.Decimal("0.1")
+        return decimal.Decimal(str(value)).quantize(tenth, decimal.ROUND_HALF_UP)
+
+    low, high = map(rounded, score["interval"])
+    right, percent = int(score["right"]), rounded(score["percent"])
+    return f"{right:,}/{score['of']:,} = {percent} % [{low}, {high}]"
+
+
+def test_the_page_of_evaluation_has_every_recorded_score():
+    page = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    lines = page.splitlines()
+    header = next(
+        line for line in lines if line.startswith("| | `smollm2_135m_code` |")
+    )
+    presets = re.findall(r"`(\w+)`", header)
+    names = {
+        "babelcode-humaneval": "BabelCode's HumanEval",
+        "gsm8k": "GSM8K",
+        "humaneval": "HumanEval",
+        "humaneval-infilling-light": "light",
+        "humaneval-infilling-multi": "multi-line",
+        "humaneval-infilling-random": "random spans",
+        "humaneval-infilling-single": "single-line",
+    }
+    table = lines[lines.index(header) :][: 2 + len(names)]
+    results = ROOT / "benchmarks" / "results"
+    recorded = json.loads((results / "eval_presets.json").read_text())["rows"]
+    assert set(presets) == set(recorded)
+    for preset, rows in recorded.items():
+        for task, found in rows.items():
+            name = names[re.sub(r"(babelcode-humaneval)-.*", r"\1", task.split(",")[0])]
+            [row] = [r for r in table if r.startswith((f"| {name} ", f"| {name},"))]
+            assert row.split("|")[2 + presets.index(preset)].strip() == score(found)
+    peers = json.loads((results / "eval_peers.json").read_text())["rows"]
+    told = page[page.index("### Beside Transformers") :]
+    for task, rows in peers.items():
+        if task.endswith("editor, smollm2_135m_code"):
+            continue  # an earlier rule: told as equal answers and seconds
+        for found in rows.values():
+            assert score(found) in told
+            if "answers_of_ours" in found:
+                assert f"{found['answers_of_ours']} equal" in told
 
 
 def test_formulas_of_the_site_are_no_latex():

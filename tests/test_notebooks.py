@@ -17,6 +17,7 @@ SPEC = importlib.util.spec_from_file_location("notebooks", ROOT / "tools/noteboo
 notebooks = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(notebooks)
 execution = notebooks.notebook_execution
+making, written = sys.modules["notebook_making"], sys.modules["notebook_sources"]
 
 SOURCE = """\
 # %% [markdown]
@@ -78,7 +79,7 @@ def test_a_built_notebook(folder):
     assert "kaggle.com" in title.source
     assert title.source.endswith("What it is about.")
     assert install.metadata.tags == ["install"]
-    assert f"git+{notebooks.REPOSITORY}" in install.source
+    assert f"git+{making.REPOSITORY}" in install.source
     assert '"ipykernel ipython jax keras numpy tensorflow torch"' in install.source
     assert parameters.metadata.tags == ["parameters"]
     sources = [cell.source for cell in notebook.cells]
@@ -139,11 +140,11 @@ def test_outputs_stay_if_only_comments_of_the_install_cell_change(
 ):
     out, files = tmp_path / "notebooks", notebooks.sources(folder)
     executed(folder, out)
-    install = notebooks.INSTALL
-    monkeypatch.setattr(notebooks, "INSTALL", "# Another comment.\n" + install)
+    install = making.INSTALL
+    monkeypatch.setattr(making, "INSTALL", "# Another comment.\n" + install)
     notebooks.build(files, out)
     assert notebooks.unexecuted(files, out) == []
-    monkeypatch.setattr(notebooks, "INSTALL", install.replace("-q", "-qq"))
+    monkeypatch.setattr(making, "INSTALL", install.replace("-q", "-qq"))
     notebooks.build(files, out)
     assert notebooks.unexecuted(files, out) == ["05_small"]
 
@@ -209,14 +210,14 @@ def test_conventions_are_checked(folder, old, new, message):
 
 def test_smoke_sets_parameters_only(folder):
     file = folder / "05_small.py"
-    assert notebooks.smoke_cells(file) == "steps = 2\nleast = 0\n"
+    assert written.smoke_cells(file) == "steps = 2\nleast = 0\n"
     edit(folder / "smoke" / "05_small.py", "steps = 2", "step = 2")
     with pytest.raises(notebooks.NotebookError, match=r"sets \['step'\]"):
-        notebooks.smoke_cells(file)
+        written.smoke_cells(file)
 
 
 def test_execution(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(notebooks, "INSTALL", "pass")  # no Keras: it takes seconds
+    monkeypatch.setattr(making, "INSTALL", "pass")  # no Keras: it takes seconds
     file = folder / "05_small.py"
     notebook, cost = notebooks.execute(file, smoke=True)
     assert cost["peak_gb"] > 0
@@ -233,7 +234,7 @@ def test_execution(folder, tmp_path, monkeypatch):
 
 
 def test_the_memory_of_a_child_is_counted(folder, monkeypatch):
-    monkeypatch.setattr(notebooks, "INSTALL", "pass")
+    monkeypatch.setattr(making, "INSTALL", "pass")
     large = b"x" * 500_000_000  # a process begins with the peak of its parent
     program = "text = 'x' * 400_000_000; [text.find('y') for _ in range(50)]"
     child = f"import subprocess, sys\nprogram = {program!r}\n"
@@ -281,7 +282,7 @@ def test_the_line_below_the_title(folder):
     ],
 )
 def test_failures_are_told(folder, monkeypatch, where, old, new, message):
-    monkeypatch.setattr(notebooks, "INSTALL", "pass")
+    monkeypatch.setattr(making, "INSTALL", "pass")
     edit(folder / where / "05_small.py", old, new)
     if not where and "twice" in old:
         edit(folder / "smoke" / "05_small.py", "steps = 2", "steps = 30")
@@ -292,7 +293,7 @@ def test_failures_are_told(folder, monkeypatch, where, old, new, message):
 def test_every_tutorial_keeps_the_conventions():
     for file in notebooks.sources():
         notebooks.make(file)
-        notebooks.smoke_cells(file)
+        written.smoke_cells(file)
         notebooks.solutions(file)
 
 
@@ -320,10 +321,10 @@ PLATFORMS = sorted((ROOT / "tools" / "platforms").glob("*.txt"))
 
 def requirements(extra):
     """What the package asks for with an extra, without asking an index."""
-    texts = list(notebooks.PROJECT["dependencies"])
+    texts = list(written.PROJECT["dependencies"])
     names = [name for name in extra.split(",") if name]
     while names:
-        for text in notebooks.PROJECT["optional-dependencies"][names.pop()]:
+        for text in written.PROJECT["optional-dependencies"][names.pop()]:
             found = Requirement(text)
             if found.name == "codegemma-keras":
                 names += found.extras
@@ -333,17 +334,17 @@ def requirements(extra):
 
 
 def test_every_extra_of_an_install_cell_is_checked():
-    asked = {notebooks.extras_of(notebooks.read(file)) for file in notebooks.sources()}
+    asked = {written.extras_of(notebooks.read(file)) for file in notebooks.sources()}
     assert "notebooks,serve" in asked
-    assert asked <= set(notebooks.platforms.extras())
+    assert asked <= set(making.platforms.extras())
 
 
 @pytest.mark.parametrize("file", PLATFORMS, ids=lambda file: file.stem)
 def test_ranges_hold_what_colab_and_kaggle_carry(file):
     """Else an installation moves it there; `tools/platforms.py` asks a real resolver."""
-    carried = notebooks.platforms.read(file)[1]
+    carried = making.platforms.read(file)[1]
     carried = {canonicalize_name(name): version for name, version in carried.items()}
-    for extra in notebooks.platforms.extras():
+    for extra in making.platforms.extras():
         for wanted in requirements(extra):
             version = carried.get(canonicalize_name(wanted.name))
             if version is not None:

@@ -1,9 +1,10 @@
 """Decoding: from a request to token ids, and from there to text.
 
-In reading order: `request` is what a caller asks for, and its way to an answer;
-`completion` turns tokens into text that stops; `generation` is a batch of rows under way,
-which others may join; `engine` holds the compiled programs; `loop` is what runs on the
-device. These five and `causal_lm` are the way of `infill` from arguments to text.
+In reading order: `request` is what a caller asks for, checked; `answering` makes its
+prompt's tokens and its answer; `completion` turns tokens into text that stops;
+`generation` is a batch of rows under way, which others may join; `engine` holds the
+compiled programs; `loop` is what runs on the device. These six and `causal_lm` are the
+way of `infill` from arguments to text.
 
 Beside them: `cache` (keys and values, their sizes and their truth), `sampling` (choosing
 a token), `speculation` (several tokens a forward), `session` (the cache stays between

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 import numpy as np
 from keras import ops
 
-from codegemma_keras.decoding import request as requests
+from codegemma_keras.decoding import answering
 from codegemma_keras.decoding.completion import GrowingText
-from codegemma_keras.decoding.request import RawText, Request
+from codegemma_keras.decoding.request import RawText, Request, whole_number
 from codegemma_keras.decoding.sampling import seeds
 from codegemma_keras.decoding.stops import Stops
 
@@ -32,7 +32,7 @@ def generate(
             KerasHub sampler's own loop.
     """
     if max_length is not None:
-        max_length = requests.whole_number("max_length", max_length)
+        max_length = whole_number("max_length", max_length)
     if hasattr(inputs, "as_numpy_iterator"):
         inputs = list(inputs.as_numpy_iterator())
         if inputs and isinstance(inputs[0], Mapping):
@@ -91,13 +91,13 @@ def _text(item):
 
 
 def _of_texts(lm, texts, request, max_length, sampler):
-    prompts = [requests.prompt_ids(lm, RawText(text)) for text in texts]
+    prompts = [answering.prompt_ids(lm, RawText(text)) for text in texts]
     limits = [
-        requests.room(lm, len(ids), max_length, request.max_new_tokens)
+        answering.room(lm, len(ids), max_length, request.max_new_tokens)
         for ids in prompts
     ]
     if sampler is None:
-        return [c.text for c in requests.complete_each(lm, prompts, limits, request)]
+        return [c.text for c in answering.complete_each(lm, prompts, limits, request)]
     width = max((len(p) + n for p, n in zip(prompts, limits, strict=True)), default=0)
     ids = np.zeros((len(prompts), width), "int32")
     mask = np.zeros((len(prompts), width), bool)
@@ -136,7 +136,7 @@ def _of_ids(lm, inputs, request, max_length, strip_prompt, sampler):
     for prompt in prompts:
         lm.engine.check_ids(prompt, len(limits))
         limits.append(
-            requests.room(lm, len(prompt), max_length or width, request.max_new_tokens)
+            answering.room(lm, len(prompt), max_length or width, request.max_new_tokens)
         )
     new = _new_ids(lm, prompts, limits, request, token_ids, mask, sampler)
     out_ids, out_mask = np.zeros_like(token_ids), np.zeros_like(mask)
@@ -173,7 +173,7 @@ def _new_ids(lm, prompts, limits, request, token_ids, mask, sampler):
         new = _by_sampler(sampler, *left, request, lm)
         new = [tokens[:n] for tokens, n in zip(new, limits, strict=True)]
         return [_cut(lm, tokens, request)[0] for tokens in new]
-    sampling = requests.sampling_of(lm, request.sampling)
+    sampling = answering.sampling_of(lm, request.sampling)
     results = lm.engine.generate(
         prompts,
         limits,

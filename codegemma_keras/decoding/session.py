@@ -30,8 +30,9 @@ never loses everything.
 import threading
 
 from codegemma_keras import fim
-from codegemma_keras.decoding import request as requests
+from codegemma_keras.decoding import answering
 from codegemma_keras.decoding.cache import CachedPrefix
+from codegemma_keras.decoding.request import at_cursor
 from codegemma_keras.decoding.sampling import Sampling
 from codegemma_keras.decoding.signatures import takes_options
 
@@ -102,8 +103,8 @@ class Session:
             ... ).computed_tokens > 0
             True
         """
-        request = requests.at_cursor(prefix, suffix, options)
-        return requests.complete(self._lm, request, self)
+        request = at_cursor(prefix, suffix, options)
+        return answering.complete(self._lm, request, self)
 
     @takes_options
     def stream(self, prefix, suffix="", **options):
@@ -117,8 +118,8 @@ class Session:
             ...     session.stream("def add(a, b):\n    return ", max_new_tokens=4)
             ... )
         """
-        request = requests.at_cursor(prefix, suffix, options)
-        return requests.stream(self._lm, request, self)
+        request = at_cursor(prefix, suffix, options)
+        return answering.stream(self._lm, request, self)
 
     @takes_options
     def warm(self, prefix, suffix="", **options):
@@ -135,9 +136,9 @@ class Session:
             >>> session.warm("def add(a, b):\n    return ") > 0
             True
         """
-        request = requests.at_cursor(prefix, suffix, options)
+        request = at_cursor(prefix, suffix, options)
         generation = self._lm.engine.generation(request.speculate)
-        answer = requests.answer_to(
+        answer = answering.answer_to(
             self._lm, request, Sampling(), 0, session=self, cached=self.take()
         )
         answer.row.limit = 1

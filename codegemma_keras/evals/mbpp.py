@@ -15,9 +15,9 @@ from codegemma_keras.evals.task import (
     Problem,
     Task,
     choose_convention,
-    code_of,
     few_shot,
 )
+from codegemma_keras.tasks.code_blocks import code_of
 
 KEYS = ("task_id", "text", "code", "test_list")
 SOURCE = data.Source(

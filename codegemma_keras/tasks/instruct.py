@@ -17,13 +17,12 @@ import builtins
 import dataclasses
 import doctest
 import inspect
-import re
 from collections.abc import Callable, Iterable, Iterator
 
 from codegemma_keras.data.document import Report
+from codegemma_keras.tasks.code_blocks import code_of as code_of  # beside `program`
 
 MAX_LINES = 30  # of a function: longer ones are no short answer
-FENCE = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)```", re.DOTALL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,15 +158,6 @@ def free_names(source: str) -> set[str]:
 def fenced(source: str) -> str:
     """An answer as chat models write it."""
     return f"```python\n{source}\n```"
-
-
-def code_of(answer: str) -> str:
-    """The code of an answer: of its first fenced block, or all of it.
-
-    A block that was not closed counts up to its end.
-    """
-    found = FENCE.search(answer + "\n```" if answer.count("```") % 2 else answer)
-    return found[1] if found else answer
 
 
 def program(code: str, task: Task) -> str:

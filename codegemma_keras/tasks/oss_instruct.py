@@ -23,6 +23,7 @@ import numpy as np
 
 from codegemma_keras import sandbox
 from codegemma_keras.data.document import Document, Report
+from codegemma_keras.tasks.code_blocks import code_of
 from codegemma_keras.tasks.instruct import fenced
 
 STEP = "exercise"
@@ -54,7 +55,6 @@ _HEADING = re.compile(
     r"^[ \t]*[#*]*[ \t]*\[?(problem|solution|tests)\]?[ \t]*:?[*]*[ \t]*:?[ \t]*$",
     re.IGNORECASE | re.MULTILINE,
 )
-_BLOCK = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,7 +173,7 @@ def parse(answer: str, origin: Snippet) -> tuple[Exercise | None, str]:
         return None, "problem too short or too long"
     trees = {}
     for name in ("solution", "tests"):
-        parts[name] = textwrap.dedent(_code(parts[name])).strip()
+        parts[name] = textwrap.dedent(code_of(parts[name])).strip()
         try:
             trees[name] = ast.parse(parts[name]).body
         except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -205,11 +205,6 @@ def _parts(answer):
         end = headings[i + 1].start() if i + 1 < len(headings) else len(answer)
         found.setdefault(heading[1].lower(), answer[heading.end() : end].strip())
     return found
-
-
-def _code(text):
-    block = _BLOCK.search(text)
-    return block[1] if block else text
 
 
 def _called(node):

@@ -16,8 +16,8 @@ from codegemma_keras.decoding import (
     Sampling,
     TokenIds,
 )
+from codegemma_keras.decoding.answering import answer_to
 from codegemma_keras.decoding.completion import WATCHED_VISIT
-from codegemma_keras.decoding.request import answer_to
 from tests.tiny_models import our_task
 
 PREFIX = "def total(values):\n    result = 0\n    for value in values:\n        "

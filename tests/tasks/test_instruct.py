@@ -109,20 +109,6 @@ def test_examples_decide(made):
     assert [r.passed for r in results] == list(answers.values())
 
 
-@pytest.mark.parametrize(
-    ("answer", "code"),
-    [
-        ("Here:\n```python\nx = 1\n```\nBye.", "x = 1\n"),
-        ("```\nx = 1\n```", "x = 1\n"),
-        ("```py\nx = 1", "x = 1\n"),
-        ("x = 1", "x = 1"),
-        ("```python\na\n```\n```python\nb\n```", "a\n"),
-    ],
-)
-def test_code_of_answers(answer, code):
-    assert instruct.code_of(answer) == code
-
-
 def test_free_names():
     source = "def f(a):\n    import re\n    [b for b in a]\n    return re.sub, g, len"
     assert instruct.free_names(source) == {"g"}
