@@ -106,5 +106,5 @@ def test_no_family_is_refused():
     ):
         with pytest.raises(ValueError, match=r"families=\(\): name some of"):
             make()
-    with pytest.raises(ValueError, match="count=5000: .* at most 3906"):
+    with pytest.raises(ValueError, match=r"count=5000: .* at most 3906"):
         small_functions.tasks(5000)
