@@ -60,7 +60,10 @@ class Judging:
                 "at once. Leave it out for one per processor."
             )
         if self.memory_mb < 1:
-            raise ValueError(f"memory_mb={self.memory_mb} must be at least 1.")
+            raise ValueError(
+                f"memory_mb={self.memory_mb} must be at least 1: it is the memory of a "
+                "program in megabytes. Leave it out for 1024."
+            )
 
     @contextlib.contextmanager
     def opened(self):
@@ -255,6 +258,17 @@ def _asker(
                 "none. Leave one of them out."
             )
 
+        if dtype is not None:
+            raise ValueError(
+                f"dtype={dtype!r} is of a model's weights, and answers={answers!r} asks no "
+                "model. Leave one of them out."
+            )
+        if settings.samples > 1 or settings.temperature:
+            raise ValueError(
+                f"samples={settings.samples} and temperature={settings.temperature:g} say "
+                f"how a model is asked, and answers={answers!r} asks none: all samples that "
+                "are given are judged. Leave samples and temperature out."
+            )
         said = given.describe(answers)
         samples = {
             task.name: given.read(answers, task, settings.chosen(task.problems))
@@ -287,6 +301,11 @@ def open_model(preset, dtype=None, adapter=None):
         raise ValueError(
             f"adapter={str(adapter)!r} is for a preset that is loaded here. Call "
             "lora.use(lm, adapter) on a model of your own."
+        )
+    if dtype is not None and not isinstance(preset, (str, pathlib.Path)):
+        raise ValueError(
+            f"dtype={dtype!r} is for a preset that is loaded here, and this model has its "
+            "dtype already. Leave dtype out, or give the preset's name."
         )
     if hasattr(preset, "fingerprint"):
         return preset

@@ -140,7 +140,8 @@ class Model:
             if len(ids) > context - free - 1:
                 raise ValueError(
                     f"A conversation of {len(ids) + 1} tokens leaves no room for an "
-                    f"answer of {free} tokens in a context of {context}."
+                    f"answer of {free} tokens in a context of {context}. Turns are not "
+                    "cut: take a model with a longer context, or leave out --chat."
                 )
         elif len(ids) > context - free - 1:
             ids, truncated = ids[len(ids) - (context - free - 1) :], True

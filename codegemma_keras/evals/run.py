@@ -69,13 +69,18 @@ class Settings:
     def __post_init__(self):
         for name in ("samples", "batch_size", "limit"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}={value} must be at least 1.")
+            if value is not None and (value != int(value) or value < 1):
+                raise ValueError(f"{name}={value} must be a whole number, at least 1.")
         if self.samples > 1 and not self.temperature:
             raise ValueError(
                 f"samples={self.samples}, but greedy samples of a problem are all the "
                 "same. Set a temperature above 0, such as 0.2 for pass@1 or 0.8 for "
                 "pass@100."
+            )
+        if not self.temperature and (self.top_k or self.top_p != 1):
+            raise ValueError(
+                f"top_k={self.top_k} and top_p={self.top_p} choose among tokens for a draw, "
+                "and temperature=0 draws none. Set a temperature above 0, or leave both out."
             )
         if self.shuffle and self.limit is None:
             raise ValueError(

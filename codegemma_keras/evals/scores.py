@@ -53,7 +53,9 @@ def pass_at_k(n: int, c: int, k: int) -> float:
         ValueError: not 0 <= c <= n, or k outside 1 to n.
     """
     if not 0 <= c <= n:
-        raise ValueError(f"c={c} right ones of n={n} samples.")
+        raise ValueError(
+            f"c={c} must be from 0 to n={n}: it is how many of n samples are right."
+        )
     if not 1 <= k <= n:
         raise ValueError(
             f"pass@{k} needs at least {k} samples a problem, and there are {n}. Take "

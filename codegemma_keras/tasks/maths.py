@@ -70,7 +70,12 @@ def problems(
         seed: decides which.
         held_out: those for evaluation instead of those for training: a fifth, see
             `is_held_out`. No family trains on numbers that another is evaluated on.
+
+    Raises:
+        ValueError: no family, or one that is not there.
     """
+    if not families:
+        raise ValueError(f"families={families!r}: name some of {sorted(FAMILIES)}.")
     rng = np.random.default_rng((seed, held_out))
     found, seen = [], set()
     for number in range(count * 50):

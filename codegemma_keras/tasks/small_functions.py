@@ -171,10 +171,16 @@ def tasks(count: int, seed: int = 0, families=tuple(FAMILIES)) -> list[instruct.
         families: keys of `FAMILIES`.
 
     Raises:
-        ValueError: more than there are names.
+        ValueError: more than there are names, or no family.
     """
-    if count > len(WORDS) * (len(WORDS) - 1):
-        raise ValueError(f"count={count}: there are not so many names.")
+    most = len(WORDS) * (len(WORDS) - 1)
+    if count > most:
+        raise ValueError(
+            f"count={count}: there are not so many names of functions. Ask for at most "
+            f"{most}."
+        )
+    if not families:
+        raise ValueError(f"families={families!r}: name some of {sorted(FAMILIES)}.")
     rng = np.random.default_rng(seed)
     found = {}
     while len(found) < count:

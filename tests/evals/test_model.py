@@ -124,7 +124,7 @@ def test_what_does_not_fit_loses_its_beginning(model):
     limited = model.ask("x", 500, max_tokens=20)
     assert len(limited.ids) + limited.max_new_tokens == 20
     # Where a convention counts both, a prompt is cut only for the least answer.
-    whole = "a = 0\n" * 40
+    whole = "a = 0\n" * 8
     ids = len(model.ask(whole, 1).ids)
     assert context > ids + LEAST_ANSWER
     asked = model.ask(whole, 500, max_tokens=ids + LEAST_ANSWER)

@@ -12,6 +12,7 @@ import pytest
 from codegemma_keras import evals
 from codegemma_keras.evals import catalog
 from codegemma_keras.evals.data import Data
+from codegemma_keras.evals.evaluation import Judging, open_model
 from codegemma_keras.evals.run import Run, Settings
 from tests.evals import fake_model
 from tests.evals.fake_model import FakeModel
@@ -172,8 +173,38 @@ def test_settings_out_of_range():
         ValueError, match="greedy samples of a problem are all the same"
     ):
         Settings(samples=10)
-    with pytest.raises(ValueError, match="batch_size=0 must be at least 1"):
-        Settings(batch_size=0)
+    for options, message in [
+        ({"batch_size": 0}, "batch_size=0 must be a whole number, at least 1"),
+        ({"limit": 2.5}, "limit=2.5 must be a whole number, at least 1"),
+        ({"top_k": 40}, "top_k=40 and top_p=1.0 .* Set a temperature above 0"),
+        ({"top_p": 0.9}, "top_k=0 and top_p=0.9 .* or leave both out"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            Settings(**options)
+    assert Settings(temperature=0.8, top_k=40, top_p=0.9).sampling["top_k"] == 40
+
+
+def test_options_for_a_model_are_refused_where_none_takes_them(tmp_path):
+    given = {"convention": "openai", "answers": "canonical"}
+    for options, message in [
+        ({"dtype": "float16"}, "dtype='float16' .* asks no model"),
+        ({"settings": Settings(samples=3, temperature=0.5)}, "samples=3 .* asks none"),
+        ({"settings": Settings(temperature=0.5)}, "temperature=0.5 .* Leave"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            evals.evaluate(
+                ["humaneval"],
+                None,
+                tmp_path / "out",
+                judging=Judging("limits"),
+                **given,
+                **options,
+            )
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ValueError, match="dtype='bfloat16' is for a preset"):
+        open_model(FakeModel(), dtype="bfloat16")
+    with pytest.raises(ValueError, match=r"memory_mb=0 .* Leave it out for 1024"):
+        Judging(memory_mb=0)
 
 
 @pytest.mark.parametrize(("shuffle", "programs"), [(False, 7), (True, 80)])

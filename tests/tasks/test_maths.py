@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codegemma_keras.tasks import answers as evals_maths
-from codegemma_keras.tasks import maths
+from codegemma_keras.tasks import maths, small_functions
 
 ALL = tuple(maths.FAMILIES)
 
@@ -97,3 +97,14 @@ def test_values_are_exact():
     assert evals_maths.value("0.1 + 0.2") == fractions.Fraction(3, 10)
     with pytest.raises(ValueError, match="expression in x"):
         evals_maths.solves("1", "x = 1")
+
+
+def test_no_family_is_refused():
+    for make in (
+        lambda: maths.problems((), 3),
+        lambda: small_functions.tasks(3, families=()),
+    ):
+        with pytest.raises(ValueError, match=r"families=\(\): name some of"):
+            make()
+    with pytest.raises(ValueError, match=r"count=5000: .* at most 3906"):
+        small_functions.tasks(5000)
