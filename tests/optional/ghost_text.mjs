@@ -12,12 +12,12 @@ const PASTED = "def mean(values):\n    total = sum(values)\n    return";
 const TYPED = " total ";
 const browser = await chromium.launch({ executablePath, args: ["--no-sandbox"] });
 const page = await browser.newPage({ viewport: { width: 1000, height: 600 } });
-page.setDefaultTimeout(240000);
+page.setDefaultTimeout(200000);
 const errors = [];
 page.on("pageerror", error => errors.push(error.message));
 const asked = []; // the bodies of requests
 page.on("request", request => {
-  if (request.url().endsWith("/codegemma/complete") && request.method() === "POST") {
+  if (request.url().includes("/codegemma/complete") && request.method() === "POST") {
     asked.push(request.postDataJSON());
   }
 });
@@ -117,9 +117,16 @@ async function settings() {
   console.log(`a wrong model: ${said}`);
 }
 
-await notebook();
-await markdown();
-await file();
-await settings();
+try {
+  await notebook();
+  await markdown();
+  await file();
+  await settings();
+} catch (error) {
+  console.log("states:", await page.evaluate(() => String(window.states)));
+  console.log("status:", await status.getAttribute("title"), errors, asked);
+  await page.screenshot({ path: screenshot });
+  throw error;
+}
 assert.deepEqual(errors, []);
 await browser.close();

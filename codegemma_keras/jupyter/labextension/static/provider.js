@@ -128,6 +128,6 @@ function schema(models) {
       default: ''
     };
   }
-  const defaults = { until: 'line', maxTokens: 64, timeout: 60000, autoFillInMiddle: true };
+  const defaults = { until: 'line', maxTokens: 64, timeout: 300000, autoFillInMiddle: true };
   return { properties, default: models.length > 1 ? { ...defaults, model: '' } : defaults };
 }
