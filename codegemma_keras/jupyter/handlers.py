@@ -47,7 +47,8 @@ class CompleteHandler(APIHandler):
             return
         self._work = asyncio.ensure_future(self._complete(self.get_json_body()))
         await asyncio.wait([self._work])
-        if not self._work.cancelled():
+        # The page may go while it is told something, before its closing is noticed.
+        with contextlib.suppress(asyncio.CancelledError, StreamClosedError):
             self._work.result()
 
     def on_connection_close(self):
@@ -73,7 +74,7 @@ class CompleteHandler(APIHandler):
         try:
             answer = await self._answer(value, streaming)
         except StreamClosedError:
-            return
+            raise
         except Exception as error:
             status = getattr(error, "status", None)
             if status is None and not isinstance(error, (ValueError, OSError)):

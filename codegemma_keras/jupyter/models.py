@@ -58,7 +58,9 @@ class Models:
             self._chosen, old = name, self._loading
             self._loading = asyncio.ensure_future(self._replace(old, name))
             # A failure that no request waits for any more is no surprise to asyncio.
-            self._loading.add_done_callback(lambda done: done.exception())
+            self._loading.add_done_callback(
+                lambda done: done.cancelled() or done.exception()
+            )
         # One request that is given up must not end the loading for the others.
         return await asyncio.shield(self._loading)
 
