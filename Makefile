@@ -110,9 +110,9 @@ clean: clean-clients
 clean-clients:
 	rm -rf .venv-clients
 
-test-clients: $(VENV)/.installed-dev .venv-clients/.installed  ## Not in `test`: unmodified clients of the server; LLAMA_VIM=folder adds Vim's (9.1 or later).
-	CODEGEMMA=$(abspath $(BIN))/codegemma LLAMA_VIM=$(LLAMA_VIM) NODE=$(abspath .venv-clients/node) KERAS_BACKEND=jax \
-	  .venv-clients/bin/python -m pytest -v tests/optional/clients.py $(if $(LLAMA_VIM),,-k "not llama_vim") -p no:cacheprovider --noconftest
+test-clients: $(VENV)/.installed-dev .venv-clients/.installed  ## Not in `test`: unmodified clients of the server; LLAMA_VIM=folder adds Vim's (9.1 or later), MINUET=folder Emacs's.
+	CODEGEMMA=$(abspath $(BIN))/codegemma LLAMA_VIM=$(LLAMA_VIM) MINUET=$(MINUET) NODE=$(abspath .venv-clients/node) KERAS_BACKEND=jax \
+	  .venv-clients/bin/python -m pytest -v tests/optional/clients.py $(if $(LLAMA_VIM),,--deselect tests/optional/clients.py::test_llama_vim) $(if $(MINUET),,--deselect tests/optional/clients.py::test_minuet) -p no:cacheprovider --noconftest
 
 CHROMIUM ?= $(shell command -v chromium || command -v google-chrome)
 test-jupyterlab: $(VENV)/.installed-dev $(VENV)/.installed-notebooks .venv-clients/.installed  ## Not in `test`: ghost text in JupyterLab, in CHROMIUM; with NOTEBOOKS="01 04" also Run All.

@@ -4,11 +4,12 @@
     python tools/pictures.py data           docs/images/report.png and graph.svg: the report
                                             of a data build, and its graph of files
     python tools/pictures.py vim            docs/images/vim.svg: ghost text in Vim
+    python tools/pictures.py emacs          docs/images/emacs.svg: ghost text in Emacs
 
 `completion` needs the model that `make demo` downloads. `data` needs Chromium, which the
-environment variable CHROMIUM names. `vim` needs what `make test-clients` needs for Vim,
-with LLAMA_VIM set as there. The picture of JupyterLab is made by `make test-jupyterlab`,
-which drives it.
+environment variable CHROMIUM names. `vim` and `emacs` need what `make test-clients` needs
+for these, with LLAMA_VIM or MINUET set as there. The picture of JupyterLab is made by
+`make test-jupyterlab`, which drives it.
 """
 
 import argparse
@@ -32,7 +33,7 @@ IMAGES = ROOT / "docs" / "images"
 PACKAGE = "requests"
 COLUMNS = 92  # of the terminal
 PIXELS = (900, 980)  # of the browser's window
-SCREEN_COLUMNS, SCREEN_LINES = 80, 12  # of Vim's screen
+SCREEN_COLUMNS, SCREEN_LINES = 80, 12  # of an editor's screen
 
 
 def demo_command():
@@ -92,12 +93,22 @@ def data():
 
 def vim():
     """Vim with llama.vim, as the test of it sees the screen."""
+    _screen("vim", "vim.svg", "Vim with llama.vim")
+
+
+def emacs():
+    """Emacs with minuet, the same way."""
+    _screen("minuet", "emacs.svg", "Emacs with minuet")
+
+
+def _screen(test, picture, title):
+    """What a test of `tests/optional/clients.py` sees in the terminal."""
     with tempfile.TemporaryDirectory() as folder:
         screen = pathlib.Path(folder) / "screen"
         subprocess.run(
             [
                 *(".venv-clients/bin/python", "-m", "pytest", "--noconftest", "-q"),
-                *("-p", "no:cacheprovider", "tests/optional/clients.py", "-k", "vim"),
+                *("-p", "no:cacheprovider", "tests/optional/clients.py", "-k", test),
             ],
             cwd=ROOT,
             env={
@@ -113,11 +124,11 @@ def vim():
         lines = screen.read_text("utf-8").splitlines()
     console = Console(record=True, width=SCREEN_COLUMNS, file=io.StringIO())
     console.print(Text.from_ansi("\n".join(lines[:SCREEN_LINES])))
-    console.save_svg(str(IMAGES / "vim.svg"), title="Vim with llama.vim")
+    console.save_svg(str(IMAGES / picture), title=title)
 
 
 def main(argv=None):
-    makers = {maker.__name__: maker for maker in (completion, data, vim)}
+    makers = {maker.__name__: maker for maker in (completion, data, vim, emacs)}
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("pictures", nargs="+", choices=makers)
     for name in parser.parse_args(argv).pictures:

@@ -3,14 +3,15 @@
     pip install "codegemma-keras[jupyter]"      # then start JupyterLab, and type
 
 The model lives in the process of the Jupyter server, loaded when the first completion is
-asked for, behind the scheduler of `codegemma serve`. In `jupyter_server_config.py`:
+asked for, behind the scheduler of `codegemma serve`; or a `codegemma serve` elsewhere is
+asked. What there is to choose among stands in `jupyter_server_config.py` (config.py):
 
     c.CodeGemma.preset = "code_gemma_2b_en"
 
-The front end (labextension/) is one file of plain JavaScript, written as it is loaded: it
-needs no Node, neither to install nor to build. It takes JupyterLab's own modules from the
-scope that all extensions share. JupyterLab's settings (Inline Completer) switch it on and
-off, and set its delay.
+The front end (labextension/static/) is plain JavaScript, written as it is loaded: it needs
+no Node, neither to install nor to build. It takes JupyterLab's own modules from the scope
+that all extensions share. JupyterLab's settings (Inline Completer) switch it on and off, and
+set its delay.
 """
 
 import importlib.util

@@ -1,33 +1,17 @@
-"""From what a page sends to a text. Imports Keras, so it is imported when first needed."""
+"""From a cell to text, by a model of this process. Imports Keras: when first needed."""
 
-import pydantic
+import asyncio
+import contextlib
+import gc
+from collections.abc import AsyncIterator
 
-from codegemma_keras.decoding import Request
-from codegemma_keras.server.ask import Ask, Body
-from codegemma_keras.server.http import understood
+from codegemma_keras.decoding import Cursor, Request
+from codegemma_keras.jupyter.cells import CellBody
+from codegemma_keras.server.ask import Ask
+from codegemma_keras.server.job import Job, Text
 from codegemma_keras.server.loading import for_one_editor
-from codegemma_keras.server.options import CursorOptions, Whole
 from codegemma_keras.server.settings import Settings
-from codegemma_keras.server.waiting import text_of
-
-
-class CellBody(Body, CursorOptions):
-    """The text around the cursor, all cells together."""
-
-    prefix: str
-    suffix: str = ""
-    max_tokens: Whole = pydantic.Field(64, ge=1)
-    editor: str | None = None
-    """A name for the page: its newer requests end its older ones."""
-
-    def ask(self) -> Ask:
-        request = Request(
-            prompt=self.cursor(self.prefix, self.suffix),
-            max_new_tokens=self.max_tokens,
-            until=self.until or "line",
-            tidy=True,
-        )
-        return Ask([request])
+from codegemma_keras.server.waiting import begin, deliver_to, until_done
 
 
 class Completer:
@@ -35,21 +19,45 @@ class Completer:
 
     Args:
         preset: as `codegemma serve` takes it.
+
+    Attributes:
+        name: of the model, as people are to read it.
     """
 
     def __init__(self, preset: str):
-        self._scheduler = for_one_editor(Settings(preset=preset))
+        settings = Settings(preset=preset)
+        self.name = settings.name
+        self._scheduler = for_one_editor(settings)
 
-    async def complete(self, value: dict) -> str:
-        """The text for a `CellBody`.
+    async def pieces(self, body: CellBody) -> AsyncIterator[str]:
+        """The text for a cell, as it comes; it ends when the iterator is closed.
 
         Raises:
-            ApiError: a body that is none; too much is waiting; a newer request came.
+            ApiError: too much is waiting; a newer request came.
             ValueError, TypeError: what is asked for cannot be done.
         """
-        body = understood(CellBody, value)
-        return await text_of(self._scheduler, body.ask(), body.editor)
+        around = body.around()
+        if around is None:
+            return
+        request = Request(
+            prompt=Cursor(*around, body.path),
+            max_new_tokens=body.max_tokens,
+            until=body.until,
+            tidy=True,
+        )
+        events = asyncio.Queue()
+        job = Job(Ask([request]), deliver_to(events), body.editor)
+        try:
+            await begin(self._scheduler, job)
+            async with contextlib.aclosing(until_done(job, events)) as told:
+                async for event in told:
+                    if isinstance(event, Text):
+                        yield event.text
+        finally:
+            job.cancel()
 
     def close(self) -> None:
-        """End what is under way."""
+        """End what is under way, and free the model."""
         self._scheduler.close(0)
+        self._scheduler = None
+        gc.collect()  # layers know one another in circles

@@ -71,7 +71,10 @@ def warm(scheduler: Scheduler, settings: Settings) -> None:
 
 
 def for_one_editor(settings: Settings) -> Scheduler:
-    """A scheduler that answers as soon as the model is loaded."""
+    """A scheduler that answers as soon as the model is loaded.
+
+    When it is closed, no further program is compiled, so that the model can be freed.
+    """
     # An older request ends while a newer one begins.
     scheduler = Scheduler(load(settings), rows=2)
     if settings.warm_up:
@@ -83,16 +86,30 @@ def for_one_editor(settings: Settings) -> Scheduler:
     return scheduler
 
 
+class _ClosedError(Exception):
+    """Nobody will ask this scheduler any more."""
+
+
 def _compile(scheduler, rows, samplings, purpose):
     begin = time.monotonic()
     lm = scheduler.lm
-    count = lm.warm_up(
-        min(LENGTH, lm.preprocessor.sequence_length),
-        batch_sizes=(rows,),
-        sampling=samplings,
-        joining=True,
-        prompts=1,
-        pause=lambda: scheduler.wait_until_quiet(QUIET, PATIENCE),
-    )
+
+    def pause():
+        if not scheduler.closing:
+            scheduler.wait_until_quiet(QUIET, PATIENCE)
+        if scheduler.closing:
+            raise _ClosedError
+
+    try:
+        count = lm.warm_up(
+            min(LENGTH, lm.preprocessor.sequence_length),
+            batch_sizes=(rows,),
+            sampling=samplings,
+            joining=True,
+            prompts=1,
+            pause=pause,
+        )
+    except _ClosedError:
+        return
     seconds = time.monotonic() - begin
     LOG.info("compiled %d programs for %s in %.0f s", count, purpose, seconds)

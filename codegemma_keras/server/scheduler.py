@@ -94,6 +94,11 @@ class Scheduler:
         """How many answers are under way."""
         return len(self._open)
 
+    @property
+    def closing(self) -> bool:
+        """Whether it takes no more jobs."""
+        return self._closing
+
     def wait_until_quiet(self, quiet: float, patience: float) -> bool:
         """Wait until there was no request for `quiet` seconds; False: not in `patience`."""
         end = time.monotonic() + patience

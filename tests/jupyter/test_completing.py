@@ -1,4 +1,4 @@
-"""What the server extension gives, and that JupyterLab finds its parts.
+"""What a model of the process gives, and that JupyterLab finds the extension's parts.
 
 The front end runs in a browser only: `make test-jupyterlab`.
 """
@@ -7,13 +7,15 @@ import asyncio
 import importlib
 import json
 import pathlib
+import re
 import tomllib
 
 import pytest
 
 import codegemma_keras
 from codegemma_keras.jupyter import completing
-from codegemma_keras.server.ask import ApiError, SupersededError
+from codegemma_keras.jupyter.cells import CellBody
+from codegemma_keras.server.ask import SupersededError
 from codegemma_keras.server.scheduler import Scheduler
 from tests.server.connection import HeldPreparation
 from tests.small_task import small_task
@@ -30,16 +32,33 @@ def lm():
 def completer(lm, monkeypatch):
     monkeypatch.setattr(completing, "for_one_editor", lambda settings: Scheduler(lm))
     completer = completing.Completer("tests/tiny")
+    scheduler = completer._scheduler
     yield completer
-    completer.close()
+    scheduler.close(0)
 
 
-def test_the_text_is_that_of_infill(completer, lm):
-    cell = {"prefix": "import os\n\nx = ", "suffix": "\n", "path": "cells.py"}
-    text = asyncio.run(completer.complete({**cell, "max_tokens": 8, "editor": "me"}))
+async def text_of(completer, **body):
+    return "".join([piece async for piece in completer.pieces(CellBody(**body))])
+
+
+@pytest.mark.parametrize("until", ["line", "statement", "block"])
+def test_the_text_is_that_of_infill(completer, lm, until):
+    body = {"prefix": "x = ", "suffix": "\n", "above": ["import os"], "path": "a.py"}
+    text = asyncio.run(text_of(completer, **body, max_tokens=24, until=until))
     assert text == lm.session("line").infill(
-        cell["prefix"], "\n", path="cells.py", max_new_tokens=8, until="line", tidy=True
+        "import os\n\nx = ",
+        "\n",
+        path="a.py",
+        max_new_tokens=24,
+        until=until,
+        tidy=True,
     )
+    assert text
+    assert completer.name == "tiny"
+
+
+def test_a_cell_in_another_language_gets_nothing(completer):
+    assert asyncio.run(text_of(completer, prefix="%%bash\necho ", path="a.py")) == ""
 
 
 def test_an_older_cell_that_is_prepared_longer_ends_no_newer_one(
@@ -49,9 +68,9 @@ def test_an_older_cell_that_is_prepared_longer_ends_no_newer_one(
 
     async def go():
         cell = {"max_tokens": 4, "editor": "me"}
-        first = asyncio.ensure_future(completer.complete({**cell, "prefix": "older"}))
+        first = asyncio.ensure_future(text_of(completer, **cell, prefix="older"))
         await asyncio.wait_for(held.begun(), 60)
-        await asyncio.wait_for(completer.complete({**cell, "prefix": "x"}), 60)
+        await asyncio.wait_for(text_of(completer, **cell, prefix="x"), 60)
         held.release.set()
         with pytest.raises(SupersededError):
             await asyncio.wait_for(first, 60)
@@ -59,17 +78,9 @@ def test_an_older_cell_that_is_prepared_longer_ends_no_newer_one(
     asyncio.run(go())
 
 
-@pytest.mark.parametrize(
-    ("body", "error", "said"),
-    [
-        ({}, ApiError, "`prefix` is missing"),
-        ({"prefix": "x", "max_tokens": 0}, ApiError, "max_tokens"),
-        ({"prefix": "x", "until": "page"}, ValueError, "'statement' or 'block'"),
-    ],
-)
-def test_what_is_wrong_is_said(completer, body, error, said):
-    with pytest.raises(error, match=said):
-        asyncio.run(completer.complete(body))
+def test_a_wrong_mode_is_named(completer):
+    with pytest.raises(ValueError, match="'statement' or 'block'"):
+        asyncio.run(text_of(completer, prefix="x", until="page"))
 
 
 def test_jupyterlab_finds_the_front_end_and_its_server_the_extension():
@@ -80,6 +91,15 @@ def test_jupyterlab_finds_the_front_end_and_its_server_the_extension():
     [name] = config["ServerApp"]["jpserver_extensions"]
     module = importlib.import_module(name)
     assert module._jupyter_server_extension_points() == [{"module": name}]
+
+
+def test_the_front_end_has_every_file_that_it_loads():
+    files = {file.name: file.read_text() for file in FOLDER.glob("**/static/*.js")}
+    loaded = {"remoteEntry.js"}
+    for text in files.values():
+        loaded |= set(re.findall(r"from '\./(.*?)'", text))
+        loaded |= set(re.findall(r"new URL\('(.*?)', here\)", text))
+    assert loaded == set(files)
 
 
 def test_the_wheel_puts_them_where_they_are_looked_for():

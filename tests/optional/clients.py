@@ -9,9 +9,13 @@ llama.vim runs in a real Vim in tmux if LLAMA_VIM names a checkout of it:
     git clone https://github.com/ggml-org/llama.vim
     make test-clients LLAMA_VIM=$PWD/llama.vim
 
+minuet runs in a real Emacs if MINUET names a folder with its `minuet.el` and the two
+libraries that it needs, `plz.el` (https://github.com/alphapapa/plz.el) and `dash.el`
+(https://github.com/magnars/dash.el). It asks for Emacs 29; 28 runs it, too.
+
 Continue's adapters run in Node, installed in the folder NODE. MODEL names another model, and
-SCREEN a file for what Vim's screen shows. EXAMPLES says how many requests schemathesis makes
-for each route.
+SCREEN a file for what the screen of Vim or Emacs shows. EXAMPLES says how many requests
+schemathesis makes for each route.
 """
 
 import asyncio
@@ -35,6 +39,7 @@ from pygls.lsp.client import LanguageClient
 
 COMMAND = shlex.split(os.environ["CODEGEMMA"])
 LLAMA_VIM = os.environ.get("LLAMA_VIM")  # `make test-clients` asks for Vim where set
+MINUET = os.environ.get("MINUET")  # and for Emacs
 NODE = os.environ["NODE"]
 MODEL = os.environ.get("MODEL", "code_gemma_tiny_py")
 EXAMPLES = os.environ.get("EXAMPLES", "40")  # of each route, at most, by schemathesis
@@ -246,14 +251,63 @@ def test_llama_vim(address, tmp_path):
     told = subprocess.run(["vim", "--version"], capture_output=True, text=True).stdout
     version = tuple(map(int, re.search(r"(\d+)\.(\d+)", told).groups()))
     assert version >= (9, 1), f"llama.vim needs Vim 9.1, and this is {version}"
-    assert shutil.which("tmux"), "install tmux"
-    vimrc, file = tmp_path / "vimrc", tmp_path / "mean.py"
+    vimrc = tmp_path / "vimrc"
     vimrc.write_text(
         "set nocompatible noswapfile\n"
         f"set runtimepath+={LLAMA_VIM}\n"
         f"let g:llama_config = {{'endpoint_fim': '{address}/infill',"
         " 'n_predict': 16, 't_max_predict_ms': 60000, 'show_info': 0}\n"
     )
+    type_and_accept(
+        tmp_path / "mean.py",
+        f"vim -u {vimrc}",
+        begin=("2G", "o"),
+        end=("Escape", ":wq", "Enter"),
+    )
+
+
+def test_minuet(address, tmp_path):
+    """The same in a real Emacs, with minuet as docs/editors.md sets it up."""
+    assert MINUET, "MINUET must name a folder with minuet.el, plz.el and dash.el"
+    assert shutil.which("emacs"), "install emacs"
+    init = tmp_path / "init.el"
+    options = {
+        ":end-point": f"{address}/v1/completions",
+        ":name": "CodeGemma",
+        ":api-key": "TERM",
+        ":model": MODEL,
+    }
+    init.write_text(
+        "(setq inhibit-startup-screen t make-backup-files nil create-lockfiles nil)\n"
+        "(menu-bar-mode -1)\n"
+        "(require 'minuet)\n"
+        "(setq minuet-provider 'openai-fim-compatible minuet-request-timeout 60)\n"
+        "(setq minuet-n-completions 1)\n"
+        + "".join(
+            f"(plist-put minuet-openai-fim-compatible-options {name} {json.dumps(value)})\n"
+            for name, value in options.items()
+        )
+        + "(add-hook 'prog-mode-hook #'minuet-auto-suggestion-mode)\n"
+        '(define-key minuet-active-mode-map (kbd "TAB") #\'minuet-accept-suggestion)\n'
+    )
+    type_and_accept(
+        tmp_path / "mean.py",
+        f"emacs -nw -Q -L {MINUET} -l {init}",
+        begin=("C-n", "C-n", "C-o"),
+        end=("C-x", "C-s"),
+    )
+
+
+def type_and_accept(file, command, begin, end):
+    """Type `return ` into a file, wait for ghost text behind it, accept it by Tab.
+
+    Args:
+        file: where the program is written.
+        command: of an editor in the terminal; the file is its last argument.
+        begin: the keys that open a line below the second.
+        end: the keys that save the file.
+    """
+    assert shutil.which("tmux"), "install tmux"
     file.write_text(PREFIX.rpartition("\n")[0] + "\n" + SUFFIX.lstrip(" /len(vaus)"))
     tmux = ["tmux", "-L", f"codegemma{os.getpid()}"]
 
@@ -274,11 +328,11 @@ def test_llama_vim(address, tmp_path):
             assert time.monotonic() < deadline, f"{what}:\n{run.stdout}"
             time.sleep(0.1)
 
-    command = f"vim -u {vimrc} {file}"
+    command = f"{command} {file}"
     subprocess.run([*tmux, "new-session", "-d", "-x80", "-y24", command], check=True)
     try:
-        screen_when(lambda s: "total = sum" in s, "Vim does not start")
-        keys("2G", "o")
+        screen_when(lambda s: "total = sum" in s, "the editor does not start")
+        keys(*begin)
         keys("    return ")
         typed = "    return "
         ghost = screen_when(lambda s: _line(s, typed) is not None, "no ghost text")
@@ -286,7 +340,7 @@ def test_llama_vim(address, tmp_path):
         coloured = subprocess.check_output([*tmux, "capture-pane", "-p", "-e"])
         pathlib.Path(os.environ.get("SCREEN", os.devnull)).write_bytes(coloured)
         keys("Tab")
-        keys("Escape", ":wq", "Enter")
+        keys(*end)
         deadline = time.monotonic() + 30
         while typed not in file.read_text() and time.monotonic() < deadline:
             time.sleep(0.1)

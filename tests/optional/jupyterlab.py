@@ -26,7 +26,14 @@ import codegemma_keras
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parent.parent
 FRONT_END = pathlib.Path(codegemma_keras.__file__).parent / "jupyter" / "labextension"
-CELLS = ["import statistics\n", ""]
+# Kind and text. The model sees no prose, and no cell in another language.
+CELLS = [
+    ("code", "import statistics\n"),
+    ("markdown", "# Means\n"),
+    ("code", "%%bash\necho 'it\n"),
+    ("code", ""),
+]
+FILE = "# 😀\ndef area(width, height):\n    "
 
 
 def ghost_text():
@@ -34,12 +41,13 @@ def ghost_text():
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         (folder / "cells.ipynb").write_text(json.dumps(notebook()))
-        with opened(folder) as address:
-            browse(
-                "ghost_text.mjs",
-                address("cells.ipynb"),
-                os.environ.get("SCREEN") or folder / "screen.png",
-            )
+        (folder / "package").mkdir()
+        (folder / "package" / "area.py").write_text(FILE, "utf-8")
+        offered = ["--CodeGemma.presets=nothing_of_this_name"]
+        with opened(folder, *offered) as address:
+            there, token = address("").split("?token=")
+            picture = os.environ.get("SCREEN") or folder / "screen.png"
+            browse("ghost_text.mjs", there.rstrip("/"), picture, token)
 
 
 def run_all(numbers):
@@ -84,7 +92,7 @@ def without_outputs(cells):
 
 
 @contextlib.contextmanager
-def opened(notebooks):
+def opened(notebooks, *options):
     """JupyterLab on a folder; what is yielded gives the address of one of its files."""
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
@@ -104,6 +112,7 @@ def opened(notebooks):
             "--LabApp.expose_app_in_browser=True",
             "--ServerApp.jpserver_extensions=codegemma_keras.jupyter=True",
             f"--ServerApp.root_dir={notebooks}",
+            *options,
         ]
         # Nothing of the user's own JupyterLab, but the user's models.
         own = {
@@ -127,15 +136,9 @@ def opened(notebooks):
 
 def notebook():
     cells = [
-        {
-            "cell_type": "code",
-            "execution_count": None,
-            "id": f"cell{number}",
-            "metadata": {},
-            "outputs": [],
-            "source": source,
-        }
-        for number, source in enumerate(CELLS)
+        {"cell_type": kind, "id": f"cell{number}", "metadata": {}, "source": source}
+        | ({"execution_count": None, "outputs": []} if kind == "code" else {})
+        for number, (kind, source) in enumerate(CELLS)
     ]
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     metadata = {"kernelspec": kernel}
@@ -153,10 +156,10 @@ def wait(address):
             time.sleep(0.5)
 
 
-def browse(script, address, picture):
+def browse(script, address, picture, *more):
     """Let the browser do what the script says."""
     script = shutil.copy(HERE / script, os.environ["NODE"])
-    command = ["node", script, address, os.environ["CHROMIUM"], picture]
+    command = ["node", script, address, os.environ["CHROMIUM"], picture, *more]
     subprocess.run(command, check=True)
 
 

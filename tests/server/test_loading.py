@@ -105,3 +105,11 @@ def test_compiling_waits_until_nobody_asks_but_not_for_ever(lm):
     finally:
         scheduler._open.clear()
         scheduler.close(0)
+
+
+def test_a_closed_scheduler_compiles_nothing_more(lm):
+    compiled = lm.engine.compilations
+    scheduler = Scheduler(lm)
+    scheduler.close(0)
+    loading.warm(scheduler, Settings(TINY))
+    assert lm.engine.compilations == compiled
