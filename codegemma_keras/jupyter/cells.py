@@ -9,7 +9,7 @@ import re
 import pydantic
 
 from codegemma_keras.server.faults import sentence
-from codegemma_keras.server.options import Flag, Whole
+from codegemma_keras.server.fields import Flag, Whole
 
 # `%time x`, `%%time` and `!ls`, but not `% x`, which continues an expression.
 _MAGIC = re.compile(r"^(?=[ \t]*(?:%{1,2}[A-Za-z_]|!))", re.M)

@@ -10,8 +10,8 @@ from starlette.responses import Response
 import codegemma_keras
 from codegemma_keras.server import ollama
 from codegemma_keras.server.ask import ApiError
+from codegemma_keras.server.fields import Flag, TokenId
 from codegemma_keras.server.http import JsonResponse, gone, read_json, understood
-from codegemma_keras.server.options import Flag, TokenId
 from codegemma_keras.server.replies import to_json
 from codegemma_keras.server.scheduler import Scheduler
 from codegemma_keras.server.waiting import in_thread, unless

@@ -10,7 +10,8 @@ import pydantic
 
 from codegemma_keras.decoding import Cursor, RawText, Request, TokenIds
 from codegemma_keras.server.ask import Ask, Body
-from codegemma_keras.server.options import Flag, Number, SamplingOptions, TokenId, Whole
+from codegemma_keras.server.fields import Flag, Number, TokenId, Whole
+from codegemma_keras.server.options import SamplingOptions
 from codegemma_keras.server.replies import Reply, sse
 
 # llama.cpp's default is no limit; an editor that names none waits for a line or two.

@@ -12,8 +12,9 @@ import pydantic
 from codegemma_keras import chat, fim
 from codegemma_keras.decoding import Conversation, Cursor, RawText, Request, Sampling
 from codegemma_keras.server.ask import Ask, Body
+from codegemma_keras.server.fields import Flag, Number, TokenId, Whole
 from codegemma_keras.server.openai_chat import Message, conversation
-from codegemma_keras.server.options import Flag, Number, PlaceOptions, TokenId, Whole
+from codegemma_keras.server.options import PlaceOptions
 from codegemma_keras.server.replies import Reply, finish_reason, to_json
 
 # An editor that names no limit waits for a line or two.

@@ -11,14 +11,8 @@ import pydantic
 
 from codegemma_keras.decoding import RawText, Request, TokenIds
 from codegemma_keras.server.ask import Ask, Body
-from codegemma_keras.server.options import (
-    CursorOptions,
-    Flag,
-    Number,
-    SamplingOptions,
-    TokenId,
-    Whole,
-)
+from codegemma_keras.server.fields import Flag, Number, TokenId, Whole
+from codegemma_keras.server.options import CursorOptions, SamplingOptions
 from codegemma_keras.server.replies import Reply, finish_reason, sse, usage
 from codegemma_keras.tokenizer.tokenizer import IncrementalDecoder
 

@@ -8,14 +8,9 @@ import pydantic
 
 from codegemma_keras.decoding import Conversation, Request
 from codegemma_keras.server.ask import Ask, Body
+from codegemma_keras.server.fields import Flag, Number, Whole
 from codegemma_keras.server.openai import StreamOptions
-from codegemma_keras.server.options import (
-    CursorOptions,
-    Flag,
-    Number,
-    SamplingOptions,
-    Whole,
-)
+from codegemma_keras.server.options import CursorOptions, SamplingOptions
 from codegemma_keras.server.replies import Reply, finish_reason, sse, usage
 
 # Mistral's default is no limit; an editor that names none waits for a line or two.

@@ -1,29 +1,9 @@
 """Fields that several APIs share, and those that this server adds to them."""
 
-from typing import Annotated
-
 import pydantic
-from pydantic_core import PydanticCustomError
 
 from codegemma_keras.decoding import Cursor, Sampling
-
-
-def _not(wrong, kind):
-    """What refuses values of a type that Pydantic would convert in silence."""
-
-    def check(value):
-        if isinstance(value, wrong):
-            raise PydanticCustomError(kind, "a value of another type")
-        return value
-
-    return pydantic.BeforeValidator(check)
-
-
-# JSON's numbers and truth values. Python takes `true` for 1 as well, and `1` for `true`.
-Whole = Annotated[int, _not((bool, str), "int_type")]
-Number = Annotated[float, _not((bool, str), "float_type")]
-Flag = pydantic.StrictBool
-TokenId = pydantic.StrictInt  # a list of many is checked without a call for each
+from codegemma_keras.server.fields import Flag, Number, Whole
 
 
 class File(pydantic.BaseModel):
