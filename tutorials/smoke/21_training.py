@@ -1,3 +1,3 @@
 steps = 40
-peak_rate = 2e-3
-least_gain = 0.0
+report_every = 20
+least_gain = -3.0

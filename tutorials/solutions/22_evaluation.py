@@ -37,7 +37,7 @@ mistakes = [
 tests = median_tests()
 assert tests, 'Hint: return a string such as "assert median([3, 1, 2]) == 2".'
 verdicts = sandbox.run_all(
-    [f"{code}\n{tests}\n" for code in [right, *mistakes]], limits, least=least
+    [f"{code}\n{tests}\n" for code in [right, *mistakes]], limits, least=isolation
 )
 assert verdicts[0].passed, f"Hint: the right program fails: {verdicts[0].reason}"
 assert not verdicts[1].passed, "Hint: try a list that is not sorted."
