@@ -1,9 +1,12 @@
 """`codegemma eval TASK... --preset P --out DIR`: measure a model on benchmarks."""
 
+import contextlib
 import dataclasses
 import importlib
 import pathlib
+import signal
 import sys
+import threading
 from typing import Annotated, Literal
 
 import tyro
@@ -111,7 +114,10 @@ def evaluate(options: EvalOptions) -> None:
         limit=options.limit,
         shuffle=options.shuffle,
     )
-    with bars.shown() as progress:
+    kept = _answers_in(options.out)
+    if kept:
+        print(f"goes on with {options.out}: {kept} answers are there", file=sys.stderr)
+    with bars.shown() as shown, stoppable(shown, options.out) as progress:
         evals.evaluate(
             options.tasks,
             options.preset,
@@ -132,3 +138,40 @@ def evaluate(options: EvalOptions) -> None:
         (options.out / "report.md").read_text("utf-8").partition("\n## ")[0]
     )
     sys.stdout.write(f"\n{options.out / 'report.html'}\n")
+
+
+def _answers_in(out):
+    """How many answers an evaluation has kept in its folder."""
+    return sum(file.read_bytes().count(b"\n") for file in out.glob("*/samples.jsonl"))
+
+
+@contextlib.contextmanager
+def stoppable(progress, out):
+    """`progress`, inside which a ^C ends the work and says how to go on.
+
+    Python drops the exception of a ^C that arrives in a callback of the garbage collector,
+    which JAX has. So the signal is noted, too, and raised again at the next call.
+    """
+    came = threading.Event()
+
+    def receive(number, frame):
+        came.set()
+        raise KeyboardInterrupt
+
+    def watched(stage, done, total):
+        if came.is_set():
+            raise KeyboardInterrupt
+        progress(stage, done, total)
+
+    here = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, receive) if here else None
+    try:
+        yield watched
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"Interrupted. The answers and verdicts so far are kept in {out}. The same "
+            "command goes on from there."
+        ) from None
+    finally:
+        if here:
+            signal.signal(signal.SIGINT, before)

@@ -141,8 +141,9 @@ class PretrainConfig(settings.TrainingConfig):
     """How the learning rate changes after its rise. With wsd (warm-up, stable, decay) it is
     constant until the last part, so that a run can be extended from there. With cosine it
     falls all the time."""
-    warmup_steps: int | None = 48
-    """The number of updates in which the rate rises."""
+    warmup_steps: int | None = None
+    """The number of updates in which the rate rises. None means 48, or a tenth of the updates
+    of a run that has fewer than 480."""
     decay: float = 0.52
     """The share of the updates, at the end, in which wsd falls to zero. The default is that
     of the embedded preset."""
@@ -199,10 +200,16 @@ def resolved(config: PretrainConfig, half=hardware.half_precision) -> PretrainCo
         sequence_length=length or TINY_LENGTH,
         tokens=config.tokens or (None if config.data else TINY_TOKENS),
         learning_rate=config.learning_rate or rate,
-        warmup_steps=config.warmup_steps or 48,
     )
     order.rows_of_part(config)  # raises where a mesh cannot divide the batch
-    return config
+    warmup = config.warmup_steps or warmup_of(config)
+    return dataclasses.replace(config, warmup_steps=warmup)
+
+
+def warmup_of(config: PretrainConfig) -> int:
+    """Updates in which the rate rises: a short run must not end before its rate is there."""
+    tokens = config.tokens or len(rows_in(config.data)) * config.sequence_length
+    return min(48, max(1, tokens // config.batch_tokens // 10))
 
 
 def rows_in(folder):

@@ -113,6 +113,7 @@ def _steps(lm, config, steps, batches, held_out, state, wish):
         batch = next(stream, None)
         if batch is None:
             _ended(lm, position, steps, checkpoints)
+        rate = _rate(lm)
         with memory.explained(lm, rows_of_part(config), config.sequence_length):
             loss = _update(lm, batch, config.accumulation)
         step = position["step"] = position["step"] + 1
@@ -125,7 +126,7 @@ def _steps(lm, config, steps, batches, held_out, state, wish):
             found = _evaluate_best(lm, config, held_out, state)
         last = last or _given_up(config, position)
         if _due(step, config.log_every, last):
-            curve.log(step, found, _rate(lm))
+            curve.log(step, found, rate)
         # A signal may reach one process alone, and all must stop after the same step.
         if not last and (not hosts.several() or _due(step, config.log_every, last)):
             signal = hosts.largest(wish.signal or 0)
@@ -141,7 +142,7 @@ def _steps(lm, config, steps, batches, held_out, state, wish):
 
 
 def _rate(lm):
-    """The learning rate of the last update."""
+    """The learning rate of the next update."""
     optimizer = getattr(lm.optimizer, "inner_optimizer", lm.optimizer)
     return float(optimizer.learning_rate)
 

@@ -40,6 +40,7 @@ class Curve:
         self._flops, self._peak = flops, peak
         self._losses, self._seconds = [], []
         self._pace = None  # seconds of a step
+        self._alone = True  # no step but the one that compiled
         log = Log if hosts.is_first() else NoLog
         self._log = log(folder, done, tensorboard)
 
@@ -48,6 +49,7 @@ class Curve:
         self._losses.append(loss)
         self._seconds.append(seconds)
         # The first step compiles; it would spoil the mean for long.
+        self._alone = self._pace is None
         if self._pace is None or seconds < self._pace / 4:
             self._pace = seconds
         self._pace += 0.1 * (seconds - self._pace)
@@ -85,6 +87,8 @@ class Curve:
             parts.append(f"held out {row['held_out_loss']:.3f}")
         if row["tokens_per_second"] is None:
             return ", ".join(parts)
+        if self._alone and row["step"] < self._steps:
+            return ", ".join([*parts, "and its program is compiled"])
         parts.append(f"{row['tokens_per_second']:,.0f} tokens/s")
         if row["mfu"] is not None:
             parts.append(f"MFU {row['mfu']:.1%}")

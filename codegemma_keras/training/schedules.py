@@ -1,6 +1,7 @@
 """The learning rate by update: warm-up, then cosine or constant and linear decay.
 
-Both rise linearly over `warmup` updates to the peak and end at zero.
+Both rise linearly over `warmup` updates to the peak and fall towards zero. Every update of
+a run has a rate above zero: the first one rises already, and zero would come after the last.
 
     cosine    /^^--..__        falls all the way; for a run whose length is decided
     wsd       /~~~~~~~\\        constant until the last `decay` of the updates; a run
@@ -8,6 +9,7 @@ Both rise linearly over `warmup` updates to the peak and end at zero.
 """
 
 import keras
+import numpy as np
 
 
 @keras.saving.register_keras_serializable(package="codegemma_keras")
@@ -31,6 +33,33 @@ class WarmupStableDecay(keras.optimizers.schedules.LearningRateSchedule):
             "steps": self.steps,
             "warmup_steps": self.warmup_steps,
             "decay": self.decay,
+        }
+
+
+@keras.saving.register_keras_serializable(package="codegemma_keras")
+class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
+    """Linear warm-up, then a cosine to zero, by step.
+
+    Keras's `CosineDecay` begins at zero, so that its first update changes nothing.
+    """
+
+    def __init__(self, peak, steps, warmup_steps):
+        self.peak, self.steps, self.warmup_steps = peak, steps, warmup_steps
+
+    def __call__(self, step):
+        step = keras.ops.cast(step, "float32") + 1.0
+        rise = step / self.warmup_steps
+        after = (step - self.warmup_steps) / max(
+            1.0, self.steps + 1.0 - self.warmup_steps
+        )
+        fall = 0.5 + 0.5 * keras.ops.cos(np.pi * keras.ops.clip(after, 0.0, 1.0))
+        return self.peak * keras.ops.minimum(rise, fall)
+
+    def get_config(self):
+        return {
+            "peak": self.peak,
+            "steps": self.steps,
+            "warmup_steps": self.warmup_steps,
         }
 
 
@@ -75,12 +104,7 @@ def learning_rate(schedule, peak, updates, warmup, decay, parts=1):
     if schedule == "wsd":
         found = WarmupStableDecay(peak, updates, warmup, decay)
     elif schedule == "cosine":
-        found = keras.optimizers.schedules.CosineDecay(
-            initial_learning_rate=0.0,
-            decay_steps=max(1, updates - warmup),
-            warmup_target=peak,
-            warmup_steps=warmup,
-        )
+        found = WarmupCosine(peak, updates, warmup)
     else:
         raise ValueError(f"schedule={schedule!r}: give 'cosine' or 'wsd'.")
     return PerUpdate(found, parts) if parts > 1 else found

@@ -1,10 +1,13 @@
 """`codegemma eval`: a whole evaluation of a tiny random model, and bad requests."""
 
+import contextlib
 import json
+import signal
 
 import pytest
 
 from codegemma_keras import CodeGemmaCausalLM, lora
+from codegemma_keras.cli import eval as eval_command
 from codegemma_keras.cli import main
 from codegemma_keras.evals import evaluate, paper
 from codegemma_keras.presets import PRESETS
@@ -142,3 +145,22 @@ def test_the_help_says_what_is_required(capsys):
     assert "triviaqa). (required)" in text
     assert "Use only the first so many problems of each task." in text
     assert "as root, every file of the machine" in text
+
+
+def interrupted(out, calls, lost):
+    with eval_command.stoppable(lambda *a: calls.append(a), out) as progress:
+        progress("asking", 0, 3)
+        # Lost: as in a callback of the garbage collector, where nothing can be raised.
+        with contextlib.suppress(KeyboardInterrupt if lost else ()):
+            signal.raise_signal(signal.SIGINT)
+        progress("asking", 1, 3)
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_an_interrupt_is_not_lost_and_says_how_to_go_on(tmp_path, lost):
+    calls = []
+    with pytest.raises(KeyboardInterrupt, match="same command goes on from") as raised:
+        interrupted(tmp_path, calls, lost)
+    assert str(tmp_path) in str(raised.value)
+    assert calls == [("asking", 0, 3)]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
