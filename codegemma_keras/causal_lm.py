@@ -8,6 +8,7 @@ is done in `decoding`, and training's in `fitting`; here is what the arguments m
 
 import functools
 import threading
+import warnings
 
 import keras
 from keras import ops
@@ -368,7 +369,7 @@ class CodeGemmaCausalLM(FittedCausalLM):
 
         Args:
             n: int, the number of completions. They differ only if `sampling` is not
-                greedy.
+                greedy; without a `sampling`, a warning says so.
             prefix, suffix, **options: as for `complete`.
 
         Returns:
@@ -383,6 +384,12 @@ class CodeGemmaCausalLM(FittedCausalLM):
             >>> len(found)
             2
         """
+        if isinstance(n, int) and n > 1 and options.get("sampling") is None:
+            warnings.warn(
+                f"All {n} completions are the same, because sampling is greedy. Give "
+                "sampling=codegemma_keras.Sampling(temperature=0.8), for example.",
+                stacklevel=3,
+            )
         request = at_cursor(prefix, suffix, options)
         return answering.alternatives(self, request, n)
 

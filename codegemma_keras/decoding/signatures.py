@@ -11,6 +11,9 @@ from codegemma_keras.decoding.request import (
     Cursor,
     Request,
 )
+from codegemma_keras.decoding.sampling import Sampling
+
+SAMPLING = {field.name for field in dataclasses.fields(Sampling)}
 
 
 def takes_options(method):
@@ -40,6 +43,8 @@ def takes_options(method):
             if name not in known:
                 near = difflib.get_close_matches(name, known, 1, 0.5)
                 hint = f" Did you mean {near[0]!r}?" if near else ""
+                if name in SAMPLING:
+                    hint = f" Give sampling=Sampling({name}={kwargs[name]!r})."
                 raise TypeError(f"{method.__name__}() has no option {name!r}.{hint}")
         return method(*args, **kwargs)
 

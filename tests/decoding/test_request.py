@@ -339,6 +339,18 @@ def test_alternatives_share_a_prefill_and_repeat(lm):
     assert three[0].computed_tokens == three[0].prompt_tokens
 
 
+def test_alternatives_that_cannot_differ_are_said_so(lm):
+    with pytest.warns(UserWarning, match="All 2 completions are the same"):
+        first, second = lm.alternatives(PREFIX, SUFFIX, n=2, max_new_tokens=3)
+    assert first.token_ids == second.token_ids
+    lm.alternatives(PREFIX, SUFFIX, n=2, max_new_tokens=3, sampling=Sampling())
+
+
+def test_options_of_sampling_are_led_to_it(lm):
+    with pytest.raises(TypeError, match=r"Give sampling=Sampling\(temperature=0.8\)"):
+        lm.alternatives(PREFIX, n=2, temperature=0.8)
+
+
 def test_log_probabilities_agree_with_those_of_a_completion(lm):
     completion = lm.complete(PREFIX, SUFFIX, max_new_tokens=8, sampling=SAMPLED, seed=3)
     parts = fim.render(PREFIX, SUFFIX)
