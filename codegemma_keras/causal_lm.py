@@ -8,7 +8,6 @@ is done in `decoding`, and training's in `fitting`; here is what the arguments m
 
 import functools
 import threading
-import warnings
 
 import keras
 from keras import ops
@@ -369,7 +368,8 @@ class CodeGemmaCausalLM(FittedCausalLM):
 
         Args:
             n: int, the number of completions. They differ only if `sampling` is not
-                greedy; without a `sampling`, a warning says so.
+                greedy. A warning says so where no `sampling` is given and the compiled
+                sampler is greedy.
             prefix, suffix, **options: as for `complete`.
 
         Returns:
@@ -384,12 +384,6 @@ class CodeGemmaCausalLM(FittedCausalLM):
             >>> len(found)
             2
         """
-        if isinstance(n, int) and n > 1 and options.get("sampling") is None:
-            warnings.warn(
-                f"All {n} completions are the same, because sampling is greedy. Give "
-                "sampling=codegemma_keras.Sampling(temperature=0.8), for example.",
-                stacklevel=3,
-            )
         request = at_cursor(prefix, suffix, options)
         return answering.alternatives(self, request, n)
 

@@ -116,7 +116,7 @@ def evaluate(options: EvalOptions) -> None:
     )
     kept = _answers_in(options.out)
     if kept:
-        print(f"goes on with {options.out}: {kept} answers are there", file=sys.stderr)
+        print(f"{options.out} holds {kept} answers already", file=sys.stderr)
     with bars.shown() as shown, stoppable(shown, options.out) as progress:
         evals.evaluate(
             options.tasks,

@@ -6,6 +6,7 @@ cut to the context and becomes token ids, and what a None of it stands for is fi
 
 import dataclasses
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 
 from codegemma_keras import chat, fim
@@ -47,6 +48,12 @@ def alternatives(lm, request: Request, n: int) -> list[Completion]:
     n = whole_number("n", n)
     if n < 1:
         raise ValueError(f"n={n} must be at least 1.")
+    if n > 1 and request.sampling is None and sampling_of(lm, None).greedy:
+        warnings.warn(
+            f"All {n} completions are the same, because sampling is greedy. Give "
+            "sampling=codegemma_keras.Sampling(temperature=0.8), for example.",
+            stacklevel=4,  # that of a caller of `CodeGemmaCausalLM.alternatives`
+        )
     return complete_all(lm, [request] * n)
 
 

@@ -340,10 +340,17 @@ def test_alternatives_share_a_prefill_and_repeat(lm):
 
 
 def test_alternatives_that_cannot_differ_are_said_so(lm):
-    with pytest.warns(UserWarning, match="All 2 completions are the same"):
+    with pytest.warns(UserWarning, match="All 2 completions are the same") as told:
         first, second = lm.alternatives(PREFIX, SUFFIX, n=2, max_new_tokens=3)
+    assert told[0].filename == __file__
     assert first.token_ids == second.token_ids
+    # Warnings are errors: none where greedy is asked for, or another sampler is compiled.
     lm.alternatives(PREFIX, SUFFIX, n=2, max_new_tokens=3, sampling=Sampling())
+    lm.compile(sampler=keras_hub.samplers.TopKSampler(5, seed=1))
+    try:
+        lm.alternatives(PREFIX, SUFFIX, n=2, max_new_tokens=3)
+    finally:
+        lm.compile(sampler="greedy")
 
 
 def test_options_of_sampling_are_led_to_it(lm):

@@ -211,3 +211,17 @@ def test_from_nothing_on_packages(tmp_path, monkeypatch):
         )
     )
     assert not np.array_equal(x["token_ids"], old["token_ids"])
+
+
+@pytest.mark.parametrize(
+    ("tokens", "warmup"), [(256, 1), (128 * 50, 5), (128 * 900, 48)]
+)
+def test_a_short_run_reaches_its_rate(built, tokens, warmup):
+    """With 48 updates of warm-up, a run of four never came above a tenth of its rate."""
+    settings = config(built, "unused", tokens=tokens, warmup_steps=None)
+    assert pretrain.resolved(settings).warmup_steps == warmup
+    # Without `tokens`, the rows of the data say how long the run is.
+    settings = dataclasses.replace(settings, tokens=None)
+    rows = len(pretrain.rows_in(settings.data))
+    expected = max(1, rows * 64 // 128 // 10)
+    assert pretrain.resolved(settings).warmup_steps == expected

@@ -22,6 +22,7 @@ from codegemma_keras.training import (
     model,
     order,
     progress,
+    schedules,
 )
 from codegemma_keras.training.checkpoints import Checkpoints
 from codegemma_keras.training.interrupt import Interrupted
@@ -182,6 +183,18 @@ def test_the_log_has_means_rates_and_mfu(tmp_path, capsys):
     for row in every:
         share = needed * row["tokens_per_second"] / 1e6
         assert row["mfu"] == pytest.approx(share, rel=1e-2, abs=1e-4)
+    # The rate of each update, not that of the next one, and no update is in vain.
+    rate = schedules.learning_rate(
+        config.schedule, config.learning_rate, 6, config.warmup_steps, config.decay
+    )
+    np.testing.assert_allclose(
+        [row["learning_rate"] for row in every], [rate(n) for n in range(6)], rtol=1e-5
+    )
+    assert min(row["learning_rate"] for row in every) > 0
+    # What the first step took, in which a program is compiled, foretells nothing.
+    first = next(line for line in shown.splitlines() if "step 1/6" in line)
+    assert first.endswith("and its program is compiled")
+    assert "left" in next(line for line in shown.splitlines() if "step 2/6" in line)
     assert "step 6/6, loss" in shown
     assert "MFU" in shown
     assert "0 s left" in shown
