@@ -72,6 +72,8 @@ def count_reuse(tokenizer, context, layout, strokes):
             "median_prompt_tokens": _models.median([r[1] for r in chosen]),
             "median_computed_tokens": _models.median([r[2] for r in chosen]),
             "share_found": 1 - sum(r[2] for r in chosen) / sum(r[1] for r in chosen),
+            # These need no prefill.
+            "share_with_one_new_token": np.mean([r[2] == 1 for r in chosen]).item(),
         }
     return result
 

@@ -1,0 +1,60 @@
+"""A keystroke that leaves one new token: by a prefill of eight, and by the decode loop.
+
+    KERAS_BACKEND=jax python benchmarks/first_token.py
+
+Two sessions get the same keystrokes in turn, in a file of 40 lines before the cursor. One
+computes the last prompt token with a chunk of prefill, as every prompt did once. Reported:
+medians of the milliseconds to the first piece of text and to the end of ten tokens.
+"""
+
+import argparse
+import statistics
+import time
+
+from _data import record
+from _strokes import source
+
+from codegemma_keras import CodeGemmaCausalLM
+from codegemma_keras.decoding import prefill
+
+TYPED = "x = 1 + 2 * 3 - 4 / 5 ** 6 "
+WAYS = ("prefill of eight", "decode loop")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--preset", default="smollm2_135m_code")
+    parser.add_argument("--strokes", type=int, default=50)
+    options = parser.parse_args()
+    lm = CodeGemmaCausalLM.from_preset(options.preset, dtype="float32")
+    lines = "\n".join(source().split("\n")[100:140]) + "\n"
+    ready = prefill.Prefill._lacks_one_token
+    sessions = {way: lm.session() for way in WAYS}
+    times = {way: [] for way in WAYS}
+    for number in range(options.strokes):
+        for way, session in sessions.items():
+            never = way == "prefill of eight"
+            prefill.Prefill._lacks_one_token = (lambda _: False) if never else ready
+            times[way].append(stroke(session, lines + TYPED[: number % len(TYPED)]))
+    found = {}
+    for way, values in times.items():
+        first, whole = zip(*values[10:], strict=True)  # the first ones compile
+        found[way] = {
+            "first_ms": round(statistics.median(first), 1),
+            "ten_tokens_ms": round(statistics.median(whole), 1),
+        }
+    record(f"first_token_{options.preset}", {"strokes": options.strokes, **found})
+
+
+def stroke(session, prefix):
+    """Milliseconds to the first piece and to the end."""
+    began = time.perf_counter()
+    first = None
+    for _ in session.stream(prefix, max_new_tokens=10):
+        first = first or time.perf_counter() - began
+    whole = time.perf_counter() - began
+    return 1000 * (first or whole), 1000 * whole
+
+
+if __name__ == "__main__":
+    main()
