@@ -41,11 +41,9 @@ async def text_of(completer, **body):
     return "".join([piece async for piece in completer.pieces(CellBody(**body))])
 
 
-@pytest.mark.parametrize("until", ["line", "statement", "block"])
-def test_the_text_is_that_of_infill(completer, lm, until):
-    body = {"prefix": "x = ", "suffix": "\n", "above": ["import os"], "path": "a.py"}
-    text = asyncio.run(text_of(completer, **body, max_tokens=24, until=until))
-    assert text == lm.session("line").infill(
+def infilled(lm, until):
+    """What `infill` writes where the cells of these tests end."""
+    return lm.session("line").infill(
         "import os\n\nx = ",
         "\n",
         path="a.py",
@@ -53,6 +51,13 @@ def test_the_text_is_that_of_infill(completer, lm, until):
         until=until,
         tidy=True,
     )
+
+
+@pytest.mark.parametrize("until", ["line", "statement", "block"])
+def test_the_text_is_that_of_infill(completer, lm, until):
+    body = {"prefix": "x = ", "suffix": "\n", "above": ["import os"], "path": "a.py"}
+    text = asyncio.run(text_of(completer, **body, max_tokens=24, until=until))
+    assert text == infilled(lm, until)
     assert text
     assert completer.name == "tiny"
 

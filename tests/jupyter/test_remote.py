@@ -8,6 +8,7 @@ import pytest
 from codegemma_keras.jupyter.cells import CellBody
 from codegemma_keras.jupyter.remote import Remote, ServerError
 from codegemma_keras.server.ask import BusyError
+from tests.jupyter.test_completing import infilled
 from tests.server.conftest import app, lm  # noqa: F401
 
 BODY = {"prefix": "x = ", "suffix": "\n", "above": ["import os"], "path": "a.py"}
@@ -26,14 +27,7 @@ def ask(transport, key=None, **body):
 @pytest.mark.parametrize("until", ["line", "block"])
 def test_the_text_is_that_of_infill(app, lm, until):  # noqa: F811
     text, name = ask(httpx.ASGITransport(app), **BODY, max_tokens=24, until=until)
-    assert text == lm.session("line").infill(
-        "import os\n\nx = ",
-        "\n",
-        path="a.py",
-        max_new_tokens=24,
-        until=until,
-        tidy=True,
-    )
+    assert text == infilled(lm, until)
     assert text
     assert name == "tiny"
 
