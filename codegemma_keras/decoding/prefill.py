@@ -30,8 +30,8 @@ class Prefill:
     once, in a cache of one row, which is then copied for the others.
 
     A prompt of which a cache holds all but the last token, which is what most keystrokes
-    in the layout `line` leave, has no chunk: its last token is computed by the decode loop, together with the
-    newest tokens of the rows that go on.
+    in the layout `line` leave, has no chunk: its last token is computed by the decode loop,
+    together with the newest tokens of the rows that go on.
 
     Args:
         engine: an `Engine`.
