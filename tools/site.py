@@ -44,7 +44,8 @@ def places():
     for file in sorted((ROOT / "docs").glob("*.md")):
         found[file] = f"guides/{file.name}"
     for file in sorted((ROOT / "docs" / "reference").glob("*.md")):
-        found[file] = f"reference/{file.name}"
+        if file.name != "README.md":  # which is for readers of the repository
+            found[file] = f"reference/{file.name}"
     for file in sorted((ROOT / "docs" / "images").iterdir()):
         found[file] = f"images/{file.name}"
     for file in sorted((ROOT / "notebooks").glob("*.ipynb")):

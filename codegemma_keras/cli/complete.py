@@ -78,22 +78,32 @@ def complete(options: CompleteOptions) -> None:
         if options.adapter is not None:
             lora.use(lm, options.adapter)
     loaded = time.perf_counter()
-    completion = lm.complete(
-        prefix,
-        suffix,
-        path=_repository_path(options.file),
-        context=context,
-        max_new_tokens=options.max_new_tokens,
-        until=None if options.until == "none" else options.until,
-        tidy=not options.untidy,
-        sampling=sampling,
-        seed=options.seed,
-    )
+    with _waiting():
+        completion = lm.complete(
+            prefix,
+            suffix,
+            path=_repository_path(options.file),
+            context=context,
+            max_new_tokens=options.max_new_tokens,
+            until=None if options.until == "none" else options.until,
+            tidy=not options.untidy,
+            sampling=sampling,
+            seed=options.seed,
+        )
     done = time.perf_counter()
     if options.json:
         print(json.dumps(_as_json(completion, prefix, suffix, start, loaded, done)))
     else:
         _print_in_place(prefix, completion.text, suffix)
+
+
+def _waiting():
+    """On a terminal, a line that says why nothing is to be seen yet."""
+    from rich.console import Console
+
+    return Console(stderr=True).status(
+        "Completing. The first time, programs are compiled, which takes some seconds."
+    )
 
 
 def _as_json(completion, prefix, suffix, start, loaded, done):

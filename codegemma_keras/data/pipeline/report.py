@@ -396,5 +396,16 @@ def _html_manifest(manifest):
         size = f"{source['files']:,} files, {source['bytes']:,} bytes"
         yield f"<tr><th>source {_text(name)}<td>{_text(source['path'])} ({size})"
     for name, value in manifest["settings"].items():
-        yield f"<tr><th>{_text(name)}<td>{_text(value)}"
+        yield f"<tr><th>{_text(name)}<td>{_setting(value)}"
     yield "</table>"
+
+
+def _setting(value):
+    """A setting as a person reads it; Python's own form of a dict is none."""
+    if isinstance(value, dict):
+        return "<br>".join(f"{_text(k)}: {_setting(v)}" for k, v in value.items()) or "none"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_setting, value)) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return _text("not set" if value is None else value)

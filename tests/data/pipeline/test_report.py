@@ -126,3 +126,25 @@ def test_a_long_part_of_the_sample_leaves_room_for_its_middle():
     for text in ("first", "last", "characters ...]", "wanted"):
         assert text in page
     assert len(page) < 40_000
+
+
+def test_settings_are_written_for_a_person():
+    """A setting that holds others was shown as Python writes a dict."""
+    settings = {
+        "fim": {"rate": 1.0, "seed": 1},
+        "languages": ["go", "<b>"],
+        "licences": None,
+        "benchmarks": [],
+        "own": True,
+    }
+    made = MANIFEST | {"settings": settings}
+    page = report.html_page(about(KEPT), None, manifest=made)
+    for cell in (
+        "<th>fim<td>rate: 1.0<br>seed: 1",
+        "<th>languages<td>go, &lt;b&gt;",
+        "<th>licences<td>not set",
+        "<th>benchmarks<td>none",
+        "<th>own<td>yes",
+    ):
+        assert cell in page
+    assert "{&#x27;" not in page
