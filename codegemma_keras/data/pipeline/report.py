@@ -403,7 +403,10 @@ def _html_manifest(manifest):
 def _setting(value):
     """A setting as a person reads it; Python's own form of a dict is none."""
     if isinstance(value, dict):
-        return "<br>".join(f"{_text(k)}: {_setting(v)}" for k, v in value.items()) or "none"
+        return (
+            "<br>".join(f"{_text(k)}: {_setting(v)}" for k, v in value.items())
+            or "none"
+        )
     if isinstance(value, list | tuple):
         return ", ".join(map(_setting, value)) or "none"
     if isinstance(value, bool):
