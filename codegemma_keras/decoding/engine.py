@@ -66,10 +66,11 @@ class Engine:
 
     def is_of(self, model) -> bool:
         """Whether the compiled programs still name the variables of `model`."""
-        same = len(self.variables) == len(model.variables)
-        pairs = zip(self.variables, model.variables, strict=False)
-        version = getattr(model.backbone, "version", 0)
-        return same and version == self.version and all(a is b for a, b in pairs)
+        if getattr(model.backbone, "version", 0) != self.version:
+            return False
+        present = model.variables  # asked once: Keras walks through all layers for it
+        pairs = zip(self.variables, present, strict=False)
+        return len(self.variables) == len(present) and all(a is b for a, b in pairs)
 
     # Generating
 
