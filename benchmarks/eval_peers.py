@@ -243,7 +243,8 @@ def as_llama(args):
     # The one that Transformers makes of the GGUF file does not split numbers into digits,
     # as the published one does: 33 prompts of HumanEval have other tokens by it.
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder_of(args))
-    begin, name = tokenizer.bos_token, "Transformers, Llama"
+    begin = tokenizer.convert_ids_to_tokens(0)  # published as <|endoftext|>
+    name = "Transformers, Llama"
     return Harness(ours(args), network, tokenizer, begin, name, args.batch_size)
 
 
