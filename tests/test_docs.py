@@ -292,6 +292,11 @@ def test_the_page_of_evaluation_has_every_recorded_score():
                 assert f"{found['answers_of_ours']} equal" in told
 
 
+def test_the_readme_is_short():
+    """A newcomer reads it whole; what is longer belongs into a guide."""
+    assert len((ROOT / "README.md").read_text("utf-8").splitlines()) < 150
+
+
 def test_formulas_of_the_site_are_no_latex():
     """The build fails where a page still has some; `pymdownx.arithmatex` writes this."""
     found = site.site_mathematics.formulas_left
