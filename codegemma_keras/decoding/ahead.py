@@ -11,12 +11,14 @@ from codegemma_keras.decoding.generation import MAX_STOP_IDS
 from codegemma_keras.decoding.sampling import Sampling, Settings, Work
 
 
-def calls(engine, max_length, batch_sizes, samplings, speculate, joining, prompts):
+def calls(
+    engine, max_length, batch_sizes, samplings, speculate, joining, prompts, least
+):
     """Call every program, one for each item, which is False; see `Engine.warm_up`.
 
     Args:
         engine: an `Engine`.
-        max_length, batch_sizes, samplings, speculate, joining, prompts: as there.
+        max_length, batch_sizes, samplings, speculate, joining, prompts, least: as there.
     """
     drafter = engine.drafter(speculate)
     engine.weights_version()  # what keeps a cache asks for it: on TensorFlow a program
@@ -28,7 +30,7 @@ def calls(engine, max_length, batch_sizes, samplings, speculate, joining, prompt
     if drafter is not None:
         kinds.append((drafter, max_length + 2 * drafter.width))
     for kind, reach in kinds:
-        slots = [bucket(1)]
+        slots = [bucket(least.slots)]
         while slots[-1] < reach:
             slots.append(bucket(slots[-1] + 1))
         for rows in sizes:

@@ -101,11 +101,13 @@ def prefill_plan(
 class Least(NamedTuple):
     """What the cache of a group of prompts has at least, however few and short they are.
 
-    Groups of other sizes then need no programs of their own.
+    Groups of other sizes then need no programs of their own. If `fixed`, all chunks have as
+    many rows as the cache, and few widths.
     """
 
     rows: int = 1
     slots: int = 1
+    fixed: bool = False
 
 
 AS_NEEDED = Least()

@@ -295,7 +295,8 @@ def least_cache(rows: Sequence[Row], together: int) -> Least:
         together: how many run at once.
     """
     reach = max(len(row.prompt) + max(0, min(VISIT, row.limit - 1)) for row in rows)
-    return Least(row_bucket(join_size(together)), max(bucket(reach), LEAST_SLOTS))
+    slots = max(bucket(reach), LEAST_SLOTS)
+    return Least(row_bucket(join_size(together)), slots, fixed=True)
 
 
 def end_from_outside(answers: Sequence[Answer]) -> None:

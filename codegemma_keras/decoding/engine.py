@@ -19,6 +19,7 @@ from codegemma_keras.decoding.cache import (
     TOKENS_PER_READ,
     TOKENS_PER_READ_GPU,
     Cache,
+    Least,
     WeightsVersion,
     bucket,
     row_bucket,
@@ -380,6 +381,7 @@ class Engine:
         joining: bool = False,
         prompts: int | None = None,
         pause: Callable[[], None] | None = None,
+        least: Least = AS_NEEDED,
     ) -> int:
         """Compile every program that requests of these sizes need; others may go on.
 
@@ -395,13 +397,14 @@ class Engine:
             prompts: most different prompts that are prefilled at once. Default: as many
                 as there are rows. A server whose rows join one by one needs 1.
             pause: called before each program; a server waits in it until it is idle.
+            least: as of the `generation` that will be used.
 
         Returns:
             How many programs were compiled.
         """
         before = self.compilations
         calls = ahead.calls(
-            self, max_length, batch_sizes, samplings, speculate, joining, prompts
+            self, max_length, batch_sizes, samplings, speculate, joining, prompts, least
         )
         while not self._call_ahead(calls, pause):
             pass

@@ -37,8 +37,7 @@ class Prefill:
         engine: an `Engine`.
         drafter: as of `Generation`.
         rows: of `Row`.
-        least: of the cache. Unless it is `AS_NEEDED`, all chunks have as many rows as the
-            cache and few widths.
+        least: a `Least` of the cache.
 
     Attributes:
         ready: whether only the last token of one prompt is to be computed. It is certain
@@ -62,7 +61,7 @@ class Prefill:
         row = self.rows[0]
         if len(self.rows) > 1 or row.cached is None or row.cached.cache is None:
             return False
-        if self._drafter is not None or self._least != AS_NEEDED:
+        if self._drafter is not None or self._least.fixed:
             return False
         return common_length(row.prompt, row.cached.token_ids) >= len(row.prompt) - 1
 
@@ -119,7 +118,7 @@ class Prefill:
         self._shared = 0 if cache else shared_beginning(self._prompts)
         alone = plan([self._shared]) if self._shared else []
         self._alone = len(alone)
-        fixed = None if self._least == AS_NEEDED else rows
+        fixed = rows if self._least.fixed else None
         self._plan = alone + plan(lengths, self._shared or start, rows=fixed)
         reach = max(offset + width for offset, width, _ in self._plan)
         self._ids = np.zeros((rows, reach), "int32")

@@ -101,13 +101,14 @@ def _compile(scheduler, rows, samplings, purpose):
             raise _ClosedError
 
     try:
-        count = lm.warm_up(
+        count = lm.engine.warm_up(
             min(LENGTH, lm.preprocessor.sequence_length),
             batch_sizes=(rows,),
-            sampling=samplings,
+            samplings=samplings,
             joining=True,
             prompts=1,
             pause=pause,
+            least=scheduler.least,
         )
     except _ClosedError:
         return

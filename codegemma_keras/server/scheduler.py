@@ -16,6 +16,7 @@ import logging
 import threading
 import time
 
+from codegemma_keras.decoding.cache import AS_NEEDED, Least, bucket
 from codegemma_keras.decoding.completion import Answer, end_from_outside, visit_length
 from codegemma_keras.server import memory
 from codegemma_keras.server.ask import BusyError, SupersededError
@@ -30,6 +31,13 @@ QUIET = 1.0
 PREPARING_AT_ONCE = 2
 # Editors whose newest number is remembered, so that names without end take no memory.
 REMEMBERED_EDITORS = 1024
+
+# Slots that every cache has, so that a short prompt needs no programs of its own. Each size
+# takes seconds to compile and tens of megabytes, and attention over this many is a small
+# part of a step: its keys and values are 4 % of the bytes of SmolLM2's weights.
+SLOTS = 512
+# So many caches of that size must fit among the prompts that are held.
+LEAST_HELD = 16
 
 
 @dataclasses.dataclass(eq=False)
@@ -72,7 +80,8 @@ class Scheduler:
         )
         self._preparing = {}  # job (or another key) -> how many prompts it counts as
         self._newest = collections.OrderedDict()  # editor -> number of its newest job
-        self._generation = lm.engine.generation(may_compile=False)
+        self.least = least_of(lm, cache_bytes)
+        self._generation = self._new_generation()
         self._changed = threading.Condition()
         self._waiting = collections.deque()  # of lists of `_Open` of one prompt
         self._open = []
@@ -218,6 +227,9 @@ class Scheduler:
 
     # In the scheduler's thread
 
+    def _new_generation(self):
+        return self.lm.engine.generation(may_compile=False, least=self.least)
+
     def _run(self):
         while self._wait():
             try:
@@ -231,7 +243,7 @@ class Scheduler:
                 # A fault of the device or of this package: those under way are told,
                 # and the next ones find a fresh batch.
                 LOG.exception("A batch failed")
-                self._generation = self.lm.engine.generation(may_compile=False)
+                self._generation = self._new_generation()
                 failed, self._open = self._open, []
                 for job in {each.job for each in failed}:
                     _tell(job, Failed(error))
@@ -314,6 +326,19 @@ class Scheduler:
             _tell(each.job, Done(each.index, completion))
             # Last, because those that are open are told of a fault.
             self._open.remove(each)
+
+
+def least_of(lm, cache_bytes) -> Least:
+    """The `Least` of a server's caches; see `SLOTS`.
+
+    Args:
+        lm: a `CodeGemmaCausalLM`. The keys and values of CodeGemma 7B take so much memory
+            that short prompts get short caches.
+        cache_bytes: of prompts that may be asked again.
+    """
+    slots = bucket(min(SLOTS, lm.preprocessor.sequence_length))
+    fits = LEAST_HELD * lm.engine.cache_bytes(1, slots) <= cache_bytes
+    return Least(slots=slots) if fits else AS_NEEDED
 
 
 def _tell(job, event):

@@ -9,7 +9,7 @@ from starlette.testclient import TestClient
 from codegemma_keras import CodeGemmaCausalLM, lora
 from codegemma_keras.server import loading
 from codegemma_keras.server.app import create_app
-from codegemma_keras.server.scheduler import Scheduler
+from codegemma_keras.server.scheduler import Scheduler, least_of
 from codegemma_keras.server.settings import Settings
 from tests.small_task import small_task
 
@@ -94,6 +94,27 @@ def test_after_compiling_ahead_a_first_request_compiles_nothing(monkeypatch):
             assert client.post("/completion", json=body).status_code == 200
     assert lm.engine.compilations == compiled
     scheduler.close(0)
+
+
+def test_prompts_of_any_length_decode_by_one_program():
+    """Each size of cache had its own, which took seconds to compile and 40 MB."""
+    lm = small_task()
+    lm.preprocessor.sequence_length = 512
+    app = create_app(Settings("tests/tiny", rows=1, warm_up=False), lambda: lm)
+    with TestClient(app, base_url="http://127.0.0.1:8012") as client:
+        while client.get("/health").status_code != 200:
+            pass
+        for characters in (1, 200, 400):
+            body = {"prompt": "x" * characters, "n_predict": 2}
+            assert client.post("/completion", json=body).status_code == 200
+    assert {slots for _, _, slots in lm.engine._decode_shapes} == {512}
+
+
+@pytest.mark.parametrize(("mebibytes", "slots"), [(1, 256), (0.5, 256), (0.4, 1)])
+def test_large_caches_are_as_short_as_their_prompts(mebibytes, slots):
+    """Of CodeGemma 7B, 512 MiB hold two caches of 512 slots, and seventeen of 64."""
+    lm = small_task()  # a cache of its whole context takes 32 KiB
+    assert least_of(lm, int(mebibytes * 2**20)).slots == slots
 
 
 def test_compiling_waits_until_nobody_asks_but_not_for_ever(lm):
