@@ -75,7 +75,7 @@ def test_groups_of_any_size_need_no_programs_of_their_own():
     prompts = [PROMPTS[5], *PROMPTS[2:5], *PROMPTS[:2], PROMPTS[3][:20]]
     rows = [Row(prompt, 24, seed=n) for n, prompt in enumerate(prompts * 2)]
     least = least_cache(rows, 8)
-    assert least == (2, 512)
+    assert least == (2, 512, True)
     generation, waiting, compiled = engine.generation(least=least), rows, []
     for count in (8, 2, 2, 1, 1):
         generation.join(waiting[:count])
