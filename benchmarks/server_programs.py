@@ -3,8 +3,9 @@
     KERAS_BACKEND=jax python benchmarks/server_programs.py
 
 A process of its own each: caches as short as their prompts, and the ones of a server, which
-have 512 slots at least. Compiled are the programs for one editor. Nothing is taken from a folder of compiled programs. The memory is given
-back to the system before it is read.
+have 512 slots at least. Compiled are the programs for one editor. Nothing is taken from a
+folder of compiled programs. Memory that was freed is given back to the system before what
+is resident is read.
 """
 
 import argparse
