@@ -33,8 +33,9 @@ PREPARING_AT_ONCE = 2
 REMEMBERED_EDITORS = 1024
 
 # Slots that every cache has, so that a short prompt needs no programs of its own. Each size
-# takes seconds to compile and tens of megabytes, and attention over this many is a small
-# part of a step: its keys and values are 4 % of the bytes of SmolLM2's weights.
+# takes seconds to compile and tens of megabytes (benchmarks/server_programs.py). Attention
+# over this many is a small part of a step: its keys and values are 4 % of the bytes of
+# SmolLM2's weights.
 SLOTS = 512
 # So many caches of that size must fit among the prompts that are held.
 LEAST_HELD = 16
