@@ -138,12 +138,15 @@ class Prefill:
         first = self.rows[0]
         if first.cached is None:
             return 0, None
-        version = self._engine.weights_version()
+        version, held = self._engine.weights_version(), first.cached
         for row in self.rows:
             row.weights = version
+            # A row may outlive its request by far, until Python looks for cycles, and would
+            # keep the cache alive: 16 editors held gigabytes in this way.
+            row.cached = CachedPrefix()
         if len(self._prompts) > 1:
             return 0, None
-        return first.cached.usable(first.prompt, self._drafter, version)
+        return held.usable(first.prompt, self._drafter, version)
 
     def finish(self):
         """`(rows, hidden, cache)`: each row that still runs in a row of its own.
