@@ -4,8 +4,8 @@
 
 Two sessions get the same keystrokes in turn, in a file of 40 lines before the cursor. One
 computes the last prompt token with a chunk of prefill, as every prompt did once. Reported:
-medians of the milliseconds to the first piece of text, of which on the device, and to the
-end of ten tokens.
+medians of the milliseconds to the first piece of text, of which in visits of the device, and
+to the end of ten tokens.
 """
 
 import argparse
@@ -64,7 +64,7 @@ def timed_visits():
 
 
 def stroke(session, prefix, visits):
-    """Milliseconds to the first piece, of which on the device, and to the end."""
+    """Milliseconds to the first piece, of which in visits of the device, and to the end."""
     visits.clear()
     began = time.perf_counter()
     first, device = None, 0

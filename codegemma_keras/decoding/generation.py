@@ -62,8 +62,8 @@ class Row:
         stop_token_ids: ids that end the row; at most MAX_STOP_IDS.
         sampling: how its tokens are chosen.
         seed: int, of its noise.
-        cached: a `CachedPrefix` that its prompt may begin with; needed for
-            `Generation.keep`, too. None: no interest.
+        cached: a `CachedPrefix` that its prompt may begin with; an empty one as soon as
+            the prompt is begun. Needed for `Generation.keep`, too. None: no interest.
         tokens: its new tokens so far, a stop token included.
         log_probabilities: of `tokens`.
         stop_reason: why it ended; None while it goes on.

@@ -1,5 +1,6 @@
 """The command line, with a tiny random model saved as a preset folder."""
 
+import io
 import json
 
 import keras
@@ -308,3 +309,19 @@ def test_no_room_for_a_prompt(folder, preset, capsys):
     assert "max_new_tokens=500" in err
     assert "128" in err
     assert err.count("\n") == 1
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_terminal_says_what_is_waited_for(folder, preset, monkeypatch, capsys):
+    """A log or a pipe gets the completion alone."""
+    ask = ["complete", "stats.py", "--line", "2", "--preset", preset]
+    ask += ["--max-new-tokens", "2"]
+    monkeypatch.setenv("TERM", "xterm")
+    for stderr, says in ((Terminal(), True), (io.StringIO(), False)):
+        monkeypatch.setattr("sys.stderr", stderr)
+        assert main(ask) == 0
+        assert ("programs are compiled" in stderr.getvalue()) == says
