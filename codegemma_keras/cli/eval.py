@@ -36,7 +36,7 @@ class EvalOptions:
     # The folder of the results.
     out: pathlib.Path
     # The model: a name, kaggle://..., hf://... or a folder.
-    preset: str = "code_gemma_tiny_py"
+    preset: str = "smollm2_135m_code"
     # The folder of an adapter in PEFT's format, such as `codegemma sft` writes. The model
     # is used with it.
     adapter: str | None = None

@@ -16,6 +16,7 @@ import collections
 import dataclasses
 import hashlib
 import json
+import math
 import sys
 
 from codegemma_keras import CodeGemmaCausalLM, chat, hosts, sharding
@@ -28,6 +29,8 @@ from codegemma_keras.training.progress import say
 ADAPTER = "sft"
 RANK = 16
 LENGTH = 1024
+TOKENS = 8192  # of an update
+UPDATES = 8  # in a pass, at least
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,7 +40,7 @@ class SFTConfig(settings.TrainingConfig):
     data: str = "chats.jsonl"
     """The file of conversations: JSON lines, a JSON array, CSV, TSV or Parquet, with or
     without gzip."""
-    preset: str = "code_gemma_tiny_py"
+    preset: str = "smollm2_135m_code"
     """The model to start from, by name or folder."""
     out: str = "runs/sft"
     """The folder of the run, with settings, log, checkpoints and result. The same command
@@ -48,6 +51,9 @@ class SFTConfig(settings.TrainingConfig):
     sequence_length: int | None = None
     """The number of tokens in a row, up to the model's context. None means 1,024, or the
     context if that is less. A longer conversation is cut after the last answer that fits."""
+    batch_tokens: int | None = None
+    """The number of tokens in an update, including padding. None means 8,192, or less where
+    the conversations are few, so that a pass over them has at least eight updates."""
     epochs: int = 2
     """The number of passes over the conversations. With more than three, the model soon
     learns them by heart."""
@@ -69,6 +75,8 @@ def resolved(
 ) -> SFTConfig:
     """The settings with nothing left to derive but what the number of rows decides.
 
+    Where `batch_tokens` is None, it becomes what many conversations get; `fitted` has the rest.
+
     Args:
         config: what was asked.
         context: int, tokens that the preset is made for.
@@ -83,15 +91,54 @@ def resolved(
         sequence_length=config.sequence_length or min(LENGTH, context),
         learning_rate=config.learning_rate or (2e-4 if config.lora_rank else 2e-5),
     )
+    if config.batch_tokens is None:
+        least = least_tokens(config)
+        tokens = max(1, TOKENS // least) * least
+        config = dataclasses.replace(config, batch_tokens=tokens)
     order.rows_of_part(config)  # raises where a mesh cannot divide the batch
     return config
 
 
+def least_tokens(config: SFTConfig) -> int:
+    """Tokens of the smallest update: a row for each part of it and each share of the mesh."""
+    sizes = sharding.parse_mesh(config.mesh) if config.mesh else {}
+    shares = math.prod(sizes.get(axis, 1) for axis in sharding.BATCH_AXES)
+    return config.sequence_length * config.accumulation * shares
+
+
+def fitted(config: SFTConfig, rows: int) -> SFTConfig:
+    """The settings with a smaller batch where a pass over `rows` would have few updates."""
+    least = least_tokens(config)
+    tokens = rows // UPDATES * config.sequence_length // least * least
+    tokens = min(config.batch_tokens, max(least, tokens))
+    if tokens < config.batch_tokens:
+        say(f"  {tokens:,} tokens to an update, since the conversations are few")
+    return dataclasses.replace(config, batch_tokens=tokens)
+
+
 def with_steps(config: SFTConfig, rows: int) -> tuple[SFTConfig, int]:
-    """The settings with the warm-up of a run over `rows` rows, and its number of steps."""
-    steps = config.epochs * (rows // order.rows_of_batch(config))
+    """The settings with the warm-up of a run over `rows` rows, and its number of steps.
+
+    Raises:
+        ValueError: the rows are less than a batch.
+    """
+    wanted, length = order.rows_of_batch(config), config.sequence_length
+    if rows < wanted:
+        # What may be asked for is a multiple of the smallest update.
+        most = rows * length // least_tokens(config) * least_tokens(config)
+        mend = f"Set batch_tokens to at most {most}, or bring" if most else "Bring"
+        raise ValueError(
+            f"{config.data} fills {rows_of(rows, length)}, less than one batch of {wanted} "
+            f"rows (batch_tokens={config.batch_tokens}). {mend} more conversations."
+        )
+    steps = config.epochs * (rows // wanted)
     warmup = config.warmup_steps or max(1, round(0.05 * steps))
     return dataclasses.replace(config, warmup_steps=warmup), steps
+
+
+def rows_of(rows: int, length: int) -> str:
+    """The rows in words."""
+    return f"{rows:,} row{'' if rows == 1 else 's'} of {length} tokens"
 
 
 def token_row(conversation, tokenizer, length):
@@ -149,7 +196,7 @@ def prepare(config: SFTConfig, tokenizer):
     """`(training rows, held-out rows or None)`, each a `PackedBatch`.
 
     Raises:
-        ValueError: an example that cannot be understood; too few for one batch.
+        ValueError: an example that cannot be understood; none to train on.
     """
     length = config.sequence_length
     documents, counts, read = {False: [], True: []}, collections.Counter(), 0
@@ -174,20 +221,13 @@ def prepare(config: SFTConfig, tokenizer):
     for what, count in counts.items():
         say(f"  {count:,} {what}")
     rows = 0 if packed[False] is None else packed[False].rows
-    filled = f"{rows:,} row{'' if rows == 1 else 's'} of {length} tokens"
-    say(f"  {len(documents[False]):,} to train on, in {filled}")
+    say(f"  {len(documents[False]):,} to train on, in {rows_of(rows, length)}")
     say(f"  {len(documents[True]):,} to evaluate on")
-    wanted = order.rows_of_batch(config)
-    if rows < wanted:
+    if not rows:
         raise ValueError(
-            f"{config.data} fills {filled}, less than one batch of {wanted} rows "
-            f"(batch_tokens={config.batch_tokens}). "
-            + (
-                f"Set batch_tokens to at most {rows * length}, or bring"
-                if rows
-                else "Bring"
-            )
-            + " more conversations."
+            f"{config.data} has no conversation to train on. Bring conversations with an "
+            f"answer that fits into {length} tokens, or set held_out to less than "
+            f"{config.held_out}."
         )
     return packed[False], packed[True]
 
@@ -206,9 +246,11 @@ def train(config: SFTConfig) -> CodeGemmaCausalLM:
     if config.several_hosts:
         hosts.begin()
     preprocessor = CodeGemmaCausalLM.preprocessor_cls.from_preset(config.preset)
+    chosen = config.batch_tokens is not None
     config = resolved(config, preprocessor.sequence_length)
     say(f"sft of {config.preset}: {model.described(config, hardware.device_name())}")
     rows, held_out = prepare(config, preprocessor.tokenizer)
+    config = config if chosen else fitted(config, rows.rows)
     config, steps = with_steps(config, rows.rows)
     settings.keep_settings(config, data_digest=settings.digest(config.data))
     if not config.evaluate_every:

@@ -192,7 +192,8 @@ class TrainingConfig(RunConfig):
     def __post_init__(self):
         super().__post_init__()
         for name, low in {"batch_tokens": 1, "log_every": 1, "patience": 0}.items():
-            at_least(self, name, low)
+            if getattr(self, name) is not None:
+                at_least(self, name, low)
         if self.peak_tflops is not None:
             above(self, "peak_tflops", 0)
         at_least(self, "z_loss", 0)
@@ -210,13 +211,14 @@ class TrainingConfig(RunConfig):
                     f"{name}={getattr(self, name)} must be a multiple of "
                     f"log_every={self.log_every}."
                 )
-        length = self.sequence_length
-        if length is not None and self.batch_tokens % (length * self.accumulation):
-            least = length * self.accumulation
+        if None in (self.sequence_length, self.batch_tokens):
+            return
+        least = self.sequence_length * self.accumulation
+        if self.batch_tokens % least:
             raise ValueError(
-                f"batch_tokens={self.batch_tokens} must be a multiple of sequence_length "
-                f"x accumulation = {length} x {self.accumulation}. Give for example "
-                f"{max(1, round(self.batch_tokens / least)) * least}."
+                f"batch_tokens={self.batch_tokens} must be a multiple of sequence_length x "
+                f"accumulation = {self.sequence_length} x {self.accumulation}. Give for "
+                f"example {max(1, round(self.batch_tokens / least)) * least}."
             )
 
 

@@ -37,7 +37,7 @@ def command(*words):
 def largest():
     hardware.CHIPS["tiny"] = hardware.Chip("tiny", ("tiny",), 0.03, 0.0, 1e12, 1e11)
     config = SFTConfig(
-        lora_rank=0, sequence_length=64, dtype="float32", batch_tokens=64
+        preset=TINY, lora_rank=0, sequence_length=64, dtype="float32", batch_tokens=64
     )
     rows, found = plan.largest_batch(config, "tiny", sizes=SMALL)
     more = dataclasses.replace(config, batch_tokens=64 * (rows + 1))
@@ -68,7 +68,7 @@ def large():
 
 def parts():
     """One part a step, and four."""
-    config = SFTConfig(lora_rank=0, sequence_length=64, batch_tokens=256)
+    config = SFTConfig(preset=TINY, lora_rank=0, sequence_length=64, batch_tokens=256)
     four = dataclasses.replace(config, accumulation=4)
     return [cli.as_json(plan.estimate(c, "l4", SMALL)) for c in (config, four)]
 

@@ -38,6 +38,7 @@ out = {{}}
 for recipe in ("full", "lora", "qlora"):
     config = step.resolved(
         SFTConfig(
+            preset="code_gemma_tiny_py",
             lora_rank=0 if recipe == "full" else 4,
             quantize="int8" if recipe == "qlora" else None,
             dtype="bfloat16" if recipe == "qlora" else "float32",

@@ -235,14 +235,42 @@ def test_settings_that_cannot_work(folder):
         with pytest.raises(ValueError, match=message):
             config(folder, "x", **changes)
     large = sft.resolved(config(folder, "x", batch_tokens=64000))
-    tokenizer = our_task().tokenizer
+    rows, _ = sft.prepare(large, our_task().tokenizer)
     with pytest.raises(ValueError, match="less than one batch") as error:
-        sft.prepare(large, tokenizer)
+        sft.with_steps(large, rows.rows)
     most = int(re.search(r"Set batch_tokens to at most (\d+),", str(error.value))[1])
-    sft.prepare(dataclasses.replace(large, batch_tokens=most), tokenizer)
+    sft.with_steps(dataclasses.replace(large, batch_tokens=most), rows.rows)
     with pytest.raises(ValueError, match=f"at most {most},"):
-        sft.prepare(dataclasses.replace(large, batch_tokens=most + 64), tokenizer)
+        sft.with_steps(dataclasses.replace(large, batch_tokens=most + 64), rows.rows)
+    every = config(folder, "x", held_out=0.999)
+    with pytest.raises(ValueError, match=r"no conversation to train on.*held_out"):
+        sft.prepare(sft.resolved(every), our_task().tokenizer)
     assert not (folder / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("rows", "changes", "tokens"),
+    [
+        (2000, {}, 8192),
+        (64, {}, 512),  # 8 rows
+        (63, {}, 448),
+        (3, {}, 64),  # fewer updates than eight, of a row each
+        (64, {"accumulation": 3}, 384),
+        (1, {"mesh": "data=2,model=2"}, 128),
+    ],
+)
+def test_few_conversations_get_a_small_batch(rows, changes, tokens):
+    asked = sft.SFTConfig(sequence_length=64, **changes)
+    assert sft.fitted(sft.resolved(asked), rows).batch_tokens == tokens
+
+
+def test_few_conversations_train_without_a_batch_of_their_own(folder, capsys):
+    sft.train(config(folder, "few", batch_tokens=None))
+    assert (
+        "tokens to an update, since the conversations are few" in capsys.readouterr()[0]
+    )
+    rows = read(folder / "few" / "curve.csv")
+    assert max(int(row["step"]) for row in rows) >= sft.UPDATES
 
 
 def test_a_row_is_not_longer_than_the_model_s_context():
