@@ -112,7 +112,8 @@ def test_canonical_answers_pass_and_empty_ones_do_not(tmp_path, capsys):
     ],
 )
 def test_bad_requests_are_one_line(arguments, said, tmp_path, capsys):
-    code, _, err = run(capsys, *arguments, "--out", tmp_path / "o")
+    preset = ["--preset", "code_gemma_tiny_py"]  # nothing is fetched
+    code, _, err = run(capsys, *arguments, *preset, "--out", tmp_path / "o")
     assert code == 2
     last = err.strip().splitlines()[-1]
     assert last.startswith("codegemma: ")
