@@ -63,6 +63,7 @@ class Job:
         tokenizer: the model's.
         arrived, first_token, ended: `time.monotonic()` of these moments, or None.
         superseded: whether a newer job of the same editor ended it.
+        cancellation: the event that `cancel` sets.
     """
 
     def __init__(
@@ -83,11 +84,11 @@ class Job:
         self.arrived = time.monotonic()
         self.first_token = self.ended = None
         self.superseded = False
-        self._cancelled = threading.Event()
+        self.cancellation = threading.Event()
 
     def cancel(self) -> None:
         """End it at the next visit, with what there is."""
-        self._cancelled.set()
+        self.cancellation.set()
 
     def supersede(self) -> None:
         """End it, because a newer job of its editor came."""
@@ -96,7 +97,7 @@ class Job:
 
     @property
     def cancelled(self) -> bool:
-        return self._cancelled.is_set()
+        return self.cancellation.is_set()
 
     @property
     def prompt_tokens(self) -> int:

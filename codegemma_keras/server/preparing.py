@@ -53,7 +53,8 @@ class Preparer:
             )
         job.tokenizer = self._lm.tokenizer
         deadline = job.arrived + self._max_seconds
-        outside = Cancellation(deadline, lambda: job.cancelled)
+        # Not the job itself, which holds its answers: they would be a cycle.
+        outside = Cancellation(deadline, job.cancellation.is_set)
         for request in ask.requests:
             if reason := outside.reason():
                 raise SupersededError() if job.superseded else unread(reason)

@@ -237,8 +237,7 @@ class Scheduler:
                 self._end()
                 self._admit()
                 if self._generation.running:
-                    answers = [each.answer for each in self._open]
-                    self._generation.advance(visit_length(self._generation, answers))
+                    self._generation.advance(self._visit_length())
                 self._give_out()
             except Exception as error:
                 # A fault of the device or of this package: those under way are told,
@@ -248,6 +247,9 @@ class Scheduler:
                 failed, self._open = self._open, []
                 for job in {each.job for each in failed}:
                     _tell(job, Failed(error))
+
+    def _visit_length(self):
+        return visit_length(self._generation, [each.answer for each in self._open])
 
     def _wait(self) -> bool:
         """Until there is something to do; False: it is all over."""

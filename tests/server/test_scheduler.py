@@ -1,9 +1,11 @@
 """Many requests in one running batch: each gets its own text, and places come back."""
 
+import gc
 import platform
 import queue
 import random
 import threading
+import weakref
 
 import pytest
 
@@ -114,6 +116,27 @@ def test_freed_memory_goes_back_once_when_it_is_quiet(scheduler, monkeypatch):
         client.result()
         assert calls.get(timeout=60) == 0  # nobody was being served
     assert calls.empty()
+
+
+def test_nothing_of_an_ended_job_waits_for_the_search_for_cycles(scheduler):
+    """What it holds, such as the cache that it begins with, is free at once."""
+    gc.collect()
+    gc.disable()
+    try:
+        rows = []
+        for _ in range(2):
+            events = queue.SimpleQueue()
+            job = Job(Ask([long_request(tokens=2)]), events.put)
+            scheduler.submit(scheduler.prepare(job))
+            while not isinstance(events.get(timeout=60), Done):
+                pass
+            rows.append(weakref.ref(job.groups[0][0].row))
+            job = None
+        assert (
+            rows[0]() is None
+        )  # the scheduler's thread may still look at the last one
+    finally:
+        gc.enable()
 
 
 def test_memory_can_be_given_back_where_the_c_library_knows_how():
