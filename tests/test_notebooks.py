@@ -351,13 +351,21 @@ def test_ranges_hold_what_colab_and_kaggle_carry(file):
                 assert wanted.specifier.contains(version, prereleases=True), wanted
 
 
-def sandbox_code():
-    """The code that chooses the sandbox of chapter 22."""
-    cells = [c.source for c in notebooks.read(ROOT / "tutorials/22_evaluation.py")]
+SANDBOXED = ("03_instruction_tuning", "05_reinforcement_learning", "22_evaluation")
+
+
+def sandbox_cells(stem):
+    """The text and the code that choose the sandbox of a chapter."""
+    cells = [c.source for c in notebooks.read(ROOT / f"tutorials/{stem}.py")]
     first = next(
         n for n, s in enumerate(cells) if s.startswith("## Where the programs")
     )
-    return cells[first + 1]
+    return cells[first : first + 2]
+
+
+def test_chapters_that_run_programs_choose_the_sandbox_in_the_same_words():
+    found = [sandbox_cells(stem) for stem in SANDBOXED]
+    assert found[0] == found[1] == found[2]
 
 
 @pytest.mark.parametrize(
@@ -380,7 +388,7 @@ def test_only_a_disposable_machine_weakens_the_sandbox(
     for module in (sandbox, sandbox.levels):
         monkeypatch.setattr(module, "isolation", lambda: works)
     names = {"isolation": asked}
-    cell = sandbox_code()
+    cell = sandbox_cells(SANDBOXED[0])[1]
     if used is None:
         with pytest.raises(RuntimeError, match="'limits' only, and 'bubblewrap'"):
             exec(cell, names)

@@ -15,11 +15,12 @@
 
 # %% tags=["parameters"] backend="tensorflow"
 profile = "smol"  # "tiny", "2b-t4", "2b-t4x2", "2b-a100", "7b-l4", "7b-tpu": see below
-isolation = "bubblewrap"  # the weakest sandbox that is allowed; Colab has "namespaces"
+isolation = "bubblewrap"  # the weakest sandbox that is allowed on your own machine
 held_out_kinds = ("backwards", "divisible", "largest", "scale")  # asked, never shown
 train_tasks = 240  # made by rule
 test_tasks = 90  # of all fifteen kinds
 most_real = 160  # functions of the package `algorithms`, of about 250
+held_out_real = 3  # of these, every third one is asked and never shown
 epochs = 1
 quantized_steps = 4
 answer_tokens = 72  # an answer that is longer is cut, and usually does not run
@@ -105,16 +106,39 @@ print("\n" + found[3].question)
 print("──\n" + found[3].answer)
 
 # %% [markdown]
-# ## Only answers that run
+# ## Where the programs run
 #
-# Each answer is run with its examples in a sandbox. This is a process of its own with
-# limits on time and memory, without a network, and with files that it cannot write.
-# Code that comes from a repository or a model never runs anywhere else. If the sandbox
-# is not available on your machine, the next cell stops and says what to do.
+# No person has read the programs that a model writes, so they run in a sandbox. It is a
+# process of its own with limits on time and memory. The level `"bubblewrap"` also gives it
+# no network and no file that it could change. The level `"namespaces"` gives it no network,
+# but it could change your files. The level `"limits"` has nothing but the limits.
+#
+# On your own machine, this notebook asks for the level in the parameter `isolation`. Colab
+# and Kaggle lend you a machine that is thrown away afterwards, and it may not allow the
+# stronger levels. There, the notebook takes the strongest level that works. Do not mount
+# your Drive in such a session, because a program could change its files. The next cell
+# prints which level is used, and why. If only a weaker level works on your own machine, the
+# cell stops and says what to do.
 
 # %%
 from codegemma_keras import sandbox
+from codegemma_keras.recipes import hosted
+from codegemma_keras.sandbox import levels
 
+if hosted.where() == "here":
+    why = f"isolation={isolation!r} is the least allowed on your own machine"
+else:
+    isolation = sandbox.isolation()
+    why = f"{hosted.where()} throws this machine away, so the strongest that works will do"
+print(f"Programs run in {levels.accepted(isolation)!r}: {why}.")
+
+# %% [markdown]
+# ## Only answers that run
+#
+# Each answer is run in the sandbox, together with its examples. Code that comes from a
+# repository or a model never runs anywhere else.
+
+# %%
 limits = sandbox.Limits(seconds=run_seconds)
 
 
@@ -122,7 +146,6 @@ def run_all(programs):
     return sandbox.run_all(programs, limits, least=isolation)
 
 
-print("programs run in:", sandbox.isolation())
 real = instruct.keep(found, run_all, report)
 for (step, reason), (number, _) in sorted(report.counts.items()):
     if step == "execution":
@@ -146,12 +169,11 @@ made = small_functions.tasks(train_tasks + test_tasks)
 test, made = made[:test_tasks], made[test_tasks:]
 made = [task for task in made if task.origin not in held_out_kinds]
 print(test[4].question, "\n──\n" + test[4].answer)
-held_out_real, train_real = real[::10], [t for n, t in enumerate(real) if n % 10]
+real_test = real[::held_out_real]
+train_real = [t for n, t in enumerate(real) if n % held_out_real]
 train = made + train_real
 random.Random(0).shuffle(train)  # so that rows hold easy and hard questions
-print(
-    f"\n{len(train)} questions to train on, {len(test)} + {len(held_out_real)} to ask"
-)
+print(f"\n{len(train)} questions to train on, {len(test)} + {len(real_test)} to ask")
 
 # %% [markdown]
 # ## What the loss counts
@@ -225,12 +247,12 @@ def pass_rates(results, tasks):
     return {kind: np.mean(passed) for kind, passed in by_kind.items()}
 
 
-asked = test + held_out_real
+asked = test + real_test
 answers_before = ask(lm, asked)
 results_before = run_answers(answers_before, asked)
 passed = [result.passed for result in results_before]
 print(f"made by rule: {sum(passed[: len(test)])} of {len(test)} pass")
-print(f"real: {sum(passed[len(test) :])} of {len(held_out_real)} pass")
+print(f"real: {sum(passed[len(test) :])} of {len(real_test)} pass")
 
 # %% [markdown]
 # ## LoRA
@@ -356,11 +378,10 @@ for name, numbers in groups.items():
 # kinds mean. The first lesson can carry over to kinds that were not shown, and the
 # second one cannot.
 #
-# Look at the intervals before you believe a difference. In the run shown here, the trained
-# kinds rose from 53 % to 92 %, and the two intervals are far apart. The held-out kinds rose
-# a little, and of the 16 real functions the model solved two before and only one after. In
-# both of these groups the intervals overlap widely, and a few answers more or less are
-# chance.
+# Look at the intervals before you believe a difference. The trained kinds rise so much that
+# their two intervals do not overlap. In the other two groups, compare the intervals yourself.
+# Where they overlap widely, a few answers more or less are chance, and only more questions
+# could show whether the training helped.
 #
 # Here are some answers, with the result of the sandbox:
 
@@ -458,10 +479,10 @@ print(
 # ## Summary
 #
 # The adapter raised the pass rate of the kinds of functions that it was trained on, for
-# functions whose names it had never seen. On other kinds and on real functions, the
-# intervals overlap, so this run shows no reliable change. The adapter survives saving,
+# functions whose names it had never seen. For other kinds and for real functions, the
+# intervals say whether there is a change that one may believe. The adapter survives saving,
 # loading and merging, and an adapter on a quantized base can be trained. The last cell
-# checks this.
+# checks this, and compares the model with its own start.
 
 # %%
 import os

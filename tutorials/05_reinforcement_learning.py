@@ -18,7 +18,7 @@ worked_problems = 480  # with answers, to tune the model on before
 mistakes = 0.5  # share of these answers that are wrong
 tuning_epochs = 3
 tuning_rate = 2e-3
-isolation = "bubblewrap"  # the weakest sandbox that is allowed; Colab has "namespaces"
+isolation = "bubblewrap"  # the weakest sandbox that is allowed on your own machine
 steps = 20  # of reinforcement learning; each takes about 8 s on two CPU cores
 prompts_per_step = 8
 group_size = 8  # answers to each prompt
@@ -147,12 +147,39 @@ config = sft.SFTConfig(
 tuned = sft.train(config)
 
 # %% [markdown]
+# ## Where the programs run
+#
+# No person has read the programs that a model writes, so they run in a sandbox. It is a
+# process of its own with limits on time and memory. The level `"bubblewrap"` also gives it
+# no network and no file that it could change. The level `"namespaces"` gives it no network,
+# but it could change your files. The level `"limits"` has nothing but the limits.
+#
+# On your own machine, this notebook asks for the level in the parameter `isolation`. Colab
+# and Kaggle lend you a machine that is thrown away afterwards, and it may not allow the
+# stronger levels. There, the notebook takes the strongest level that works. Do not mount
+# your Drive in such a session, because a program could change its files. The next cell
+# prints which level is used, and why. If only a weaker level works on your own machine, the
+# cell stops and says what to do.
+
+# %%
+from codegemma_keras import sandbox
+from codegemma_keras.recipes import hosted
+from codegemma_keras.sandbox import levels
+
+if hosted.where() == "here":
+    why = f"isolation={isolation!r} is the least allowed on your own machine"
+else:
+    isolation = sandbox.isolation()
+    why = f"{hosted.where()} throws this machine away, so the strongest that works will do"
+print(f"Programs run in {levels.accepted(isolation)!r}: {why}.")
+
+# %% [markdown]
 # ## Groups, rewards and advantages
 #
 # We sample eight answers to each of two tasks, score them, and compute their advantages.
 # `rollout.sample` uses the same decode engine as `generate`, and also keeps the
 # log-probability of every token. The reward `tests` takes the program out of an answer and
-# runs it in a sandbox with tests that the model has not seen. It is 1 if all of them pass.
+# runs it in the sandbox with tests that the model has not seen. It is 1 if all of them pass.
 
 # %%
 from codegemma_keras.rl import losses, rewards, rollout

@@ -14,7 +14,7 @@
 # %% tags=["parameters"]
 preset = "smollm2_135m_code"
 package = "networkx"  # an installed package, read as a repository
-lines_to_guess = 32
+lines_to_guess = 64
 snippet_lines = 10
 shown_snippets = 3
 before_lines = 16  # of the file itself, before the cursor
@@ -65,9 +65,11 @@ print(f"{len(files)} files, {len(snippets):,} snippets")
 #
 # We choose lines at random, each from another file, and hide them. A line must have a
 # bracket and two names, because a line such as `else:` can be guessed without any context.
-# This rule is simple, and it also lets some lines of docstrings pass.
+# It must also be code. Python's module `ast` finds the docstrings and the other strings of
+# several lines, and a line with a comment is not chosen.
 
 # %%
+import ast
 import math
 import random
 import re
@@ -77,14 +79,29 @@ NAME = re.compile(r"[A-Za-z_][A-Za-z_0-9]{2,}")
 choice = random.Random(3)
 
 
+def lines_of_strings(text):
+    """The places of lines, from 0, that a docstring or a string of several lines takes."""
+    places = set()
+    for node in ast.walk(ast.parse(text)):
+        is_docstring = isinstance(node, ast.Expr) and isinstance(
+            node.value, ast.Constant
+        )
+        is_string = isinstance(node, ast.JoinedStr | ast.Constant)
+        if is_docstring or (is_string and node.end_lineno > node.lineno):
+            places |= set(range(node.lineno - 1, node.end_lineno))
+    return places
+
+
 def a_hole(path):
     """`(path, text before, hidden line, text after)`, or None."""
     lines = files[path].splitlines(keepends=True)
-    places = list(range(20, len(lines) - 5))
+    strings = lines_of_strings(files[path])
+    places = [n for n in range(20, len(lines) - 5) if n not in strings]
     choice.shuffle(places)
     for place in places:
         line = lines[place].strip()
-        if "(" in line and len(NAME.findall(line)) >= 2 and line[0] not in "#'\"@>*":
+        enough = "(" in line and len(NAME.findall(line)) >= 2
+        if enough and "#" not in line and line[0] not in "'\"@":
             indent = lines[place][: len(lines[place]) - len(lines[place].lstrip())]
             before = "".join(lines[max(0, place - before_lines) : place]) + indent
             return path, before, line, "\n" + "".join(lines[place + 1 : place + 4])
@@ -263,12 +280,9 @@ where, text = chosen("bm25", holes[best])[-1]
 print(f"best snippet, from {where}:\n{text[:700]}")
 
 # %% [markdown]
-# This line is no code. It is a line of a docstring, which passed our rule because it has a
-# bracket and enough names. The snippet does not contain the answer, either. It shows how
-# another docstring of the same package describes a `seed`, and such phrases return in many
-# files. So always look at examples before you interpret a mean: part of what retrieval
-# gains here is the style of a project, and not knowledge of its functions. To measure code
-# alone, let Python's module `ast` find the docstrings, and leave their lines out.
+# Always look at examples before you interpret a mean. Ask what the snippet gave the model:
+# a function that the hidden line calls, or only a phrase that returns in many files of the
+# project? Both make a line more probable, but only the first one is knowledge of the code.
 #
 # ## What an editor does
 #
