@@ -281,8 +281,11 @@ print(f"best snippet, from {where}:\n{text[:700]}")
 
 # %% [markdown]
 # Always look at examples before you interpret a mean. Ask what the snippet gave the model:
-# a function that the hidden line calls, or only a phrase that returns in many files of the
-# project? Both make a line more probable, but only the first one is knowledge of the code.
+# a function that the hidden line calls, or only text that returns in the project? Both make
+# a line more probable, but only the first one is knowledge of the code. In the run shown
+# here, the best snippet contains the hidden line itself, because two modules of the package
+# are nearly the same. Such copies are common in real projects, and an editor profits from
+# them, but a mean that rests on a few of them says little about another project.
 #
 # ## What an editor does
 #
