@@ -128,15 +128,15 @@ def with_steps(config: SFTConfig, rows: int) -> tuple[SFTConfig, int]:
         most = rows * length // least_tokens(config) * least_tokens(config)
         mend = f"Set batch_tokens to at most {most}, or bring" if most else "Bring"
         raise ValueError(
-            f"{config.data} fills {rows_of(rows, length)}, less than one batch of {wanted} "
-            f"rows (batch_tokens={config.batch_tokens}). {mend} more conversations."
+            f"{config.data} fills {rows_in_words(rows, length)}, less than one batch of "
+            f"{wanted} rows (batch_tokens={config.batch_tokens}). {mend} more conversations."
         )
     steps = config.epochs * (rows // wanted)
     warmup = config.warmup_steps or max(1, round(0.05 * steps))
     return dataclasses.replace(config, warmup_steps=warmup), steps
 
 
-def rows_of(rows: int, length: int) -> str:
+def rows_in_words(rows: int, length: int) -> str:
     """The rows in words."""
     return f"{rows:,} row{'' if rows == 1 else 's'} of {length} tokens"
 
@@ -221,7 +221,7 @@ def prepare(config: SFTConfig, tokenizer):
     for what, count in counts.items():
         say(f"  {count:,} {what}")
     rows = 0 if packed[False] is None else packed[False].rows
-    say(f"  {len(documents[False]):,} to train on, in {rows_of(rows, length)}")
+    say(f"  {len(documents[False]):,} to train on, in {rows_in_words(rows, length)}")
     say(f"  {len(documents[True]):,} to evaluate on")
     if not rows:
         raise ValueError(

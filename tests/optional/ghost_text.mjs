@@ -103,8 +103,13 @@ async function file() {
 async function settings() {
   await status.click();
   const model = page.locator("input[id$='_codegemma_model']");
+  // JupyterLab saves a moment after the last key, and a page that is left saves nothing.
+  const saved = page.waitForResponse(
+    answer => answer.url().includes("/api/settings/") && answer.request().method() === "PUT"
+  );
   await model.fill("nothing_of_this_name");
   await model.blur();
+  assert.ok((await saved).ok(), "the settings were not saved");
   await page.screenshot({ path: screenshot.replace(/\.png$/, "_settings.png") });
   await open("package/area.py");
   await page.locator(".jp-FileEditor .cm-content").click();
