@@ -141,8 +141,8 @@ class Prefill:
         version, held = self._engine.weights_version(), first.cached
         for row in self.rows:
             row.weights = version
-            # A row may outlive its request by far, until Python looks for cycles, and would
-            # keep the cache alive: 16 editors held gigabytes in this way.
+            # A row lives as long as somebody holds its answer, and would keep the cache
+            # alive: 16 editors held gigabytes in this way.
             row.cached = CachedPrefix()
         if len(self._prompts) > 1:
             return 0, None

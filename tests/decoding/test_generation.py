@@ -353,7 +353,7 @@ def test_ragged_rows_are_as_one_by_one(engine, sampling):
 
 
 def test_a_row_lets_go_of_the_cache_that_it_begins_with():
-    """Rows of ended requests live until Python looks for cycles, and held gigabytes."""
+    """A row may live for long after its request, and rows held gigabytes of caches."""
     engine = Engine(CodeGemmaCausalLM(our_backbone(num_layers=1)))
     first = Row(PROMPTS[5], 4, cached=CachedPrefix())
     generation = engine.generation()
