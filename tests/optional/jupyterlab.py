@@ -58,22 +58,28 @@ def run_all(numbers):
         [source] = (ROOT / "notebooks").glob(f"{number}_*.ipynb")
         with tempfile.TemporaryDirectory() as folder:
             copy = pathlib.Path(folder) / source.name
-            copy.write_text(json.dumps(without_outputs(json.loads(source.read_text()))))
+            before = without_outputs(json.loads(source.read_text()))
+            copy.write_text(json.dumps(before))
             started = time.monotonic()
             with opened(copy.parent) as address:
                 browse("run_all.mjs", address(copy.name), pictures / source.stem)
                 gigabytes = peak_of_kernel()
             minutes = (time.monotonic() - started) / 60
             shutil.copy(copy, pictures)
-            check(json.loads(copy.read_text()), source.name)
+            check(json.loads(copy.read_text()), before, source.name)
         print(f"{source.name}: {minutes:.1f} minutes, {gigabytes:.1f} GB", flush=True)
     print(f"Pictures and executed notebooks: {pictures}")
 
 
-def check(done, name):
-    """Every cell was executed, fails only on purpose, and no library makes noise."""
+def check(done, before, name):
+    """Every cell was executed, fails only on purpose, and no library makes noise.
+
+    A cell that `%%infill` has added waits for its reader.
+    """
+    own = {cell["id"] for cell in before["cells"]}
+    assert own <= {cell["id"] for cell in done["cells"]}, f"{name}: cells are missing"
     for cell in done["cells"]:
-        if cell["cell_type"] != "code":
+        if cell["cell_type"] != "code" or cell["id"] not in own:
             continue
         start = f"{name}, cell {''.join(cell['source'])[:80]!r}"
         assert cell["execution_count"], f"{start}: was not executed"
