@@ -47,7 +47,9 @@ def main():
     training, held_out = rows.take(slice(HELD_OUT, None)), rows.take(slice(HELD_OUT))
     config = config_of(options, rows.targets.shape[1])
     settings.keep_settings(config, rows=rows.rows)
-    steps = min(options.tokens // config.batch_tokens, training.rows // options.batch)
+    steps = options.tokens // config.batch_tokens
+    if not options.clock:
+        steps = min(steps, training.rows // options.batch)
     lm = model.load(config, pretrain.ADAPTER)
     model.compile_model(lm, config, steps)
     lm.preprocessor, preprocessor = None, lm.preprocessor  # rows are tokens already
@@ -127,7 +129,10 @@ def parsed(arguments=None):
     parser.add_argument("--rows", type=pathlib.Path, required=True, help="a folder")
     parser.add_argument("--preset", default="code_gemma_tiny_py")
     parser.add_argument(
-        "--tokens", type=int, required=True, help="of the run; at most each row once"
+        "--tokens",
+        type=int,
+        required=True,
+        help="of the run; each row once, by the clock more",
     )
     parser.add_argument("--batch", type=int, default=4, help="rows of an update")
     parser.add_argument("--rate", type=float, default=1.5e-3)
