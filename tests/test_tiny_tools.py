@@ -1,12 +1,10 @@
 """The programs in tools/ that train the embedded preset further."""
 
 import importlib
-import itertools
 import pathlib
 import sys
 import zipfile
 
-import numpy as np
 import pytest
 
 from codegemma_keras.data.document import Report
@@ -20,7 +18,7 @@ def tools():
     """The modules by their names."""
     before, path = set(sys.modules), list(sys.path)
     sys.path.insert(0, str(TOOLS))
-    names = ("smollm2_adapter", "tiny_sources", "tiny_train")
+    names = ("smollm2_adapter", "tiny_sources")
     yield {name: importlib.import_module(name) for name in names}
     sys.path[:] = path
     for name in set(sys.modules) - before:
@@ -60,47 +58,3 @@ def test_shares_of_rows(tools):
     settings = adapter.fim_settings(adapter.parsed(options))["alone"]
     assert (settings.line_share, settings.path_share) == (0.9, 1)
     assert sum(settings.shares().values()) == pytest.approx(1)
-
-
-def test_the_last_rows_come_when_little_time_is_left(tools, tmp_path):
-    train, adapter = tools["tiny_train"], tools["smollm2_adapter"]
-
-    def rows(name, token):
-        ids = np.full((2, 4), token, "uint16")
-        arrays = dict.fromkeys(
-            ("token_ids", "targets", "positions", "segment_ids"), ids
-        )
-        (tmp_path / name).mkdir()
-        file = tmp_path / name / "rows_00_00.npz"
-        np.savez(file, weights=ids.astype("float16"), **arrays)
-        return adapter.load_rows([file])
-
-    class Clock:
-        def __init__(self):
-            self.shares = iter((0.9, 0.6, 0.4, 0.1))
-
-        def left(self):
-            return next(self.shares)
-
-    first, _ = rows("first", 5), rows("last", 6)
-    options = ["run", "--rows", str(tmp_path / "first"), "--tokens", "8"]
-    options += ["--last-rows", str(tmp_path / "last"), "--last", "0.5", "--batch", "1"]
-    batches = train.batches(train.parsed(options), first, 0, Clock())
-    seen = [int(batch[1].max()) for batch in itertools.islice(batches, 4)]
-    assert seen == [5, 5, 6, 6]
-
-
-def test_the_rate_falls_by_the_clock(tools, monkeypatch):
-    train = tools["tiny_train"]
-    now = [0.0]
-    monkeypatch.setattr(train.time, "monotonic", lambda: now[0])
-    clock = train.Clock(peak=0.1, warmup_steps=10, decay=0.5, minutes=10)
-    rates = []
-    for minute in (0, 4, 7.5, 10, 12):
-        now[0] = 60 * minute
-        clock.left()
-        rates.append(float(clock(100)))
-    np.testing.assert_allclose(rates, [0.1, 0.1, 0.05, 0, 0], atol=1e-6)
-    now[0] = 0
-    clock.left()
-    assert float(clock(4)) == pytest.approx(0.05)

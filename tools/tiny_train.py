@@ -8,26 +8,17 @@
 The settings are those of `recipes.pretrain`, and so is the run: the same command goes on
 where it stopped, and ^C and `--minutes` save first. `OUT/preset` is written then, too, so
 that another phase can go on from a phase that was stopped. Rows are read in an order of
-the seed, each once in a pass.
-
-On a machine that others use, nobody knows how many tokens an hour will have. With
-`--clock` the rate falls by the time that is left of `--minutes`, and not by updates, and
-the last share of the time may have rows of its own (`--last-rows`). Such a run cannot be
-repeated to the bit, and its `curve.csv` has the rates that it had.
+the seed, each once at most.
 
 Left out: rows of `data build`, which `recipes.pretrain --data` reads.
 """
 
 import argparse
-import itertools
 import os
 import pathlib
 import signal
 import sys
 import threading
-import time
-
-import keras
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from smollm2_adapter import load_rows, row_files
@@ -48,15 +39,12 @@ def main():
     config = config_of(options, rows.targets.shape[1])
     settings.keep_settings(config, rows=rows.rows)
     steps = options.tokens // config.batch_tokens
-    if not options.clock:
-        steps = min(steps, training.rows // options.batch)
+    if (most := training.rows // options.batch) < steps:
+        say(f"{most:,} updates: the rows have fewer than {options.tokens:,} tokens")
+        steps = most
     lm = model.load(config, pretrain.ADAPTER)
     model.compile_model(lm, config, steps)
     lm.preprocessor, preprocessor = None, lm.preprocessor  # rows are tokens already
-    clock = None
-    if options.clock:
-        clock = Clock(options.rate, options.warmup, options.decay, options.minutes)
-        lm.optimizer.learning_rate = clock
     if options.minutes:  # As ^C would: the loop saves and ends after its step.
         timer = threading.Timer(
             options.minutes * 60, os.kill, (os.getpid(), signal.SIGINT)
@@ -68,58 +56,15 @@ def main():
             lm,
             config,
             steps,
-            lambda start: batches(options, training, start, clock),
+            lambda start: order.batches_of(
+                training, options.batch, options.seed, start
+            ),
             held_out if config.evaluate_every else None,
         )
     except Interrupted as error:
         print(error)
     lm.preprocessor = preprocessor
     model.save_and_say(lm, config, pretrain.ADAPTER)
-
-
-@keras.saving.register_keras_serializable(package="codegemma_keras")
-class Clock(keras.optimizers.schedules.LearningRateSchedule):
-    """Linear warm-up by update; linear decay by what is left of some minutes."""
-
-    def __init__(self, peak, warmup_steps, decay, minutes):
-        self.peak, self.warmup_steps = peak, warmup_steps
-        self.decay, self.minutes = decay, minutes
-        self._end = time.monotonic() + 60 * minutes
-        self._share = keras.Variable(1.0, trainable=False, dtype="float32")
-
-    def left(self):
-        """The share of the time that is left; the next update's rate follows it."""
-        left = max(0.0, self._end - time.monotonic()) / (60 * self.minutes)
-        self._share.assign(min(1.0, left / max(self.decay, 1e-6)))
-        return left
-
-    def __call__(self, step):
-        rise = (keras.ops.cast(step, "float32") + 1.0) / self.warmup_steps
-        return self.peak * keras.ops.minimum(1.0, rise) * self._share
-
-    def get_config(self):
-        return {
-            "peak": self.peak,
-            "warmup_steps": self.warmup_steps,
-            "decay": self.decay,
-            "minutes": self.minutes,
-        }
-
-
-def batches(options, rows, start, clock):
-    """Batches from number `start` on; by the clock, those of the last rows in the end."""
-    last = None
-    for number in itertools.count(start):
-        if clock and clock.left() < options.last and options.last_rows:
-            if last is None:
-                if not (files := row_files(options.last_rows)):
-                    yield order.batch_of(rows, number, options.batch, options.seed)
-                    continue
-                last, first = load_rows(files), number
-                say(f"batch {number}: from here on, rows of {options.last_rows}")
-            yield order.batch_of(last, number - first, options.batch, options.seed)
-        else:
-            yield order.batch_of(rows, number, options.batch, options.seed)
 
 
 def parsed(arguments=None):
@@ -132,7 +77,7 @@ def parsed(arguments=None):
         "--tokens",
         type=int,
         required=True,
-        help="of the run; each row once, by the clock more",
+        help="of the run, which sees each row once at most",
     )
     parser.add_argument("--batch", type=int, default=4, help="rows of an update")
     parser.add_argument("--rate", type=float, default=1.5e-3)
@@ -146,15 +91,7 @@ def parsed(arguments=None):
         "--evaluate-every", type=int, default=1000, help="updates; 0: never"
     )
     parser.add_argument("--minutes", type=float, help="save and end after so long")
-    parser.add_argument(
-        "--clock", action="store_true", help="the rate falls by the minutes left"
-    )
-    parser.add_argument("--last-rows", type=pathlib.Path, help="a folder; with --clock")
-    parser.add_argument("--last", type=float, default=0.5, help="share of the minutes")
-    options = parser.parse_args(arguments)
-    if options.clock and not options.minutes:
-        parser.error("--clock needs --minutes, whose end it falls to.")
-    return options
+    return parser.parse_args(arguments)
 
 
 def config_of(options, length):
