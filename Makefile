@@ -51,7 +51,7 @@ test-plain: $(VENV)/.installed-dev  ## The tests of all that works without Keras
 # XLA's expensive passes are off: the tests compile thousands of small programs and run
 # each a few times, which takes half as long so on JAX, and 14 % less on TensorFlow.
 # `make wheel` and the notebooks have them.
-test-jax test-tensorflow: export XLA_FLAGS = --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true
+test-jax test-tensorflow test-oldest: export XLA_FLAGS = --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true
 # A program that another test, or another run, has compiled is not compiled again.
 test-jax: export JAX_COMPILATION_CACHE_DIR = $(CURDIR)/.make/jax
 test-jax: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS = 0
