@@ -64,6 +64,10 @@ class IncrementalDecoder:
         return self._decoder.decode(b"", final=True)
 
 
+# KerasHub 0.26 has one way in, by TensorFlow's own tokenizer; later ones have these.
+_HAS_WAYS_IN = hasattr(keras_hub.tokenizers.SentencePieceTokenizer, "_set_proto_tf")
+
+
 @keras.saving.register_keras_serializable(package="codegemma_keras")
 class CodeGemmaTokenizer(keras_hub.tokenizers.SentencePieceTokenizer):
     """Tokenizer of CodeGemma.
@@ -125,6 +129,14 @@ class CodeGemmaTokenizer(keras_hub.tokenizers.SentencePieceTokenizer):
         if isinstance(proto, bytes):  # Checked before other libraries read it.
             proto = with_sentinel_names(proto)
             self._codec = PlainCodec(proto)
+            if tokenizer_json.is_json(proto) and not _HAS_WAYS_IN:
+                # It would give the vocabulary to TensorFlow, which can't read this kind.
+                self._sentence_piece = InGraph(
+                    RawProcessor(self._codec), self.compute_dtype
+                )
+                self.proto = proto
+                self._update_special_token_ids()
+                return
         super().set_proto(proto)
 
     # KerasHub's ways in, for TensorFlow and without it.

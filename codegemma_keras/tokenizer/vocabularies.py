@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Iterable
 
+import numpy as np
 import sentencepiece
 
 from codegemma_keras import chat, fim
@@ -232,6 +233,27 @@ class InGraph:
     def __init__(self, processor: RawProcessor, dtype):
         self._processor, self._dtype = processor, dtype
 
+    def vocab_size(self):
+        import tensorflow as tf
+
+        return tf.constant(self._processor.vocab_size())
+
+    def id_to_string(self, ids):
+        """The pieces of an id, or of a tensor of ids."""
+        import tensorflow as tf
+
+        ids = np.asarray(ids)
+        pieces = [self._processor.IdToPiece(int(i)) for i in ids.reshape(-1)]
+        return tf.reshape(tf.constant(pieces), ids.shape)
+
+    def string_to_id(self, piece):
+        """The id of a piece, or of the unknown one."""
+        import tensorflow as tf
+
+        pieces = self._processor.IdToPiece(list(range(self._processor.vocab_size())))
+        known = piece in pieces
+        return tf.constant(pieces.index(piece) if known else self._processor.unk_id())
+
     def tokenize(self, texts):
         """Strings `[B]` -> a ragged tensor of ids."""
         import tensorflow as tf
@@ -253,8 +275,15 @@ class InGraph:
         def decode(flat, splits):
             flat, splits = flat.numpy().tolist(), splits.numpy().tolist()
             rows = [flat[a:b] for a, b in itertools.pairwise(splits)]
-            return [text.encode() for text in self._processor.Decode(rows)]
+            texts = [text.encode() for text in self._processor.Decode(rows)]
+            # A list of one text would be taken for the text itself.
+            return tf.constant(texts, "string", [len(texts)])
 
+        if not isinstance(ids, tf.RaggedTensor):
+            ids = tf.convert_to_tensor(ids)
+            if ids.shape.rank == 1:
+                return self.detokenize(tf.RaggedTensor.from_tensor(ids[None]))[0]
+            ids = tf.RaggedTensor.from_tensor(ids)
         texts = tf.py_function(decode, [ids.values, ids.row_splits], "string")
         texts.set_shape([None])
         return texts
