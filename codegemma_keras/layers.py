@@ -165,10 +165,7 @@ class Linear(_Adaptable, keras.layers.EinsumDense):
 
     def build(self, input_shape):
         super().build(input_shape)
-        # Keras calls it so where a quantized kernel has lost its shape (int4).
-        self.kernel_shape = tuple(
-            getattr(self, "original_kernel_shape", None) or self._kernel.shape
-        )
+        self.kernel_shape = self._shape_of_kernel()
         _, kernel, output = _letters(self.equation)
         self._in_axes = [i for i, c in enumerate(kernel) if c not in output]
         self._out_axes = [i for i, c in enumerate(kernel) if c in output]
@@ -177,6 +174,15 @@ class Linear(_Adaptable, keras.layers.EinsumDense):
         # A single head is no axis of its own: `[1, D, H]` is `[D, H]`.
         leading = math.prod(self.kernel_shape[: self._in_axes[-1] + 1])
         self._is_tall = leading == self.in_size > self.out_size
+
+    def _shape_of_kernel(self):
+        """Also where a quantized kernel has lost its shape, since int4 packs two in one."""
+        if shape := getattr(self, "original_kernel_shape", None):
+            return tuple(shape)
+        shape = list(self._kernel.shape)
+        if self.quantization_mode == "int4":  # Keras 3.13 has only this.
+            shape[self._int4_pack_axis] = self._orig_length_along_pack_axis
+        return tuple(shape)
 
     @property
     def kernel(self):
