@@ -20,8 +20,7 @@ In OUT:
 
 A file appears when it is whole, so training may begin with the first
 (`smollm2_train.py --follow`). Any tokenizer will do that has `encode`, `start_token_id`
-and `codec.control_ids`. A smaller model wants other rows: `--length`, `--shares`,
-`--line-share`, `--spm-share` and `--path-share` (`tiny_train.py` has an example).
+and `codec.control_ids`.
 
 Left out: near duplicates and the order of imports, for which there is `data build`.
 """
@@ -65,9 +64,19 @@ SHARES = {
     "chats": 0.04,
 }
 LENGTHS = {"joined": 1024, "alone": 512, "short": 160, "code": 512, "text": 512}
-# Of the middles that are no lines.
-OTHERS = {"syntax_share": 2 / 7, "block_share": 3 / 7, "short_share": 2 / 7}
-CODED = ("joined", "alone", "short", "code", "text")
+JOINED = FimSettings(
+    rate=0.95, syntax_share=0.1, line_share=0.65, block_share=0.15, short_share=0.1
+)
+PLAIN = FimSettings(rate=0.0, path_share=0.3)
+FIM = {
+    "joined": JOINED,
+    "alone": dataclasses.replace(JOINED, path_share=0.5, shortest_piece=0.2),
+    "short": dataclasses.replace(
+        JOINED, rate=1.0, path_share=0.5, shortest_piece=0.3, seed=1
+    ),
+    "code": dataclasses.replace(PLAIN, seed=2),
+    "text": dataclasses.replace(PLAIN, path_share=0.0),
+}
 ASKED = (
     "Write a Python function `{signature}`. {description}",
     "I need a function `{signature}` in Python. {description}",
@@ -108,61 +117,10 @@ def parsed(arguments=None):
     parser.add_argument(
         "--rest-weight", type=float, default=0.25, help="of what is around a middle"
     )
-    parser.add_argument(
-        "--shares", type=shares_of, default=SHARES, help="of places: alone=0.5,code=0.2"
-    )
-    parser.add_argument(
-        "--line-share",
-        type=float,
-        default=0.65,
-        help="of middles: lines, rests of lines",
-    )
-    parser.add_argument(
-        "--spm-share", type=float, default=0.5, help="the others are PSM"
-    )
-    parser.add_argument(
-        "--path-share", type=float, default=0.5, help="of pieces alone that have a path"
-    )
     parser.add_argument("--passes", type=int, default=1)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args(arguments)
-
-
-def shares_of(text) -> dict[str, float]:
-    """`{kind: share}` of `kind=share,...`; kinds that are not named are left out."""
-    found = dict.fromkeys(SHARES, 0.0)
-    for part in text.split(","):
-        kind, _, share = part.partition("=")
-        if kind not in SHARES:
-            raise argparse.ArgumentTypeError(
-                f"{kind!r} is none of {', '.join(SHARES)}."
-            )
-        found[kind] = float(share)
-    if abs(sum(found.values()) - 1) > 1e-6:
-        raise argparse.ArgumentTypeError(f"{text}: the shares must add up to 1.")
-    return found
-
-
-def fim_settings(options) -> dict[str, FimSettings]:
-    """How each kind of segment is cut."""
-    rest = 1 - options.line_share
-    others = {name: share * rest for name, share in OTHERS.items()}
-    joined = FimSettings(
-        rate=0.95,
-        spm_share=options.spm_share,
-        line_share=options.line_share,
-        **others,
-    )
-    alone = dataclasses.replace(joined, path_share=options.path_share)
-    plain = FimSettings(rate=0.0, path_share=0.6 * options.path_share)
-    return {
-        "joined": joined,
-        "alone": dataclasses.replace(alone, shortest_piece=0.2),
-        "short": dataclasses.replace(alone, rate=1.0, shortest_piece=0.3, seed=1),
-        "code": dataclasses.replace(plain, seed=2),
-        "text": dataclasses.replace(plain, path_share=0.0),
-    }
 
 
 def work(options, number):
@@ -186,10 +144,8 @@ def work(options, number):
 def rows_of(texts, chats, tokenizer, places, options, rng, seed):
     """`(PackedBatch, what each kind has)` of about so many places."""
     segments, weights, made = [], [], {}
-    for kind, share in options.shares.items():
-        if not share:
-            continue
-        if kind in CODED:
+    for kind, share in SHARES.items():
+        if kind in FIM:
             found = coded(texts, kind, tokenizer, options, rng, seed)
         else:
             conversations = CONVERSATIONS[kind](texts, chats, rng)
@@ -274,8 +230,7 @@ def load_rows(files) -> PackedBatch:
 
 def coded(texts, kind, tokenizer, options, rng, seed):
     """`(ids, weights)` of segments of files, the folders in random order."""
-    settings = fim_settings(options)[kind]
-    settings = dataclasses.replace(settings, seed=settings.seed + 10 * seed)
+    settings = dataclasses.replace(FIM[kind], seed=FIM[kind].seed + 10 * seed)
     controls = tokenizer.codec.control_ids
     # Without joining, a document is a repository of its own.
     groups = {}
