@@ -427,9 +427,9 @@ assert found == 0.5, "Hint: two of these four groups have equal rewards."
 # estimate usable. A small model that had learnt right and wrong habits from its data gave up
 # the wrong one, on numbers that no training showed. With exchanged rewards it only drifted,
 # because each update moves the weights, whatever the reward says. Here the score of the
-# control rose from 41 % to 59 %. With two other seeds, for the run and for the exchange, it
-# ended at 18 % and at 43 %. So a single control can mislead you as well, and a difference
-# between two runs means little until you have repeated both.
+# control rose from 41 % to 59 %. With seed 1 in `default_rng` and as `seed` of
+# `rl.RLConfig`, it ended at 18 %, and with seed 2 at 43 %. So a single control can mislead
+# you as well, and a difference between two runs means little until you have repeated both.
 # `docs/rl.md` has the other losses (GRPO, DAPO, GSPO, DPO), rewards that run programs, and
 # the settings for real models; `codegemma rl --help` lists every option.
 

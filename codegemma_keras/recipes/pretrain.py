@@ -159,7 +159,7 @@ class PretrainConfig(settings.TrainingConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        for name in (*SIZES, "held_out_rows", "vocabulary_size"):
+        for name in (*SIZES, "batch_tokens", "held_out_rows", "vocabulary_size"):
             settings.at_least(self, name, 1)
         if self.tokens is not None:
             settings.at_least(self, "tokens", 1)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from codegemma_keras import CodeGemmaTokenizer, chat, fim
 from codegemma_keras.export import vocabulary
 from codegemma_keras.formats import tokenizer_json
+from codegemma_keras.tokenizer import vocabularies
 from codegemma_keras.tokenizer.codec import PlainCodec
 from tests import small_llama, tiny_models
 from tests.small_vocabulary import small_vocabulary, source
@@ -96,6 +97,22 @@ def test_keras_hubs_ways_in():
     ]
     [dense] = list(texts.map(tokenizer))
     assert dense.shape == (2, 6)
+
+
+def test_in_tf_data_texts_come_back_and_one_is_a_batch_too():
+    """What KerasHub 0.26 calls everywhere, and later releases inside `tf.data`."""
+    tokenizer = CodeGemmaTokenizer(proto=byte_level())
+    there = vocabularies.InGraph(vocabularies.RawProcessor(tokenizer.codec), "int32")
+    for texts in (["héé x"], ["a", "def f(x):\n"]):
+        rows = tf.data.Dataset.from_tensors(texts).map(there.tokenize)
+        [back] = rows.map(there.detokenize)
+        assert [text.decode() for text in back.numpy()] == texts
+        [dense] = rows.map(lambda ids: ids[-1]).map(there.detokenize)
+        assert dense.numpy().decode() == texts[-1]
+    assert there.vocab_size() == tokenizer.vocabulary_size()
+    for place in (15, 40):
+        assert there.string_to_id(there.id_to_string(place).numpy().decode()) == place
+    assert there.string_to_id("no such piece") == there._processor.unk_id()
 
 
 def test_saved_presets_keep_it(tmp_path):

@@ -135,6 +135,7 @@ def test_data_and_settings_that_do_not_fit(built, tmp_path):
         ({"preset": "code_gemma_tiny_py"}, "another tokenizer than that of"),
         ({"preset": None, "lora_rank": 2}, "needs weights to stand on"),
         ({"batch_tokens": 6400, "tokens": 640}, "do not fill one batch of 100 rows"),
+        ({"batch_tokens": None}, "batch_tokens=None must be at least 1"),
         ({"data": str(tmp_path)}, "holds no data.json"),
         ({"quantize": "int8", "lora_rank": 0}, "nothing to train"),
     ]
